@@ -1,0 +1,83 @@
+# Every command that people and CI use. Each makes .venv first if it is missing.
+# PYTHON names the Python that .venv is made with: make test PYTHON=python3.13
+
+PYTHON ?= python3
+VENV := .venv
+ifeq ($(OS),Windows_NT)
+  PY := $(VENV)/Scripts/python
+else
+  PY := $(VENV)/bin/python
+endif
+READY := $(VENV)/.ready
+PIP := $(PY) -m pip --disable-pip-version-check install -c constraints.txt --only-binary=:all:
+
+.PHONY: help book test lint check rules unit notebooks exported export lab test-cuda bench results clean
+.NOTPARALLEL:
+
+help:
+	@echo "make book       execute the notebooks and write them as a book: build/book/index.html"
+	@echo "make test       lint, export check, rules, pytest, every notebook as a test (twice)"
+	@echo "make lab        open the notebooks in JupyterLab"
+	@echo "make export     write exp/ from the notebooks"
+	@echo "make test-cuda  pytest and the notebooks on a CUDA device"
+	@echo "make bench      the side-by-side measurements of benchmarks/"
+	@echo "make results    write the tables of the README from what the last runs recorded"
+	@echo "make clean      remove what the commands above made, except .venv"
+
+# A stamp in .venv says that it holds what pyproject.toml and constraints.txt ask for.
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' || \
+	  { echo "Python 3.11 or newer is needed; name one with: make PYTHON=python3.12" >&2; exit 1; }
+	@$(PY) -m pip --version >/dev/null 2>&1 || $(PYTHON) -m venv --clear $(VENV) || \
+	  { rm -rf $(VENV); exit 1; }
+	@echo "installing into $(VENV) (once; torch is large, so this can take some minutes)"
+	@test -t 1 || quiet=-q; $(PIP) $$quiet setuptools && \
+	  $(PIP) $$quiet --no-build-isolation -e '.[dev]'
+	@touch $@
+
+book: $(READY)
+	@$(PY) tools/notebook2script.py
+	@$(PY) tools/run_notebook.py --html build/book
+	@echo "the book: build/book/index.html"
+
+test: lint check rules unit notebooks exported
+
+lint: $(READY)
+	@$(PY) -m ruff check .
+
+check: $(READY)
+	@$(PY) tools/notebook2script.py --check
+
+rules: $(READY)
+	@$(PY) tools/check_rules.py
+
+unit: $(READY)
+	@$(PY) -m pytest
+
+notebooks: $(READY)
+	@$(PY) tools/run_notebook.py
+
+exported: $(READY)
+	@$(PY) tools/run_notebook.py --exported
+
+export: $(READY)
+	@$(PY) tools/notebook2script.py
+
+lab: $(READY)
+	@$(PY) -m jupyterlab nbs
+
+test-cuda: $(READY)
+	@EXP_DEVICE=cuda $(PY) -m pytest
+	@$(PY) tools/run_notebook.py --device cuda
+	@$(PY) tools/run_notebook.py --device cuda --exported
+
+bench: $(READY)
+	@for script in benchmarks/[a-z]*.py; do echo "$$script"; $(PY) "$$script" || exit 1; done
+
+results: $(READY)
+	@$(PY) tools/results.py
+
+clean:
+	rm -rf build *.egg-info .pytest_cache .ruff_cache .hypothesis
+	find exp tools tests benchmarks nbs \( -name __pycache__ -o -name .ipynb_checkpoints \) \
+	  -prune -exec rm -rf {} +
