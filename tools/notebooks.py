@@ -1,4 +1,4 @@
-"""What the tools share: read a notebook, its cells and their directives, its order and its names."""
+"""What the tools share: notebooks and their cells, directives, order and names; the settings."""
 
 from __future__ import annotations
 
@@ -63,7 +63,7 @@ class Block:
 
 @dataclass(frozen=True)
 class Cell:
-    """A cell; code cells are numbered as in Jupyter's `In [number]` on a clean run, others are 0."""
+    """A cell; code cells are numbered as `In [number]` on a clean run, the others are 0."""
 
     number: int
     id: str
@@ -118,8 +118,8 @@ class Cell:
         An import that stands behind other code of its cell stays there: it may depend on it.
         """
         assert self.tree is not None, "blocks() needs code that compiles"
-        cuts, kinds = [0], []  # line numbers behind each block
         statements = self.tree.body
+        kinds, cuts = [], [0]  # each block ends behind this line
         if statements and _is_docstring(statements[0]):
             statements = statements[1:]
         for kind, belongs in (("future", _is_future), ("imports", _is_import)):
@@ -137,7 +137,7 @@ class Cell:
         kinds.append("body")
         cuts.append(len(lines))
         found = []
-        for kind, start, stop in zip(kinds, cuts, cuts[1:]):
+        for kind, start, stop in zip(kinds, cuts, cuts[1:], strict=False):
             while start < stop and not lines[start].strip():
                 start += 1
             if text := "\n".join(lines[start:stop]).rstrip():
@@ -147,7 +147,7 @@ class Cell:
 
 @dataclass(frozen=True)
 class Notebook:
-    """A notebook as the tools see it: where it is, its cells, and `raw`, the JSON as it was read."""
+    """A notebook as the tools see it: where it is, its cells, and `raw`, the JSON as read."""
 
     path: Path
     cells: tuple[Cell, ...]
@@ -267,7 +267,9 @@ def read(path: str | Path) -> Notebook:
         raise refuse("is an empty file", "delete it, or restore it with git")
     if match := CONFLICT.search(text):
         line = text.count("\n", 0, match.start()) + 1
-        raise refuse("has a merge conflict", "resolve it, for example with `nbdime mergetool`", line)
+        raise refuse(
+            "has a merge conflict", "resolve it, for example with `nbdime mergetool`", line
+        )
     try:
         raw = json.loads(text)
     except (json.JSONDecodeError, RecursionError) as error:
