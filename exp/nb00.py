@@ -1,0 +1,397 @@
+"""How this works: a notebook becomes a module, and a test
+
+At the end you can turn the marked cells of a notebook into a Python module, check any value in one line, time code honestly, and run a notebook as a test.
+"""
+
+# generated from nbs/00_exports.ipynb: do not edit
+__all__ = [
+    "test",
+    "first_difference",
+    "test_eq",
+    "near",
+    "test_near",
+    "test_near_zero",
+    "test_raises",
+    "Timing",
+    "timed",
+    "record_result",
+]
+
+# cell a3b04328 769514 · How this works: a notebook becomes a module, and a test
+import gc
+import json
+import math
+import operator
+import os
+import platform
+import re
+import statistics
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cache, partial
+from itertools import repeat as repeated
+from numbers import Number
+from pathlib import Path
+from typing import Any
+
+
+# cell aa8004a5 97711f · A check that says what it saw
+def test(a: Any, b: Any, compare: Callable[[Any, Any], bool], name: str | None = None) -> None:
+    """Fail unless `compare(a, b)` holds, and then show both.
+
+    Raises: AssertionError with the comparison's name and the two values.
+    """
+    if not compare(a, b):
+        raise AssertionError(f"{name or compare.__name__} does not hold for\n{a!r}\n{b!r}")
+
+
+test.__test__ = False
+
+
+# cell d881b706 82a580 · Equal, to the last item
+def first_difference(a: Any, b: Any, leaf: Callable[[Any, Any], str]) -> str:
+    """Walk through dicts, lists and tuples and say where `a` and `b` first differ; "" if nowhere.
+
+    `leaf` compares what is none of these: it returns how the two differ, or "".
+    """
+    if isinstance(a, dict) and isinstance(b, dict):
+        if a.keys() != b.keys():
+            return f"only one of the two has {', '.join(sorted(map(repr, a.keys() ^ b.keys())))}"
+        places = list(a)
+    elif any(isinstance(a, kind) and isinstance(b, kind) for kind in (list, tuple)):
+        if len(a) != len(b):
+            return f"{len(a)} items against {len(b)}"
+        places = range(len(a))
+    else:
+        return leaf(a, b)
+    found = ((place, first_difference(a[place], b[place], leaf)) for place in places)
+    return next((f"in [{place!r}] {text}" for place, text in found if text), "")
+
+
+# cell 7650ee52 029a93 · Equal, to the last item
+def _is_array(x: Any) -> bool:
+    """Tell tensors and numpy arrays from all else, without loading either library."""
+    return hasattr(x, "reshape") and hasattr(x, "tolist") and not isinstance(x, str | bytes)
+
+
+def _shape(x: Any) -> tuple[int, ...] | None:
+    """Give an array its shape, a number the shape (), anything else None."""
+    if _is_array(x):
+        return tuple(x.shape)
+    return () if isinstance(x, Number) else None
+
+
+def _kind(x: Any) -> str:
+    """Name the type, and the shape if there is one."""
+    return f"{type(x).__name__} of shape {tuple(x.shape)}" if _is_array(x) else type(x).__name__
+
+
+# cell c93eba7b ad36d1 · Equal, to the last item
+def _values(x: Any) -> Any:
+    """Bring an array to the CPU, as a tensor without history."""
+    import torch
+
+    return x.detach().cpu() if isinstance(x, torch.Tensor) else torch.tensor(x)
+
+
+def _mismatches(wrong: Any, a: Any, b: Any) -> str:
+    """Count the places where `wrong` is true and show the first; "" if there is none."""
+    if not wrong.any():
+        return ""
+    place = tuple(wrong.nonzero()[0].tolist())
+    left, right = (x[place].item() if place and _shape(x) else x for x in (a, b))
+    where = f", first at {list(place)}" if place else ""
+    return f"{int(wrong.sum())} of {wrong.numel()} differ{where}: {left} against {right}"
+
+
+# cell b2caee02 755917 · Equal, to the last item
+def _exact(a: Any, b: Any) -> str:
+    """Say how two leaves differ under `==`, or "".
+
+    Raises: TypeError if `==` gives neither True nor False.
+    """
+    if not (_is_array(a) or _is_array(b)):
+        same = a == b
+        if not isinstance(same, bool):
+            raise TypeError(f"== between {_kind(a)} and {_kind(b)} gives a {_kind(same)}, "
+                            "not True or False: compare their parts instead")
+        return "" if same else f"{a!r} against {b!r}"
+    if _shape(a) != _shape(b):
+        return f"{_kind(a)} against {_kind(b)}"
+    try:
+        a, b = (_values(x) if _is_array(x) else x for x in (a, b))
+    except TypeError:  # texts, dates, objects: no tensor holds them
+        return first_difference(*(x.tolist() if _is_array(x) else x for x in (a, b)), _exact)
+    return _mismatches(a != b, a, b)
+
+
+def test_eq(a: Any, b: Any) -> None:
+    """Fail unless `a` equals `b` item by item and in shape; nothing is stretched to fit.
+
+    Takes numbers, texts, tensors, arrays, and dicts, lists and tuples of them, nested at will.
+    The dtype may differ, the values may not. A list is not a tuple, and NaN equals nothing.
+    Raises: AssertionError that says where the first difference is.
+    """
+    if text := first_difference(a, b, _exact):
+        raise AssertionError(f"not equal: {text}")
+
+
+test_eq.__test__ = False
+
+
+# cell b3f3c8d7 b77f84 · Near, because numbers are rounded
+def _float64(x: Any) -> Any:
+    """Turn a number or an array into a tensor with as many digits as there are."""
+    import torch
+
+    if not _is_array(x):
+        x = complex(x) if isinstance(x, complex) else float(x)
+        return torch.tensor(x, dtype=torch.complex128 if isinstance(x, complex) else torch.float64)
+    x = _values(x)
+    return x.to(torch.complex128) if x.is_complex() else x.double()
+
+
+def _near(a: Any, b: Any, tol: float) -> str:
+    """Say how two leaves differ by more than `tol`, or ""; what is no number has to be equal."""
+    if _shape(a) is None or _shape(b) is None:
+        return _exact(a, b)
+    alone = not (_is_array(a) and _is_array(b))  # a number may stand against a whole tensor
+    a, b = _float64(a), _float64(b)
+    if a.shape != b.shape and not (alone and a.numel() and b.numel()):
+        return f"shape {tuple(a.shape)} against {tuple(b.shape)}"
+    close = (a == b) | (((a - b).abs() <= tol * (1 + b.abs())) & b.isfinite())
+    text = _mismatches(~close, a, b)
+    return text and f"{text}; largest difference {(a - b).abs().max().item():.3g}, tol {tol:g}"
+
+
+# cell 832ac917 cc3d81 · Near, because numbers are rounded
+def _apart(a: Any, b: Any, tol: float) -> str:
+    """Say where `a` and `b` are first further apart than `tol`, or ""."""
+    if not 0 <= tol < math.inf:
+        raise ValueError(f"tol must be a finite number, 0 or more; got {tol}")
+    return first_difference(a, b, partial(_near, tol=tol))
+
+
+def near(a: Any, b: Any, tol: float = 1e-5) -> bool:
+    """Tell whether |a - b| <= tol (1 + |b|) for every element.
+
+    Shapes must be equal, or one of the two is a number. Dicts, lists and tuples are compared item
+    by item. NaN is near nothing, an infinity near itself only.
+    Raises: ValueError if `tol` is negative or not finite.
+    """
+    return not _apart(a, b, tol)
+
+
+def test_near(a: Any, b: Any, tol: float = 1e-5) -> None:
+    """Fail unless `near(a, b, tol)`, and say where and by how much."""
+    if text := _apart(a, b, tol):
+        raise AssertionError(f"not near: {text}")
+
+
+test_near.__test__ = False
+
+
+# cell 15af4a7b e61215 · Near, because numbers are rounded
+def test_near_zero(a: Any, tol: float = 1e-3) -> None:
+    """Fail unless |a| <= tol for every element."""
+    test_near(a, 0.0, tol)
+
+
+test_near_zero.__test__ = False
+
+
+# cell bef864a6 aaa161 · An error that should come
+def test_raises(function: Callable[[], Any],
+                exception: type[BaseException] | tuple[type[BaseException], ...] = Exception,
+                contains: str = "") -> None:
+    """Fail unless calling `function` raises `exception` with `contains` in its message.
+
+    Raises: AssertionError if nothing was raised, or something else; TypeError if `function`
+    cannot be called.
+    """
+    if not callable(function):
+        raise TypeError(f"test_raises calls by itself: write `lambda: …`, got {_kind(function)}")
+    kinds = exception if isinstance(exception, tuple) else (exception,)
+    expected = " or ".join(kind.__name__ for kind in kinds)
+    try:
+        function()
+    except kinds as error:
+        if contains not in str(error):
+            raise AssertionError(f"its message should contain {contains!r}: {error}") from error
+        return
+    except Exception as error:
+        raise AssertionError(f"expected {expected}, got {type(error).__name__}: {error}") from error
+    raise AssertionError(f"expected {expected}, but nothing was raised")
+
+
+test_raises.__test__ = False
+
+
+# cell bc21c5c9 d9fe48 · Time
+def _readable(seconds: float) -> str:
+    """Write a time with three digits, in the unit that suits it."""
+    seconds = float(f"{seconds:.3g}")
+    for unit, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
+        if seconds >= size:
+            return f"{seconds / size:.3g} {unit}"
+    return f"{seconds / 1e-9:.3g} ns"
+
+
+@dataclass(frozen=True, repr=False)
+class Timing:
+    """How long a call takes, as measured several times.
+
+    Units: seconds per call, in each of the samples; `number` is the calls in one sample.
+    """
+
+    samples: tuple[float, ...]
+    number: int
+    threads: int
+    machine: str
+
+    @property
+    def median(self) -> float:
+        """The sample in the middle."""
+        return statistics.median(self.samples)
+
+    @property
+    def low(self) -> float:
+        """The shortest sample."""
+        return min(self.samples)
+
+    @property
+    def high(self) -> float:
+        """The longest sample."""
+        return max(self.samples)
+
+    def __repr__(self) -> str:
+        how = f"median of {len(self.samples)}, {self.threads} thread{'s' * (self.threads > 1)}"
+        spread = f"{_readable(self.low)} to {_readable(self.high)}"
+        return f"{_readable(self.median)} ({spread}; {how}, {self.machine})"
+
+
+# cell 382cf125 8cf9fb · Time
+def _cuda() -> Any:
+    """Give torch.cuda if this process has a GPU in use, else None; it starts none."""
+    torch = sys.modules.get("torch")
+    return torch.cuda if torch is not None and torch.cuda.is_initialized() else None
+
+
+def _sample(function: Callable[[], Any], number: int) -> float:
+    """Time `number` calls in a row, the work that a GPU has still to do included."""
+    wait = cuda.synchronize if (cuda := _cuda()) else lambda: None
+    collecting = gc.isenabled()
+    gc.disable()
+    try:
+        wait()
+        start = time.perf_counter()
+        for _ in repeated(None, number):
+            function()
+        wait()
+        return time.perf_counter() - start
+    finally:
+        if collecting:
+            gc.enable()
+
+
+@cache
+def _processor() -> str:
+    """Name this machine's processor."""
+    info = Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*: (.+)", info.read_text()) if info.exists() else []
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+# cell c56cc974 7f47eb · Time
+def _enough(function: Callable[[], Any]) -> int:
+    """Find how many calls in a row last a millisecond."""
+    number = 1
+    while (seconds := _sample(function, number)) < 1e-3:
+        suggested = math.ceil(1.2e-3 / max(seconds / number, 1e-9))
+        number = min(max(suggested, number + 1), 10 * number)
+    return number
+
+
+def timed(function: Callable[[], Any], repeat: int = 7, number: int | None = None,
+          warmup: int = 1) -> Timing:
+    """Time a call: `repeat` samples of `number` calls each, after `warmup` calls that do not count.
+
+    Without `number`, a sample gets as many calls as fill a millisecond.
+    Raises: TypeError if `function` cannot be called; ValueError if a count is too small.
+    """
+    if not callable(function):
+        raise TypeError(f"timed calls by itself: write `lambda: …`, got {_kind(function)}")
+    for name, count, least in (("repeat", repeat, 1), ("number", number, 1), ("warmup", warmup, 0)):
+        if count is not None and count < least:
+            raise ValueError(f"{name} must be {least} or more, got {count}")
+    _sample(function, warmup)
+    number = number or _enough(function)
+    samples = tuple(_sample(function, number) / number for _ in range(repeat))
+    torch = sys.modules.get("torch")
+    machine = ", ".join([_processor(), *([cuda.get_device_name()] if (cuda := _cuda()) else [])])
+    return Timing(samples, number, torch.get_num_threads() if torch else 1, machine)
+
+
+# cell 7c40d81e e6b40d · Results
+def _parse_target(target: str) -> Callable[[float], bool]:
+    """Turn a target such as ">= 0.992" into the question whether a value meets it."""
+    match = re.fullmatch(r"\s*(>=|<=|==|>|<)\s*([-+\d][-+.\deE]*)\s*", target)
+    try:
+        bound = float(match[2])
+        bound.as_integer_ratio()  # which an infinity, such as 1e999, has not
+    except (TypeError, ValueError, OverflowError):  # no match, no number, no finite one
+        raise ValueError(f'a target is a sign and a number (">= 0.992"), got {target!r}') from None
+    signs = {">=": "ge", "<=": "le", "==": "eq", ">": "gt", "<": "lt"}
+    return lambda value: getattr(operator, signs[match[1]])(value, bound)
+
+
+# cell e4f40af7 5d4dc4 · Results
+def _merge_json(path: Path, entries: dict[str, Any]) -> None:
+    """Add entries to a JSON file in a single step, one process at a time."""
+    from filelock import FileLock
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{path}.lock", timeout=60):
+        try:
+            content = json.loads(path.read_text("utf-8")) if path.exists() else {}
+        except json.JSONDecodeError as error:
+            raise ValueError(f"{path}: {error}; delete it and run again") from error
+        text = json.dumps(content | entries, indent=1, sort_keys=True, ensure_ascii=False)
+        draft = path.with_suffix(".new")
+        draft.write_text(text + "\n", "utf-8")
+        os.replace(draft, path)
+
+
+def _build_folder() -> Path:
+    """Find `build` beside the nearest settings.ini upwards from here, or else in this folder."""
+    here = Path.cwd()
+    homes = (folder for folder in (here, *here.parents) if (folder / "settings.ini").is_file())
+    return next(homes, here) / "build"
+
+
+# cell d4668547 72b4f3 · Results
+def record_result(name: str, value: float, target: str | None = None, source: str = "",
+                  unit: str = "", strict: bool = True) -> None:
+    """State a figure: print it, keep it in build/results.json, and fail if it misses its target.
+
+    `target` is a sign and a number (">= 0.992"), `source` is where the target comes from.
+    Raises: AssertionError if `strict` and the target is missed; ValueError if the value is not
+    finite or the target cannot be read.
+    """
+    value = float(value)
+    if not math.isfinite(value):
+        raise ValueError(f"a result must be a finite number, got {value} for {name!r}")
+    met = None if target is None else _parse_target(target)(value)
+    settings = {"EXP_NOTEBOOK": "interactive", "EXP_DATA": "sample", "EXP_DEVICE": "cpu"}
+    notebook, mode, device = (os.environ.get(key) or settings[key] for key in settings)
+    entry = {"notebook": notebook, "name": name, "value": value, "unit": unit, "target": target,
+             "met": met, "mode": mode, "device": device, "source": source}
+    key = " | ".join((notebook, name, mode, device))
+    _merge_json(_build_folder() / "results.json", {key: entry})
+    verdict = "" if target is None else f" (target {target}: {'met' if met else 'MISSED'})"
+    line = f"{name}: {' '.join([f'{value:.6g}', unit]).strip()}{verdict}"
+    print(line)
+    if strict and met is False:
+        raise AssertionError(line)

@@ -1,0 +1,94 @@
+"""Write the table of results in the README from what the notebooks recorded.
+
+    python tools/results.py [--results build/results.json] [--readme README.md]
+
+`exp.nb00.record_result` collects the figures; this replaces what stands between `<!-- results -->`
+and `<!-- /results -->` by a table of them. Figures recorded outside of a notebook's run stay out.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+
+from notebooks import NUMBERED, ToolError, cli, settings, show
+
+START, END = "<!-- results -->", "<!-- /results -->"
+COLUMNS = ("notebook", "figure", "value", "target", "mode", "device", "source")
+
+
+def read_results(path: Path) -> list[dict]:
+    """The recorded figures in reading order: by notebook, then as they were named.
+
+    Raises: ToolError if there is no such file, or it is not what record_result writes.
+    """
+    try:
+        entries = list(json.loads(path.read_text("utf-8")).values())
+        entries = [entry for entry in entries if NUMBERED.fullmatch(entry["notebook"])]
+        return sorted(entries, key=_order)
+    except FileNotFoundError:
+        raise ToolError(f"{show(path)} is not there: run the notebooks first, "
+                        "`python tools/run_notebook.py`") from None  # fmt: skip
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise ToolError(f"{show(path)} is not what record_result writes ({error!r}): "
+                        "delete it and run the notebooks again") from None  # fmt: skip
+
+
+def _order(entry: dict) -> tuple:
+    number, letter, _ = NUMBERED.fullmatch(entry["notebook"]).groups()
+    return int(number), letter, entry["name"], entry["mode"], entry["device"]
+
+
+def table(entries: Iterable[dict]) -> str:
+    """The figures as a Markdown table; a target that was missed says so."""
+    rows = [COLUMNS, ("---", "---", "---:", "---", "---", "---", "---")]
+    for entry in entries:
+        value = entry["value"]
+        value = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+        target = (entry["target"] or "") + (" **missed**" if entry["met"] is False else "")
+        rows.append((entry["notebook"], entry["name"], f"{value} {entry['unit']}", target,
+                     entry["mode"], entry["device"], entry["source"]))  # fmt: skip
+    return "\n".join(f"| {' | '.join(map(_cell, row))} |" for row in rows)
+
+
+def _cell(text: str) -> str:
+    """Keep a text inside its cell of a table: one line, with bars and angles as they are."""
+    return re.sub(r"([|<])", r"\\\1", " ".join(text.split()))
+
+
+def fill(text: str, content: str) -> str:
+    """The text with what stands between the two marks replaced.
+
+    Raises: ToolError unless each mark is there once, in order.
+    """
+    if text.count(START) != 1 or text.count(END) != 1 or text.index(START) > text.index(END):
+        raise ToolError(f"the README needs one line {START} and below it one line {END}: "
+                        "the table goes between them")  # fmt: skip
+    before, rest = text.split(START)
+    return f"{before}{START}\n{content}\n{END}{rest.split(END)[1]}"
+
+
+def write_results(results: str = "", readme: str = "") -> None:
+    """Write the table of build/results.json into README.md, unless it is there already."""
+    root = settings().root
+    source = Path(results) if results else root / "build" / "results.json"
+    target = Path(readme) if readme else root / "README.md"
+    entries = read_results(source)
+    try:
+        old = target.read_bytes().decode("utf-8")
+    except OSError as error:
+        raise ToolError(f"{show(target)} cannot be read: {error.strerror}") from None
+    new = fill(old, table(entries))
+    if new != old:
+        draft = target.with_name(target.name + ".tmp")
+        draft.write_bytes(new.encode("utf-8"))
+        os.replace(draft, target)
+    missed = sum(entry["met"] is False for entry in entries)
+    print(f"{show(target)}: {len(entries)} results, {missed} missed their target")
+
+
+if __name__ == "__main__":
+    cli(write_results)
