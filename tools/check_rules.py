@@ -1,0 +1,472 @@
+"""The rules of the game: what a notebook may use of PyTorch, and what it has to earn first.
+
+    python tools/check_rules.py [--markdown] [--readme README.md] [--nbs nbs]
+
+reads the notebooks' code in order, runs nothing, and prints the ledger of what is earned where;
+`--readme` writes it between `<!-- ledger -->` and `<!-- /ledger -->`. A name is followed through
+imports, `as`, `nn = torch.nn` and imports from earlier notebooks to what it stands for:
+
+- FREE from the start: creating tensors, random numbers, types, shape and index, element-wise
+  arithmetic (operators, comparisons, and what Python's own `math` can do to a number: `exp`, `log`,
+  `tanh`), reductions, ordering and counting (as `sorted` and `Counter` do), facts of the machine.
+- MODULES are tools that no lesson builds: from which notebook on, and why. The standard library
+  and the notebooks' own modules need no entry. The notebooks of BOX make the data, without rules.
+- All else is earned by a cell whose first line is `#earns torch.nn.Linear, …`. It uses the API in
+  its code and itself calls a `test_…` (not only `test_raises`, which compares nothing). From that
+  cell on it may be used, with all that lies in it: `torch.autograd` is also `x.backward()`.
+  In such a cell the ORACLES are free: the gradients to compare with come from them.
+
+What has several names is earned once: `@`, `torch.mm`, `x.dot(y)`; or `torch.relu`, `F.relu`.
+Of tensor methods, METHODS are earned. What type `x` has in `x.backward()` is unknown here, so a
+method that some class of this notebook, or of one that it imports from, defines is taken for its
+own. Torch's autograd does not get through by that: it starts at `requires_grad`, always seen.
+"""
+
+from __future__ import annotations
+
+import ast
+import os
+import re
+import sys
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+
+import notebooks
+from notebooks import Cell, Notebook, NotebookError, Problem, ToolError, bound_names, show
+
+MODULES = {  # used without being built: (from which notebook on, why)
+    "matplotlib": ("00", "plots"),
+    "IPython": ("00", "shows things in a notebook"),
+    "fire": ("00", "turns a function into a command"),
+    "fastcore": ("00", "small utilities"),
+    "filelock": ("00", "one writer at a time"),
+    "nbformat": ("00", "the file format of notebooks"),
+    "nbclient": ("00", "runs a notebook"),
+    "notebooks": ("00", "a tool of this project"),
+    "notebook2script": ("00", "a tool of this project"),
+    "run_notebook": ("00", "a tool of this project"),
+    "nb07": ("00", "exported there for show"),
+    "numba": ("01", "compiles the lesson's loops"),
+    "triton": ("01", "compiles the lesson's GPU kernels"),
+    "fastprogress": ("04", "progress bars"),
+    "tqdm": ("04", "progress bars"),
+    "safetensors": ("04", "a file format"),
+    "torch.amp": ("06", "half precision, the hardware's own"),
+    "torch.compile": ("06", "a compiler"),
+    "torch.distributed": ("06", "messages between processes"),
+    "PIL": ("07", "reads and draws pictures"),
+    "pandas": ("07", "tables, introduced there"),
+    "nmslib": ("08b", "an index, checked there against brute force"),
+    "sklearn": ("09", "the other models that embeddings are fed to"),
+    "optuna": ("10", "runs the sweep"),
+    "spacy": ("12", "tokenizers"),
+    "sentencepiece": ("12", "stands beside the lesson's own byte-pair encoding"),
+    "sacrebleu": ("12", "the score as others compute it"),
+}
+BOX = {"00a", "00b"}
+ORACLES = {"torch.autograd", "torch.testing"}
+WHOLES = {  # too much to earn, or to hand around, in one piece
+    *"torch torch.nn torch.nn.functional torch.nn.init torch.nn.utils torch.nn.utils.rnn".split(),
+    *"torch.optim torch.optim.lr_scheduler torch.utils torch.utils.data torch.linalg".split(),
+    *"torch.func torch.fft torch.special torch.cuda".split(),
+}
+FREE = {
+    "torch." + name
+    for name in """
+    tensor as_tensor asarray from_numpy frombuffer zeros ones full empty zeros_like ones_like
+    full_like empty_like arange linspace logspace eye meshgrid tril_indices triu_indices
+    cartesian_prod combinations
+
+    manual_seed seed initial_seed Generator default_generator get_rng_state set_rng_state random
+    rand randn randint randperm rand_like randn_like randint_like normal bernoulli multinomial
+    poisson
+
+    Tensor Size dtype device finfo iinfo bool uint8 int8 int16 int32 int64 short int long float16
+    bfloat16 float32 float64 half float double complex64 complex128 inf nan pi e newaxis strided
+    contiguous_format channels_last preserve_format is_tensor is_floating_point is_complex numel
+    get_default_dtype set_default_dtype set_default_device result_type promote_types can_cast
+
+    reshape ravel flatten unflatten squeeze unsqueeze permute transpose t swapaxes swapdims movedim
+    moveaxis cat concat concatenate stack vstack hstack dstack column_stack row_stack split chunk
+    tensor_split hsplit vsplit unbind broadcast_to broadcast_tensors broadcast_shapes tile flip
+    fliplr flipud roll rot90 repeat_interleave atleast_1d atleast_2d atleast_3d as_strided clone
+    where select narrow take gather scatter scatter_add scatter_reduce index_select index_add
+    index_copy index_fill index_put masked_select masked_fill take_along_dim nonzero argwhere
+    diag diagonal diag_embed block_diag tril triu
+
+    add sub subtract mul multiply div divide true_divide floor_divide remainder fmod pow square sqrt
+    rsqrt exp exp2 expm1 log log2 log10 log1p sin cos tan asin acos atan atan2 sinh cosh tanh asinh
+    acosh atanh erf erfc lgamma hypot copysign nextafter deg2rad rad2deg abs absolute neg negative
+    positive reciprocal sign floor ceil round trunc frac clamp clip clamp_min clamp_max maximum
+    minimum fmax fmin lerp addcmul addcdiv diff nan_to_num eq ne lt le gt ge equal not_equal less
+    less_equal greater greater_equal isclose allclose isnan isinf isfinite isin logical_and
+    logical_or logical_not logical_xor bitwise_and bitwise_or bitwise_not bitwise_xor
+    bitwise_left_shift bitwise_right_shift
+
+    sum nansum mean nanmean std var std_mean var_mean prod max min amax amin aminmax argmax argmin
+    median nanmedian mode quantile nanquantile all any count_nonzero cumsum cumprod cummax cummin
+    trace sort argsort msort topk kthvalue unique unique_consecutive bincount histc histogram
+    searchsorted bucketize
+
+    __version__ __config__ version backends get_num_threads set_num_threads get_num_interop_threads
+    set_num_interop_threads set_printoptions get_float32_matmul_precision
+    set_float32_matmul_precision use_deterministic_algorithms OutOfMemoryError
+    cuda.is_available cuda.synchronize cuda.device_count cuda.current_device cuda.get_device_name
+    cuda.get_device_properties cuda.get_device_capability cuda.manual_seed cuda.manual_seed_all
+    cuda.empty_cache cuda.Event cuda.memory_allocated cuda.max_memory_allocated
+    cuda.reset_peak_memory_stats
+    """.split()
+}
+METHODS = {
+    *"matmul mm bmm mv dot vdot inner outer ger addmm addmv addr addbmm baddbmm".split(),
+    *"backward requires_grad_ retain_grad softmax log_softmax logsumexp logcumsumexp".split(),
+    *"relu relu_ sigmoid sigmoid_ logit sinc prelu norm renorm dist cov corrcoef stft".split(),
+    *"istft det logdet slogdet inverse pinverse svd qr lu cholesky matrix_exp".split(),
+    "matrix_power",
+}
+SAME = {  # other names of one thing; `F.relu`, `torch.special.…` and METHODS are `torch.…` already
+    **dict.fromkeys(
+        [f"torch.{name}" for name in "matmul mm bmm mv dot linalg.matmul".split()], "@"
+    ),
+    **dict.fromkeys(["operator.matmul", "operator.imatmul"], "@"),
+    **{
+        f"torch.{name}": f"torch.autograd.{name}"
+        for name in "backward requires_grad retain_grad no_grad enable_grad set_grad_enabled "
+        "is_grad_enabled inference_mode".split()
+    },
+    "torch.norm": "torch.linalg.norm",
+    "torch.expit": "torch.sigmoid",
+}
+START, END = "<!-- ledger -->", "<!-- /ledger -->"
+
+
+@dataclass(frozen=True)
+class Earned:
+    """A line of the ledger: an API and the cell that earned it."""
+
+    api: str
+    notebook: Notebook
+    cell: Cell
+
+
+def canonical(path: str) -> str:
+    """One name for each thing: `torch.nn.functional.relu_` is `torch.relu`, `torch.mm` is `@`."""
+    path = re.sub(r"^torch\.(nn\.functional|special)\.(?=\w)", "torch.", path)
+    if path.startswith("torch.Tensor.") and path.split(".")[2] in METHODS:
+        path = path.replace("torch.Tensor.", "torch.")
+    path = path if path.endswith("__") else path.rstrip("_")
+    return SAME.get(path, path)
+
+
+@cache
+def parents(path: str) -> frozenset[str]:
+    """`a`, `a.b` and `a.b.c` for `a.b.c`, by their one name each."""
+    path = canonical(path)
+    return frozenset(path[: match.start()] for match in re.finditer(r"\.|$", path))
+
+
+def parse(cell: Cell) -> ast.Module | None:
+    """The cell's code without magics (`%time x @ y` counts as code), None if it is not Python."""
+    if re.match(r"%%(?!time|capture|prun)", cell.code):  # `%%bash` …
+        return ast.Module([], [])
+    if cell.tree:
+        return cell.tree
+    timed = r"^( *(?:\w+ *= *)?)%%?(?:time|timeit|capture|prun)\b(?: +-[a-z]+(?: *\d+)?)* *"
+    code = re.sub(timed, r"\1", cell.code, flags=re.M)
+    code = re.sub(r"^( *)(?:(?:\w+ *= *)?[%!].*|.*\?) *$", r"\1pass", code, flags=re.M)
+    try:
+        return ast.parse(code)
+    except (SyntaxError, ValueError, RecursionError, MemoryError):
+        return None
+
+
+class Reader(ast.NodeVisitor):
+    """Follows the names of a notebook, cell by cell, to what they stand for.
+
+    A scope maps a name to a path such as `torch.nn`, or to None if it is the notebook's own.
+    """
+
+    def __init__(self, notebook: Notebook, package: str, earlier: dict[str, Reader]):
+        self.package, self.earlier = package, earlier
+        self.scopes: list[dict[str, str | None]] = [{}]
+        self.inside = 0  # how many functions deep
+        self.own: set[str] = set()  # attributes of classes that are defined or imported here
+        self.stars: set[tuple[str, int]] = set()
+        self.cells = [cell for cell in notebook.cells if cell.kind == "code"]
+        for cell in self.cells:  # a function may use what a later cell imports
+            for node in getattr(parse(cell), "body", []):
+                if isinstance(node, ast.Import | ast.ImportFrom):
+                    self.visit(node)
+
+    def read(self, tree: ast.Module) -> None:
+        """Read a cell: what it `uses`, whether it `tests`, and what it imports with a star."""
+        self.uses: list[tuple[str, int]] = []
+        self.tests, self.stars = False, set()
+        self.visit(tree)
+
+    @contextmanager
+    def scope(self, names: Iterable[str], function: bool = False) -> Iterator[None]:
+        saved = self.scopes, self.inside
+        if function:  # does not see what the body of a class around it binds
+            self.scopes = [scope for scope in self.scopes if "<class>" not in scope]
+        self.scopes, self.inside = [*self.scopes, dict.fromkeys(names)], self.inside + function
+        yield
+        self.scopes, self.inside = saved
+
+    def path(self, node: ast.AST) -> str | None:
+        """The path that a name or a chain of attributes stands for, or None."""
+        if isinstance(node, ast.Name):
+            return next((s[node.id] for s in reversed(self.scopes) if node.id in s), None)
+        base = self.path(node.value) if isinstance(node, ast.Attribute) else None
+        return base and f"{base}.{node.attr}"
+
+    def visit_Name(self, node: ast.Name) -> None:
+        if not isinstance(node.ctx, ast.Load):
+            self.scopes[-1][node.id] = None
+        elif path := self.path(node):
+            self.uses.append((path, node.lineno))
+
+    def visit_Attribute(self, node: ast.Attribute) -> None:
+        if path := self.path(node):
+            self.uses.append((path, node.end_lineno))
+            return
+        sets = isinstance(node.ctx, ast.Store)
+        name = "requires_grad_" if sets and node.attr == "requires_grad" else node.attr
+        if getattr(node.value, "id", "") == "self":
+            self.own.update([node.attr] if sets else [])
+        elif name == "requires_grad_" or name in METHODS - self.own:
+            self.uses.append((f"torch.Tensor.{name}", node.end_lineno))
+        self.visit(node.value)
+
+    def visit_BinOp(self, node: ast.BinOp | ast.AugAssign) -> None:
+        if isinstance(node.op, ast.MatMult):
+            self.uses.append(("@", node.lineno))
+        self.generic_visit(node)
+
+    def visit_Call(self, node: ast.Call) -> None:
+        name = getattr(node.func, "attr", getattr(node.func, "id", ""))
+        if name.startswith("test_") and name != "test_raises" and not self.inside:
+            self.tests = True
+        own = isinstance(node.func, ast.Name) and not self.path(node.func)
+        for keyword in node.keywords:
+            if keyword.arg == "requires_grad" and not own:
+                self.uses.append(("torch.Tensor.requires_grad_", keyword.value.lineno))
+        self.generic_visit(node)
+
+    def visit_Assign(self, node: ast.Assign) -> None:
+        pairs = [(target, node.value) for target in node.targets]
+        for target, value in pairs:
+            both = isinstance(target, ast.Tuple) and isinstance(value, ast.Tuple)
+            if both and len(target.elts) == len(value.elts):  # nn, F = torch.nn, …
+                pairs.extend(zip(target.elts, value.elts, strict=True))
+                continue
+            path = self.path(value)
+            if path not in WHOLES:  # `nn = torch.nn` uses nothing yet
+                self.visit(value)
+            if not isinstance(target, ast.Name):
+                self.visit(target)
+            elif not (isinstance(value, ast.Constant) and value.value is None):
+                self.scopes[-1][target.id] = path  # None stands where an import failed
+
+    def visit_Import(self, node: ast.Import) -> None:
+        for alias in node.names:
+            root = alias.name.split(".")[0]
+            path = alias.name if alias.asname else root
+            self.scopes[-1][alias.asname or root] = None if root == self.package else path
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> None:
+        package, _, module = (node.module or "").partition(".")
+        for alias in node.names:
+            path = None if node.level else f"{node.module}.{alias.name}"
+            if alias.name == "*":
+                self.stars.add((node.module or ".", node.lineno))
+            elif package == self.package:
+                source = self.earlier.get(module or alias.name)
+                path = source and source.scopes[0].get(alias.name)
+                self.own |= source.own if source else set()
+            self.scopes[-1][alias.asname or alias.name] = path
+
+    def visit_FunctionDef(self, node: ast.FunctionDef | ast.AsyncFunctionDef | ast.Lambda) -> None:
+        body = [node.body] if isinstance(node, ast.Lambda) else node.body
+        outside = [*getattr(node, "decorator_list", []), node.args, getattr(node, "returns", None)]
+        for part in filter(None, outside):
+            self.visit(part)
+        if not isinstance(node, ast.Lambda):
+            self.scopes[-1][node.name] = None
+        arguments = [part.arg for part in ast.walk(node.args) if isinstance(part, ast.arg)]
+        with self.scope(arguments, function=True):
+            found = list(bound_names(ast.Module(body, [])))
+            self.scopes[-1].update((name, None) for name, _, _ in found)
+            imports = (part for _, how, part in found if how == "import")
+            for part in [*imports, *body]:
+                self.visit(part)
+
+    def visit_ClassDef(self, node: ast.ClassDef) -> None:
+        self.scopes[-1][node.name] = None
+        self.own.update(name for name, _, _ in bound_names(ast.Module(node.body, [])))
+        with self.scope(["<class>"]):
+            self.generic_visit(node)
+
+    def visit_ListComp(self, node: ast.AST) -> None:
+        targets = [part for loop in node.generators for part in ast.walk(loop.target)]
+        with self.scope(part.id for part in targets if isinstance(part, ast.Name)):
+            self.generic_visit(node)
+
+    visit_AugAssign = visit_BinOp
+    visit_AsyncFunctionDef = visit_Lambda = visit_FunctionDef
+    visit_SetComp = visit_DictComp = visit_GeneratorExp = visit_ListComp
+
+
+def refuse(path: str, number: str) -> tuple[str, str] | None:
+    """What is wrong with a use that is not earned, and the remedy; None if it is free."""
+    names = parents(path)
+    known = {module for module, (first, _) in MODULES.items() if first <= number}
+    if names & FREE or names & known or names & sys.stdlib_module_names:
+        return None
+    for module in names & MODULES.keys():
+        first, why = MODULES[module]
+        return f"uses {path}; {module} ({why}) is for notebook {first} and later", "do without it"
+    if path in WHOLES:
+        return f"hands on {path} as a whole", "say what it uses of it, with a dot behind the name"
+    if path == "@" or path.startswith(("torch.", "operator.")):
+        key = canonical(path)
+        api = "torch.autograd" if key.startswith("torch.autograd.") else "@" if key == "@" else path
+        remedy = f"build it, and compare the two in a cell that starts with `#earns {api}`"
+        return f"uses {path} before it is earned", remedy
+    remedy = "do without it, or enter it in MODULES of tools/check_rules.py with the reason"
+    return f"uses {path}, of a module that the rules do not know", remedy
+
+
+def check(books: Iterable[Notebook], package: str = "exp") -> tuple[list[Earned], list[Problem]]:
+    """Play through notebooks in reading order: the ledger, and what breaks the rules."""
+    ledger: dict[str, Earned] = {}
+    problems: list[Problem] = []
+    readers: dict[str, Reader] = {}
+    for notebook in books:
+        unnumbered, place, letter, _ = notebook.order
+        number = "~" if unnumbered else f"{place:02}{letter}"
+        reader = readers[notebook.module or "~"] = Reader(notebook, package, readers)
+        for cell in reader.cells:
+            problems += read_cell(notebook, cell, number, reader, ledger)
+    return list(ledger.values()), problems
+
+
+def read_cell(notebook: Notebook, cell: Cell, number: str, reader: Reader,
+              ledger: dict[str, Earned]) -> Iterator[Problem]:  # fmt: skip
+    """Enter what a cell earns in the ledger, and say what is wrong with the cell."""
+
+    def problem(what: str, remedy: str, line: int = 1) -> Problem:
+        return Problem(notebook.path, what, remedy, cell, line)
+
+    tree = parse(cell)
+    if tree is None:
+        if "skip" not in cell.directives:
+            yield problem("is not Python", "mend it, or put `#skip` on its first line")
+        return
+    reader.read(tree)
+    comments = re.match(r"(?:\s*#.*\n?)*", cell.code)[0]
+    if match := re.search(r"^\s*#\W*(earns\b|earn\b.*(torch|@)).*", comments, re.M):
+        yield problem(f"`{match[0].strip()}` earns nothing", "write `#earns torch.nn.Linear, …` on "
+                      "the first line: full paths, with commas between")  # fmt: skip
+    claims = [api.strip() for api in cell.directives.get("earns", "").split(",") if api.strip()]
+    for api in claims:
+        if not re.fullmatch(r"@|[^\W\d]\w*(\.\w+)+|torch", api):
+            yield problem(f"earns `{api}`, which is not the full path of an API",
+                          "write `#earns torch.nn.Linear, torch.nn.Module`")  # fmt: skip
+        elif api in WHOLES:
+            yield problem(f"earns all of {api} at once", "name what of it was built")
+        elif again := parents(api) & ledger.keys():
+            old = ledger[min(again)]
+            place = f"{show(old.notebook.path)}:cell {old.cell.number} ({old.cell.id})"
+            yield problem(f"earns {api}, which {old.api} in {place} did already", "leave it out")
+        else:
+            ledger[canonical(api)] = Earned(api, notebook, cell)
+            if not any(canonical(api) in parents(path) for path, _ in reader.uses):
+                yield problem(f"earns {api}, but its code does not use it",
+                              "compare with it here, and write its full path above")  # fmt: skip
+    if claims and not reader.tests:
+        yield problem("earns without a test", "compare values and gradients with a `test_…` here")
+    for module, line in sorted(reader.stars):
+        yield problem(f"imports * from {module}", "import names", line + cell.first_line - 1)
+    if number in BOX:
+        return
+    seen = ledger.keys() | (ORACLES if claims else set())
+    for path, line in reader.uses:
+        if not parents(path) & seen and (refusal := refuse(path, number)):
+            seen = seen | {canonical(path)}
+            yield problem(*refusal, line + cell.first_line - 1)
+
+
+def table(ledger: Iterable[Earned], markdown: bool = False, root: Path | None = None) -> str:
+    """The ledger to read in a terminal, or as Markdown with links that hold in the root."""
+    rows = [("API", "earned in", "at")]
+    for line in ledger:
+        name, at = line.notebook.path.stem, line.cell.heading
+        if markdown:
+            link = os.path.relpath(line.notebook.path, root or ".").replace(os.sep, "/")
+            name, at = f"[{name}]({link})", re.sub(r"([|<])", r"\\\1", at)
+        rows.append((f"`{line.api}`" if markdown else line.api, name, at))
+    if markdown:
+        rows.insert(1, ("---",) * 3)
+        return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+
+def write_ledger(ledger: Iterable[Earned], path: Path, dry: bool = False) -> bool:
+    """Put the ledger between the marks of a README; False if it stood there already."""
+    try:
+        old = path.read_bytes().decode("utf-8")
+    except OSError as error:
+        raise ToolError(f"{show(path)} cannot be read: {error.strerror}") from None
+    match = re.fullmatch(f"(.*^{START}\\r?\n).*(^{END}.*)", old, re.M | re.S)
+    if match is None:
+        raise ToolError(f"{show(path)} needs one line {START} and below it one line {END}: "
+                        "the ledger goes between them")  # fmt: skip
+    new = f"{match[1]}{table(ledger, True, path.resolve().parent)}\n{match[2]}"
+    if new != old and not dry:
+        draft = path.with_name(path.name + ".tmp")
+        draft.write_bytes(new.encode("utf-8"))
+        os.replace(draft, path)
+    return new != old
+
+
+def check_rules(nbs: str = "", markdown: bool = False, readme: str = "") -> None:
+    """Check a folder of notebooks, and the ledger in the README if there is one; print the ledger.
+
+    Args:
+        nbs: the folder of notebooks (settings.ini: nbs_path).
+        markdown: print the ledger as Markdown.
+        readme: write the ledger into this file, between its two marks.
+    """
+    config = notebooks.settings()
+    if not (paths := notebooks.find(nbs or config.nbs)):
+        raise ToolError(
+            f"there is no notebook in {show(nbs or config.nbs)}: name the folder, --nbs"
+        )
+    books, problems = [], []
+    for path in paths:
+        try:
+            books.append(notebooks.read(path))
+        except NotebookError as error:
+            problems += error.problems
+    if problems:
+        raise NotebookError(problems)
+    ledger, problems = check(books, config.lib.name)
+    if problems:
+        raise NotebookError(problems)
+    target = config.root / "README.md"
+    if readme:
+        write_ledger(ledger, Path(readme))
+    elif target.is_file() and START in target.read_text("utf-8"):
+        if write_ledger(ledger, target, dry=True):
+            remedy = "run `python tools/check_rules.py --readme README.md`"
+            raise NotebookError([Problem(target, "its ledger is out of date", remedy)])
+    print(table(ledger, markdown, config.root))
+
+
+if __name__ == "__main__":
+    notebooks.cli(check_rules)
