@@ -1,0 +1,356 @@
+"""The book: what becomes of a notebook's parts, and whether every page works in a browser."""
+
+import base64
+import io
+import json
+import re
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+from urllib.request import urlopen
+
+import nbformat
+import pytest
+from bs4 import BeautifulSoup
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
+from PIL import Image
+from websocket import create_connection
+
+import book
+
+ROOT = Path(__file__).parents[1]
+BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
+BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
+
+
+def picture() -> str:
+    file = io.BytesIO()
+    Image.new("RGB", (1200, 40), "teal").save(file, "PNG")
+    return base64.b64encode(file.getvalue()).decode()
+
+
+def display(**data: str) -> dict:
+    return new_output("display_data", data={kind.replace("_", "/"): d for kind, d in data.items()})
+
+
+FIRST = [
+    new_markdown_cell(
+        "# A first $x^2$ page\n\n> At the end you have `one` page.\n\n"
+        "See [the other](02_other.ipynb), [its end](02_other.ipynb#The-end), [here](#Sums), "
+        "[a tool](../tools/book.py), [the web](https://example.org/)."
+    ),
+    new_markdown_cell(
+        "## Sums\n\n| symbol | meaning |\n| --- | --- |\n| $\\lVert W \\rVert_F$ | its norm |\n\n"
+        "$$\\hat y_i = \\frac{e^{x_i}}{\\sum_j e^{x_j}}$$\n\nand $\\bar x$\n\n"
+        "\\begin{align} a &= \\sqrt{b} \\\\ c &= d \\end{align}"
+    ),
+    new_code_cell("#export\ndef f(x):\n    return x", outputs=[display(image_png=picture())]),
+    new_markdown_cell("The stripe is teal. There is no more to see.\n\n## Sums\n\nagain"),
+    new_code_cell(
+        "x" * 200,
+        outputs=[
+            new_output("stream", name="stdout", text="\x1b[31mred\x1b[0m " + "wide " * 100),
+            display(text_html="<table><tr>" + "<td>a wide cell</td>" * 40 + "</tr></table>"),
+            display(text_html='<script src="https://example.org/x.js"></script><b>kept</b>'),
+            display(text_latex="$\\alpha$"),
+        ],
+    ),
+    new_code_cell("#hide\nprint('not shown')", outputs=[display(text_plain="nor this")]),
+    new_code_cell("### BEGIN SOLUTION\nprint('folded')\n### END SOLUTION"),
+]
+SECOND = [
+    new_markdown_cell("# The other\n\n> At the end you are back.\n\n[back](01_first.ipynb)"),
+    new_code_cell(
+        "#earns torch.nn.Linear\n1 / 0",
+        outputs=[new_output("error", ename="ZeroDivisionError", evalue="", traceback=["1 / 0"])],
+    ),
+    new_markdown_cell("## The end\n\nis here"),
+]
+
+
+@pytest.fixture(scope="module")
+def made_up(tmp_path_factory) -> Path:
+    """The folder of a book made of two small notebooks; `problems` of it are in problems.json."""
+    folder = tmp_path_factory.mktemp("made_up")
+    pages = []
+    for name, cells, status in [("02_other", SECOND, "failed"), ("01_first", FIRST, "passed")]:
+        path = folder / f"{name}.ipynb"
+        notebook = new_notebook(cells=cells)
+        nbformat.write(notebook, path)
+        pages.append((path, notebook, {"status": status, "seconds": 1.25}))
+    problems = book.write_book(pages, folder / "book")
+    (folder / "problems.json").write_text(json.dumps(problems))
+    return folder / "book"
+
+
+@pytest.fixture(scope="module")
+def stored(tmp_path_factory) -> Path:
+    """The folder of the project's own book, from the outputs stored in nbs/."""
+    folder = tmp_path_factory.mktemp("stored")
+    paths = sorted((ROOT / "nbs").glob("*.ipynb"))
+    problems = book.write_book(((p, nbformat.read(p, as_version=4), {}) for p in paths), folder)
+    assert problems == []
+    return folder
+
+
+BOOKS = ["made_up", "stored"] + ["build"] * (ROOT / "build" / "book" / "index.html").exists()
+
+
+@pytest.fixture(params=BOOKS)
+def folder(request) -> Path:
+    """Each book in turn, with the one that `make book` left, if it is there."""
+    if request.param == "build":
+        return ROOT / "build" / "book"
+    return request.getfixturevalue(request.param)
+
+
+def soup(path: Path) -> BeautifulSoup:
+    return BeautifulSoup(path.read_text("utf-8"), "html.parser")
+
+
+def dangling(folder: Path) -> list[str]:
+    """Each link, picture or anchor in a folder of pages that leads nowhere, or needs a network."""
+    pages = {path.name: soup(path) for path in folder.glob("*.html")}
+    ids = {name: [tag["id"] for tag in page.select("[id]")] for name, page in pages.items()}
+    found = [f"{name}: an id twice" for name, own in ids.items() if len(own) != len(set(own))]
+    for name, page in pages.items():
+        for tag in page.select("[href], [src]"):
+            link = tag.get("href") or tag["src"]
+            parts = urlsplit(link)
+            if parts.scheme == "data" or (parts.scheme in ("http", "https") and tag.name == "a"):
+                continue
+            target = unquote(parts.path) or name
+            there = not parts.scheme and not parts.netloc and (folder / target).is_file()
+            if not there or (parts.fragment and unquote(parts.fragment) not in ids[target]):
+                found.append(f"{name}: <{tag.name}> {link[:100]}")
+    return found
+
+
+class Browser:
+    """A headless Chromium that says what a page does, over its debugging protocol."""
+
+    FLAGS = (
+        "--headless --no-sandbox --disable-gpu --no-first-run --disable-sync "
+        "--disable-background-networking --disable-component-update --disable-dev-shm-usage "
+        "--remote-debugging-port=0"
+    ).split()
+    LOOK = """(() => {
+        const root = document.documentElement;
+        return {
+            width: innerWidth, needed: root.scrollWidth, words: root.innerText.split(/\\s+/).length,
+            broken: [...document.images].filter(i => !i.naturalWidth).map(i => i.src),
+        };
+    })()"""
+
+    def __init__(self, profile: Path):
+        self.process = subprocess.Popen(
+            [BROWSER, *self.FLAGS, f"--user-data-dir={profile}", "about:blank"],
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.DEVNULL,
+        )
+        try:
+            address = profile / "DevToolsActivePort"
+            for _ in range(300):
+                if address.exists() and address.read_text().count("\n"):
+                    break
+                time.sleep(0.1)
+            port = int(address.read_text().split()[0])
+            with urlopen(f"http://127.0.0.1:{port}/json") as answer:
+                page = next(target for target in json.load(answer) if target["type"] == "page")
+            self.socket = create_connection(
+                page["webSocketDebuggerUrl"], timeout=60, suppress_origin=True
+            )
+        except BaseException:
+            self.close()
+            raise
+        self.calls = 0
+        self.events: list[dict] = []
+        for domain in ("Page", "Network", "Log", "Runtime"):
+            self.call(f"{domain}.enable")
+
+    def close(self) -> None:
+        self.process.kill()
+        self.process.wait()
+
+    def call(self, method: str, **params) -> dict:
+        self.calls += 1
+        self.socket.send(json.dumps({"id": self.calls, "method": method, "params": params}))
+        while (message := json.loads(self.socket.recv())).get("id") != self.calls:
+            self.events.append(message)
+        assert "error" not in message, message
+        return message["result"]
+
+    def open(self, path: Path, width: int) -> tuple[dict, list[str]]:
+        """Load a page at a width: what it looks like, and everything that went wrong."""
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=800,
+                  deviceScaleFactor=1, mobile=width < 600)  # fmt: skip
+        self.events.clear()
+        self.call("Page.navigate", url=path.resolve().as_uri())
+        while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
+            self.events.append(json.loads(self.socket.recv()))
+        look = self.call("Runtime.evaluate", expression=self.LOOK, returnByValue=True)
+        return look["result"]["value"], list(filter(None, map(complaint, self.events)))
+
+
+def complaint(event: dict) -> str | None:
+    """What an event of the browser says went wrong, or None."""
+    method, params = event["method"], event.get("params", {})
+    if method == "Network.requestWillBeSent" and params["request"]["url"].startswith("http"):
+        return "asks the network: " + params["request"]["url"]
+    if method == "Network.loadingFailed":
+        return "cannot load: " + params["errorText"]
+    if method == "Runtime.exceptionThrown":
+        return params["exceptionDetails"]["exception"]["description"]
+    if method == "Runtime.consoleAPICalled" and params["type"] in ("error", "warning", "assert"):
+        return "console: " + str(params["args"])
+    if method == "Log.entryAdded":
+        return "log: " + params["entry"]["text"]
+    return None
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    if BROWSER is None:
+        pytest.skip(f"none of {', '.join(BROWSERS)} is here to open the pages in")
+    browser = Browser(tmp_path_factory.mktemp("profile"))
+    yield browser
+    browser.close()
+
+
+def test_every_link_and_picture_resolves(folder):
+    assert dangling(folder) == []
+
+
+@pytest.mark.parametrize("width", [390, 1250])
+def test_every_page_loads_and_fits(folder, browser, width):
+    for path in sorted(folder.glob("*.html")):
+        look, complaints = browser.open(path, width)
+        assert complaints == [], path.name
+        assert look["broken"] == [], path.name
+        assert look["width"] == width and look["needed"] <= width, path.name
+        assert look["words"] > 10, path.name
+
+
+def test_the_browser_check_sees_what_is_wrong(tmp_path, browser):
+    page = tmp_path / "page.html"
+    wide = '<div style="width: 600px">wide</div><script>nowhere()</script>'
+    page.write_text(
+        '<!DOCTYPE html><meta name="viewport" content="width=device-width, initial-scale=1">'
+        f'<img src="gone.png"><script src="http://127.0.0.1:9/x.js"></script>{wide}'
+    )
+    look, complaints = browser.open(page, 390)
+    text = "\n".join(complaints)
+    assert "nowhere is not defined" in text
+    assert "cannot load: net::ERR_FILE_NOT_FOUND" in text
+    assert "asks the network: http://127.0.0.1:9/x.js" in text
+    assert len(look["broken"]) == 1 and look["needed"] >= 600
+
+
+def test_the_link_check_sees_what_is_wrong(tmp_path):
+    links = '<a href="gone.html">x</a><a href="#gone">x</a><img src="http://x.org/y.png">'
+    (tmp_path / "page.html").write_text(links)
+    assert len(dangling(tmp_path)) == 3
+
+
+def test_contents(made_up):
+    page = soup(made_up / "index.html")
+    rows = [row.get_text(" ", strip=True) for row in page.select("tbody tr")]
+    assert [row.split()[0] for row in rows] == ["01", "02"]
+    assert rows[0].endswith("At the end you have one page. 1.2 passed")
+    assert rows[1].endswith("1.2 failed")
+    assert page.select_one(".failed") and page.select_one("h1") and page.select_one(".introduction")
+    assert page.select_one('tbody a[href="01_first.html"] math'), "the title has an equation"
+
+
+def test_neighbours(made_up):
+    first, other = soup(made_up / "01_first.html"), soup(made_up / "02_other.html")
+    assert [a["href"] for a in first.select(".pager a")] == ["02_other.html"]
+    assert [a["href"] for a in other.select(".pager a")] == ["01_first.html"]
+    assert first.select_one('header a[href="index.html"]')
+
+
+def test_table_of_contents_and_repeated_headings(made_up):
+    links = soup(made_up / "01_first.html").select("aside a")
+    assert [(a["href"], a.get_text()) for a in links] == [("#Sums", "Sums"), ("#Sums-2", "Sums")]
+
+
+def test_links_lead_to_pages(made_up):
+    links = {a.get_text(): a for a in soup(made_up / "01_first.html").select("article p a")}
+    assert links["the other"]["href"] == "02_other.html"
+    assert links["its end"]["href"] == "02_other.html#The-end"
+    assert links["the web"]["href"] == "https://example.org/"
+    assert "a tool" not in links, "a link out of the book is plain text"
+
+
+def test_equations_are_mathml_in_a_font_of_the_book(made_up):
+    page = soup(made_up / "01_first.html")
+    assert len(page.select("article math")) == 6
+    assert len(page.select('article .equation math[display="block"]')) == 2
+    assert page.select_one("article td math") and page.select_one("article mfrac")
+    assert "$" not in page.select_one("article").get_text()
+    assert "@font-face" in (made_up / "book.css").read_text()
+
+
+def test_an_equation_that_cannot_be_set_is_named(tmp_path):
+    path = tmp_path / "01_bad.ipynb"
+    notebook = new_notebook(cells=[new_markdown_cell("# Bad\n\n> One $\\nosuch{x} < 1$ sentence.")])
+    nbformat.write(notebook, path)
+    problems = book.write_book([(path, notebook, {})], tmp_path / "book")
+    assert problems and all("01_bad.ipynb" in p and "nosuch" in p for p in problems)
+    page = (tmp_path / "book" / "01_bad.html").read_text()
+    assert '<code class="tex">\\nosuch{x} &lt; 1</code>' in page
+
+
+def test_what_a_reader_does_not_see(made_up):
+    page = soup(made_up / "01_first.html")
+    assert "not shown" not in page.get_text() and "nor this" not in page.get_text()
+    assert "folded" in page.select_one("details.solution").get_text()
+    assert page.select_one(".export .highlight") and not page.select_one(".earns")
+
+
+def test_nothing_is_loaded_from_the_network(made_up):
+    page = soup(made_up / "01_first.html")
+    assert page.find("b", string="kept") and not page.select("script")
+    problems = json.loads((made_up.parent / "problems.json").read_text())
+    assert len(problems) == 1 and "https://example.org/x.js" in problems[0]
+
+
+def test_a_picture_says_what_it_shows(made_up):
+    image = soup(made_up / "01_first.html").select_one("article img")
+    assert image["alt"] == "The stripe is teal."
+
+
+def test_a_failure_is_marked(made_up):
+    page = soup(made_up / "02_other.html")
+    assert page.select_one(".failure")
+    assert "1 / 0" in page.select_one('[data-mime-type$="stderr"]').get_text()
+    assert not soup(made_up / "01_first.html").select(".failure")
+
+
+def test_same_notebooks_same_bytes_and_old_pages_go(tmp_path):
+    path = tmp_path / "01_first.ipynb"
+    nbformat.write(new_notebook(cells=FIRST), path)
+    pages = [(path, nbformat.read(path, as_version=4), {})]
+    folder = tmp_path / "book"
+    book.write_book(pages, folder)
+    before = {file.name: file.read_bytes() for file in folder.iterdir()}
+    stale = folder / "09_gone.html"
+    stale.write_bytes(before["01_first.html"])
+    own = folder / "mine.html"
+    own.write_text("the user's own")
+    book.write_book(pages, folder)
+    assert not stale.exists() and own.read_text() == "the user's own"
+    own.unlink()
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == before
+
+
+def test_command_shows_stored_outputs(made_up, tmp_path):
+    notebook = made_up.parent / "01_first.ipynb"
+    command = [sys.executable, ROOT / "tools" / "book.py", notebook, "--to", tmp_path / "book"]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert re.search(r"wrote .*index.html", done.stdout)
+    assert "https://example.org/x.js" in done.stderr
+    assert dangling(tmp_path / "book") == []

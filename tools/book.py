@@ -1,0 +1,291 @@
+"""Write executed notebooks as a book: one page each and an index, to be read without a network.
+
+    python tools/book.py [NOTEBOOK …] [--to build/book]
+
+shows notebooks with the outputs stored in them; `tools/run_notebook.py --html DIR` runs them first.
+nbconvert makes the body of a page; this adds what a book has around it, and sets mathematics as
+MathML, in a font that the book carries with it.
+"""
+
+from __future__ import annotations
+
+import base64
+import importlib.metadata
+import io
+import re
+import sys
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from functools import cached_property
+from html import escape
+from pathlib import Path
+from urllib.parse import unquote, urlsplit
+
+import nbformat
+from bs4 import BeautifulSoup, Tag
+from fontTools import subset
+from jinja2 import Environment, FileSystemLoader, pass_context
+from math_core import LatexError, LatexToMathML
+from nbconvert import HTMLExporter
+from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+from nbformat import NotebookNode
+
+from notebooks import Cell, Notebook, cli, find, read, settings, show
+
+HERE = Path(__file__).parent / "book"  # the templates and the style sheet
+OURS = '<meta name="generator" content="tools/book.py">'  # marks the pages that may be replaced
+# Glyphs that a browser takes for equations though no text asks for them: italics, and the root.
+UNWRITTEN = [0x210E, 0x221A, *range(0x1D434, 0x1D468), *range(0x1D6E2, 0x1D71C)]
+MATHML = LatexToMathML(fancy_error=False, allow_unreliable_rendering=True)
+
+
+@dataclass
+class Page:
+    """One notebook on its way into the book; `status` is what the runner says of it."""
+
+    path: Path
+    executed: NotebookNode
+    status: dict
+    problems: list[str] = field(default_factory=list)  # what could not be shown
+
+    @cached_property
+    def notebook(self) -> Notebook:
+        return read(self.path)
+
+    @property
+    def number(self) -> str:
+        return self.path.stem.split("_")[0] if self.notebook.order[0] == 0 else ""
+
+    @property
+    def file(self) -> str:
+        return self.path.stem + ".html"
+
+    @property
+    def title(self) -> str:
+        return inline(self.notebook.title, self.problems)
+
+    @property
+    def summary(self) -> str:
+        return inline(self.notebook.summary, self.problems)
+
+    @property
+    def outcome(self) -> str:
+        return self.status.get("status", "")
+
+    @property
+    def seconds(self) -> str:
+        seconds = self.status.get("seconds")
+        return "" if seconds is None else f"{seconds:.1f}"
+
+
+class BookRenderer(IPythonRenderer):
+    """nbconvert's Markdown, with equations set as MathML instead of left to a script."""
+
+    def __init__(self, problems: list[str], **options):
+        super().__init__(escape=False, anchor_link_text="#", **options)
+        self.problems = problems
+
+    def block_math(self, body: str) -> str:
+        return f'<div class="equation">{self.typeset(body, block=True)}</div>'
+
+    def inline_math(self, body: str) -> str:
+        return self.typeset(body, block=False)
+
+    def latex_environment(self, name: str, body: str) -> str:
+        return self.block_math(rf"\begin{{{name}}}{body}\end{{{name}}}")
+
+    def typeset(self, tex: str, block: bool) -> str:
+        """The equation as MathML; one that cannot be set is shown as it was typed, and noted."""
+        try:
+            mathml = MATHML.convert_with_local_state(tex.strip(), displaystyle=block)
+            return mathml.replace("\u0332", "\u203e")  # browsers misplace a combining line
+        except LatexError as error:
+            self.problems.append(f"cannot set ${tex.strip()}$: {error}")
+            return f'<code class="tex">{escape(tex.strip())}</code>'
+
+
+class BookExporter(HTMLExporter):
+    """nbconvert's HTML exporter with the template in tools/book and mathematics as MathML."""
+
+    def __init__(self, problems: list[str], **options):
+        super().__init__(
+            template_name="book", extra_template_basedirs=[str(HERE.parent)], **options
+        )
+        self.problems = problems
+
+    @pass_context
+    def markdown2html(self, context, source: str) -> str:
+        renderer = BookRenderer(
+            self.problems,
+            attachments=context.get("cell", {}).get("attachments", {}),
+            embed_images=True,
+            path=context["resources"]["metadata"]["path"],
+        )
+        return MarkdownWithMath(renderer=renderer).render(source)
+
+
+def inline(markdown: str, problems: list[str]) -> str:
+    """One line of Markdown as HTML, without the paragraph around it."""
+    html = MarkdownWithMath(renderer=BookRenderer(problems)).render(markdown).strip()
+    return html.removeprefix("<p>").removesuffix("</p>")
+
+
+def write_book(
+    pages: Iterable[tuple[str | Path, NotebookNode, dict]], folder: str | Path
+) -> list[str]:
+    """Write a page for each notebook, in reading order, and `index.html`; return what went wrong.
+
+    `pages` holds (path, executed notebook, status), where status has `status` ("passed", "failed"
+    or "skipped") and `seconds`, as far as they are known. Pages that an earlier run left and that
+    have no notebook any more are removed; no other file in the folder is touched.
+    """
+    book = [Page(Path(path), executed, status) for path, executed, status in pages]
+    book.sort(key=lambda page: page.notebook.order)
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    templates = Environment(loader=FileSystemLoader(HERE), trim_blocks=True, lstrip_blocks=True)
+    title, introduction = front_matter(settings(HERE).root / "README.md")
+    shared = {"book": book, "book_title": title, "generator": OURS}
+
+    bodies = [finish(page, {other.path.name: other.file for other in book}) for page in book]
+    files = {"index.html": templates.get_template("contents.html.j2").render(
+        **shared, introduction=introduction)}  # fmt: skip
+    for i, (page, (body, sections)) in enumerate(zip(book, bodies, strict=True)):
+        around = {"before": book[i - 1] if i else None, "after": [*book[1:], None][i]}
+        files[page.file] = templates.get_template("page.html.j2").render(
+            **shared, **around, page=page, body=body, sections=sections
+        )
+    drawn = "".join(files.values())
+    files["book.css"] = (HERE / "book.css").read_text("utf-8") + math_font(drawn)
+    for name, text in files.items():
+        (folder / name).write_text(text, "utf-8")
+    for path in folder.glob("*.html"):
+        if path.name not in files and OURS in path.read_text("utf-8", "replace")[:500]:
+            path.unlink()
+    return [f"{show(page.path)}: {problem}" for page in book for problem in page.problems]
+
+
+def front_matter(readme: Path) -> tuple[str, str]:
+    """The title and the first paragraph of the README, as HTML: the book says what it is once."""
+    text = readme.read_text("utf-8")
+    title, paragraph = re.search(r"^# (.+?)\n\n(.+?)\n\n", text, re.S | re.M).groups()
+    return escape(title), inline(" ".join(paragraph.split()), [])
+
+
+def finish(page: Page, files: dict[str, str]) -> tuple[str, list[tuple[int, str, str]]]:
+    """Render a page's body and make it part of the book: links, captions, room to scroll.
+
+    Returns the HTML and the table of contents: (level, anchor, label) for each heading.
+    """
+    notebook = prepare(page.executed)
+    resources = {"metadata": {"name": page.path.stem, "path": str(page.path.parent)}}
+    body, _ = BookExporter(page.problems).from_notebook_node(notebook, resources)
+    soup = BeautifulSoup(body, "html.parser")
+    sections = []
+    taken: set[str] = set()
+    for heading in soup.select("h1[id], h2[id], h3[id]"):
+        anchor, copies = heading["id"], 1
+        while heading["id"] in taken:
+            copies += 1
+            heading["id"] = f"{anchor}-{copies}"
+        taken.add(heading["id"])
+        link = heading.find("a", class_="anchor-link")
+        link.extract()
+        label = heading.decode_contents()
+        if heading.name == "h1":
+            continue  # the title: the page starts with it
+        sections.append((int(heading.name[1]), heading["id"], label))
+        link["href"], link["aria-label"] = "#" + heading["id"], "link to this section"
+        heading.append(link)
+    for link in soup.select("a[href]"):
+        relink(link, files)
+    for table in soup.select("table"):
+        table.wrap(soup.new_tag("div", attrs={"class": "scroll"}))
+    for image in soup.select(".jp-OutputArea img"):
+        image["alt"] = caption(image)
+    drop_remote(soup, page)
+    return str(soup), sections
+
+
+def prepare(executed: NotebookNode) -> NotebookNode:
+    """A copy with the cells that a reader sees; what kind each is stands in `metadata.book`."""
+    notebook = nbformat.from_dict({**executed, "cells": []})
+    for cell in executed.cells:
+        if not cell.source.strip():
+            continue
+        directives = Cell(0, "", cell.cell_type, cell.source).directives
+        if "hide" in directives:
+            continue
+        solution = cell.cell_type == "code" and "### BEGIN SOLUTION" in cell.source
+        kind = "solution" if solution else " ".join(directives)
+        cell = nbformat.from_dict({**cell, "metadata": {**cell.metadata, "book": kind}})
+        notebook.cells.append(cell)
+    return notebook
+
+
+def relink(link: Tag, files: dict[str, str]) -> None:
+    """Point a link at the page of the notebook it names; one that leads out of the book is text."""
+    target = urlsplit(link["href"])
+    if target.scheme or target.netloc or not target.path:
+        return
+    path = unquote(target.path)
+    if page := files.get(path.removeprefix("./")):
+        link["href"] = page + (f"#{target.fragment}" if target.fragment else "")
+    else:
+        link.name, link["title"] = "span", path
+        del link["href"]
+
+
+def caption(image: Tag) -> str:
+    """What a figure shows, for those who do not see it: the first sentence below it."""
+    cell = image.find_parent(class_="jp-Cell").find_next(class_="jp-Cell")
+    text = cell.find("p") if cell and "jp-MarkdownCell" in cell["class"] else None
+    source = text or image.find_previous(["h1", "h2", "h3", "h4"]) or image
+    words = " ".join(source.get_text(" ").split()).removesuffix(" #") or "figure"
+    return re.split(r"(?<=[.:;]) ", words)[0]
+
+
+def drop_remote(soup: BeautifulSoup, page: Page) -> None:
+    """Take out what outputs would load from the network (matplotlib's player asks for icons)."""
+    for tag in soup.select("link[href], script[src], img[src], iframe[src], source[src]"):
+        source = tag.get("src") or tag.get("href")
+        if urlsplit(source).scheme in ("http", "https") or source.startswith("//"):
+            if "font-awesome" not in source:  # book.css draws these icons
+                page.problems.append(f"left out {source}: the book loads nothing from the network")
+            tag.decompose()
+
+
+def math_font(html: str) -> str:
+    """A style rule that carries STIX Two Math, cut down to the characters of the equations."""
+    equations = re.findall(r"<math.*?</math>", html, re.S)
+    if not equations:
+        return ""
+    # found, not imported: only its font is of use here
+    ziamath = importlib.metadata.distribution("ziamath")
+    font_file = ziamath.locate_file("ziamath/fonts/STIXTwoMath-Regular.ttf")
+    options = subset.Options(layout_features=["*"], flavor="woff", notdef_outline=True)
+    font = subset.load_font(str(font_file), options)
+    cut = subset.Subsetter(options)
+    written = BeautifulSoup("".join(equations), "html.parser").get_text()
+    cut.populate(text=written, unicodes=UNWRITTEN)
+    cut.subset(font)
+    woff = io.BytesIO()
+    subset.save_font(font, woff, options)
+    data = base64.b64encode(woff.getvalue()).decode()
+    return (
+        f'\n@font-face {{ font-family: "Book Math"; src: url(data:font/woff;base64,{data}) }}\n'
+        'math { font-family: "Book Math", math }\n'
+    )
+
+
+def stored(*notebooks: str, to: str = "build/book") -> None:
+    """Write the book from the outputs that the notebooks hold, without running anything."""
+    paths = [Path(path) for path in notebooks] or find(settings().nbs)
+    pages = [(path, nbformat.read(path, as_version=4), {}) for path in paths]
+    for problem in write_book(pages, to):
+        print(problem, file=sys.stderr)
+    print(f"wrote {show(Path(to) / 'index.html')}")
+
+
+if __name__ == "__main__":
+    cli(stored)
