@@ -168,6 +168,9 @@ def test_one_thing_under_several_names_is_earned_once(play):
     )
     assert play(earn, later) == (["@"], [])
     assert play("#earns torch.matmul\ntest_near(x @ y, z)", "x @ y") == (["torch.matmul"], [])
+    both = ["@", "torch.mm"]
+    assert play("#earns @, torch.mm, @\ntest_near(x @ y, z)", later) == (both, [])
+    assert "earns torch.mm, which @ in" in play(earn, "#earns torch.mm\ntest_near(x @ y, z)")[1][0]
     relu = "import torch\nfrom torch.nn import functional as F\nF.relu(x); torch.relu(x); x.relu_()"
     assert play(f"#earns torch.nn.functional.relu\n{relu}; test_near(x, y)", relu)[1] == []
     assert play(f"#earns torch.relu\n{relu}; test_near(x, y)", "torch.nn.ReLU()")[1] == [
@@ -183,6 +186,14 @@ with torch.no_grad(): x.grad
 torch.autograd.grad(x, x); x.requires_grad_(False)"""
     assert len(play(uses)[1]) == 4
     assert play(f"#earns torch.autograd\n{uses}\ntest_near(x, y)", uses) == (["torch.autograd"], [])
+
+
+def test_a_method_may_be_compared_with_the_one_of_the_same_name(play):
+    own = "class Tape:\n    def backward(self): ..."
+    earn = (
+        "#earns torch.Tensor.backward\nours.backward(); y.backward()\ntest_near(ours.grad, x.grad)"
+    )
+    assert play(own, earn) == (["torch.Tensor.backward"], [])
 
 
 def test_inside_an_earns_cell_the_gradients_of_the_library_are_an_oracle(play):
@@ -204,7 +215,8 @@ x.sum().backward(); torch.testing.assert_close(x, y); torch.autograd.gradcheck(f
         "#earns @\ntest_near('x @ y', z)  # x @ y": "earns @, but its code does not use it",
         "#earns F.relu\nimport torch.nn.functional as F\ntest_near(F.relu(x), x)":
             "earns F.relu, but its code does not use it",
-        "#earns @, torch.mm\ntest_near(x @ y, z)": "earns torch.mm, which @ in",
+        "#earns torch.exp\nimport torch\ntest_near(torch.exp(x), y)": "earns torch.exp, which is",
+        "#earns torch.Tensor.grad\ntest_near(x.grad, y)": "earns torch.Tensor.grad, which is free",
         "#earns torch.nn\nfrom torch import nn\ntest_near(nn.GRU(), x)": "earns all of torch.nn at",
         "#earns torch\ntest_near(1, x)": "earns all of torch at once",
         "#earns torch.nn.functional\ntest_near(1, x)": "earns all of torch.nn.functional at once",
@@ -241,6 +253,8 @@ def test_earning_twice_names_the_first_cell(play):
         "\n# earns @ , \nwith x:\n    checks.test_eq(x @ y, z)",
         "#| earns @\nif x:\n    test_eq(f(lambda: x @ y), z)",
         "#earns @\n%time test_near(x @ y, z)",
+        "#earns @\ndef same(f): test_near(f(x, y), x @ y)\nsame(mine)",
+        "#earns @\ndef same(f): test_near(f(x, y), x @ y)\ndef all():\n    same(mine)\nall()",
         "#earns @\n# earned by comparison, earnestly\ntest_near(x @ y, z)",
     ],
 )

@@ -12,11 +12,12 @@ imports, `as`, `nn = torch.nn` and imports from earlier notebooks to what it sta
 - MODULES are tools that no lesson builds: from which notebook on, and why. The standard library
   and the notebooks' own modules need no entry. The notebooks of BOX make the data, without rules.
 - All else is earned by a cell whose first line is `#earns torch.nn.Linear, …`. It uses the API in
-  its code and itself calls a `test_…` (not only `test_raises`, which compares nothing). From that
-  cell on it may be used, with all that lies in it: `torch.autograd` is also `x.backward()`.
-  In such a cell the ORACLES are free: the gradients to compare with come from them.
+  its code and calls a `test_…` (not only `test_raises`, which compares nothing), itself or through
+  a function of the notebook. From that cell on it may be used, with all that lies in it:
+  `torch.autograd` is also `x.backward()`. In such a cell the ORACLES are free: the gradients to
+  compare with come from them.
 
-What has several names is earned once: `@`, `torch.mm`, `x.dot(y)`; or `torch.relu`, `F.relu`.
+What has several names is earned in one cell: `@`, `torch.mm`, `x.dot(y)`; `torch.relu`, `F.relu`.
 Of tensor methods, METHODS are earned. What type `x` has in `x.backward()` is unknown here, so a
 method that some class of this notebook, or of one that it imports from, defines is taken for its
 own. Torch's autograd does not get through by that: it starts at `requires_grad`, always seen.
@@ -192,7 +193,8 @@ class Reader(ast.NodeVisitor):
     def __init__(self, notebook: Notebook, package: str, earlier: dict[str, Reader]):
         self.package, self.earlier = package, earlier
         self.scopes: list[dict[str, str | None]] = [{}]
-        self.inside = 0  # how many functions deep
+        self.inside: tuple[str, ...] = ()  # the functions around
+        self.testers: set[str] = set()  # functions that call a test
         self.own: set[str] = set()  # attributes of classes that are defined or imported here
         self.stars: set[tuple[str, int]] = set()
         self.cells = [cell for cell in notebook.cells if cell.kind == "code"]
@@ -204,15 +206,17 @@ class Reader(ast.NodeVisitor):
     def read(self, tree: ast.Module) -> None:
         """Read a cell: what it `uses`, whether it `tests`, and what it imports with a star."""
         self.uses: list[tuple[str, int]] = []
+        self.either: list[tuple[str, int]] = []  # methods of torch's or of our own
         self.tests, self.stars = False, set()
         self.visit(tree)
 
     @contextmanager
-    def scope(self, names: Iterable[str], function: bool = False) -> Iterator[None]:
+    def scope(self, names: Iterable[str], function: str = "") -> Iterator[None]:
         saved = self.scopes, self.inside
         if function:  # does not see what the body of a class around it binds
             self.scopes = [scope for scope in self.scopes if "<class>" not in scope]
-        self.scopes, self.inside = [*self.scopes, dict.fromkeys(names)], self.inside + function
+            self.inside += (function,)
+        self.scopes = [*self.scopes, dict.fromkeys(names)]
         yield
         self.scopes, self.inside = saved
 
@@ -237,8 +241,9 @@ class Reader(ast.NodeVisitor):
         name = "requires_grad_" if sets and node.attr == "requires_grad" else node.attr
         if getattr(node.value, "id", "") == "self":
             self.own.update([node.attr] if sets else [])
-        elif name == "requires_grad_" or name in METHODS - self.own:
-            self.uses.append((f"torch.Tensor.{name}", node.end_lineno))
+        elif name in METHODS:
+            sure = name == "requires_grad_" or name not in self.own
+            (self.uses if sure else self.either).append((f"torch.Tensor.{name}", node.end_lineno))
         self.visit(node.value)
 
     def visit_BinOp(self, node: ast.BinOp | ast.AugAssign) -> None:
@@ -248,8 +253,9 @@ class Reader(ast.NodeVisitor):
 
     def visit_Call(self, node: ast.Call) -> None:
         name = getattr(node.func, "attr", getattr(node.func, "id", ""))
-        if name.startswith("test_") and name != "test_raises" and not self.inside:
-            self.tests = True
+        if name in self.testers or (name.startswith("test_") and name != "test_raises"):
+            self.tests = self.tests or not self.inside
+            self.testers.update(self.inside)
         own = isinstance(node.func, ast.Name) and not self.path(node.func)
         for keyword in node.keywords:
             if keyword.arg == "requires_grad" and not own:
@@ -294,10 +300,10 @@ class Reader(ast.NodeVisitor):
         outside = [*getattr(node, "decorator_list", []), node.args, getattr(node, "returns", None)]
         for part in filter(None, outside):
             self.visit(part)
-        if not isinstance(node, ast.Lambda):
-            self.scopes[-1][node.name] = None
+        name = getattr(node, "name", "<lambda>")
+        self.scopes[-1][name] = None
         arguments = [part.arg for part in ast.walk(node.args) if isinstance(part, ast.arg)]
-        with self.scope(arguments, function=True):
+        with self.scope(arguments, function=name):
             found = list(bound_names(ast.Module(body, [])))
             self.scopes[-1].update((name, None) for name, _, _ in found)
             imports = (part for _, how, part in found if how == "import")
@@ -342,7 +348,7 @@ def refuse(path: str, number: str) -> tuple[str, str] | None:
 
 def check(books: Iterable[Notebook], package: str = "exp") -> tuple[list[Earned], list[Problem]]:
     """Play through notebooks in reading order: the ledger, and what breaks the rules."""
-    ledger: dict[str, Earned] = {}
+    ledger: list[Earned] = []
     problems: list[Problem] = []
     readers: dict[str, Reader] = {}
     for notebook in books:
@@ -351,11 +357,11 @@ def check(books: Iterable[Notebook], package: str = "exp") -> tuple[list[Earned]
         reader = readers[notebook.module or "~"] = Reader(notebook, package, readers)
         for cell in reader.cells:
             problems += read_cell(notebook, cell, number, reader, ledger)
-    return list(ledger.values()), problems
+    return ledger, problems
 
 
 def read_cell(notebook: Notebook, cell: Cell, number: str, reader: Reader,
-              ledger: dict[str, Earned]) -> Iterator[Problem]:  # fmt: skip
+              ledger: list[Earned]) -> Iterator[Problem]:  # fmt: skip
     """Enter what a cell earns in the ledger, and say what is wrong with the cell."""
 
     def problem(what: str, remedy: str, line: int = 1) -> Problem:
@@ -371,20 +377,24 @@ def read_cell(notebook: Notebook, cell: Cell, number: str, reader: Reader,
     if match := re.search(r"^\s*#\W*(earns\b|earn\b.*(torch|@)).*", comments, re.M):
         yield problem(f"`{match[0].strip()}` earns nothing", "write `#earns torch.nn.Linear, …` on "
                       "the first line: full paths, with commas between")  # fmt: skip
+    earned = {canonical(line.api): line for line in ledger}
     claims = [api.strip() for api in cell.directives.get("earns", "").split(",") if api.strip()]
-    for api in claims:
+    for api in dict.fromkeys(claims):
         if not re.fullmatch(r"@|[^\W\d]\w*(\.\w+)+|torch", api):
             yield problem(f"earns `{api}`, which is not the full path of an API",
                           "write `#earns torch.nn.Linear, torch.nn.Module`")  # fmt: skip
         elif api in WHOLES:
             yield problem(f"earns all of {api} at once", "name what of it was built")
-        elif again := parents(api) & ledger.keys():
-            old = ledger[min(again)]
+        elif not refuse(api, number):
+            yield problem(f"earns {api}, which is free", "leave it out")
+        elif again := parents(api) & earned.keys():
+            old = earned[min(again)]
             place = f"{show(old.notebook.path)}:cell {old.cell.number} ({old.cell.id})"
             yield problem(f"earns {api}, which {old.api} in {place} did already", "leave it out")
         else:
-            ledger[canonical(api)] = Earned(api, notebook, cell)
-            if not any(canonical(api) in parents(path) for path, _ in reader.uses):
+            ledger.append(Earned(api, notebook, cell))
+            used = (parents(path) for path, _ in reader.uses + reader.either)
+            if not any(canonical(api) in paths for paths in used):
                 yield problem(f"earns {api}, but its code does not use it",
                               "compare with it here, and write its full path above")  # fmt: skip
     if claims and not reader.tests:
@@ -393,7 +403,7 @@ def read_cell(notebook: Notebook, cell: Cell, number: str, reader: Reader,
         yield problem(f"imports * from {module}", "import names", line + cell.first_line - 1)
     if number in BOX:
         return
-    seen = ledger.keys() | (ORACLES if claims else set())
+    seen = {canonical(line.api) for line in ledger} | (ORACLES if claims else set())
     for path, line in reader.uses:
         if not parents(path) & seen and (refusal := refuse(path, number)):
             seen = seen | {canonical(path)}
