@@ -1,0 +1,593 @@
+"""Data that is simply there: one call, complete or absent
+
+At the end `data_path("mnist")` hands any page a folder of files in their original format: made on the spot, or downloaded, checked and unpacked. It is complete or it does not exist, and no reader has to think about it again.
+"""
+
+# generated from nbs/00a_datasets.ipynb: do not edit
+__all__ = [
+    "Download",
+    "Dataset",
+    "DATASETS",
+    "find_dataset",
+    "DatasetTable",
+    "datasets",
+    "data_mode",
+    "cache_path",
+    "DataError",
+    "download_file",
+    "file_sha256",
+    "check_sha256",
+    "check_files",
+    "unpack_archive",
+    "missing_files",
+    "is_complete",
+    "provide_folder",
+    "sample_version",
+    "data_path",
+    "is_available",
+    "describe",
+]
+
+# cell 069d3385 2cfea8 · Data that is simply there: one call, complete or absent
+import difflib
+import errno
+import gzip
+import hashlib
+import html
+import importlib
+import os
+import platform
+import shutil
+import stat
+import sys
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import partial
+from importlib.util import find_spec
+from pathlib import Path, PurePosixPath
+from typing import IO
+
+
+# cell 57523ac6 425a54 · What we know about a data set
+@dataclass(frozen=True)
+class Download:
+    """A file on the network: an archive is unpacked into `into`, any other file is put there.
+
+    `sha256` is that of the file as it is served, "" where it is unknown.
+    """
+
+    url: str
+    sha256: str = ""
+    into: str = "."
+
+    @property
+    def file(self) -> str:
+        """The name of the file, the last part of its address."""
+        return self.url.rsplit("/", 1)[-1]
+
+    @property
+    def is_archive(self) -> bool:
+        """Whether the file holds others and has to be unpacked."""
+        return self.file.endswith((".zip", ".tgz", ".tar.gz"))
+
+
+# cell bc2f81f3 195b99 · What we know about a data set
+@dataclass(frozen=True)
+class Dataset:
+    """A data set: what it is, where it comes from, what its folder holds, how to check it.
+
+    `files` are names or patterns, each of which a complete folder matches; "a or b" is a choice.
+    `sha256` maps files in the folder to their hash; of a `.gz` to that of what is inside.
+    `sample` says what sample mode generates, "" where it cannot; `truth` what is known of that.
+    """
+
+    name: str
+    full: str
+    licence: str
+    downloads: tuple[Download, ...]
+    files: tuple[str, ...]
+    sha256: Mapping[str, str] = field(default_factory=dict, hash=False)
+    sample: str = ""
+    truth: str = ""
+
+    @property
+    def is_checked(self) -> bool:
+        """Whether every byte of the full data is compared with a known sha256."""
+        return all(item.sha256 for item in self.downloads) or set(self.files) <= set(self.sha256)
+
+
+# cell 953273bb 27f345 · What we know about a data set
+_IDX = tuple(f"{part}-{kind}-ubyte.gz" for part in ("train", "t10k")
+             for kind in ("images-idx3", "labels-idx1"))
+_S3 = "https://s3.amazonaws.com/"
+_MNIST = "https://ossci-datasets.s3.amazonaws.com/mnist/"
+_FASHION = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
+
+
+# cell 16c169d7 e23310 · What we know about a data set
+_DIGITS = (
+    Dataset(
+        "mnist", "MNIST: 60,000 + 10,000 handwritten digits, 28×28 grey (12 MB)",
+        "CC BY-SA 3.0 (LeCun, Cortes, Burges)",
+        tuple(Download(_MNIST + file) for file in _IDX), _IDX,
+        dict(zip(_IDX, (
+            "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db",
+            "65a50cbbf4e906d70832878ad85ccda5333a97f0f4c3dd2ef09a8a9eef7101c5",
+            "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
+            "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2"), strict=True)),
+        sample="scikit-learn's 1,797 handwritten digits, 8×8, enlarged to 28×28"),
+    Dataset(
+        "fashion_mnist", "Fashion-MNIST: 60,000 + 10,000 pieces of clothing, 28×28 grey (31 MB)",
+        "MIT (Zalando SE)",
+        tuple(Download(_FASHION + file, sha256) for file, sha256 in zip(_IDX, (
+            "3aede38d61863908ad78613f6a32ed271626dd12800ba2636569512369268a84",
+            "a04f17134ac03560a47e3764e11b92fc97de4d1bfaf8ba1a3aa29af54cc90845",
+            "346e55b948d973a97e58d2351dde16a484bd415d4595297633bb08f03db6a073",
+            "67da17c76eaffca5446c3361aaab5c3cd6d1c2608764d35dfb1850b086bf8dd5"), strict=True)),
+        _IDX),
+)
+
+
+# cell 6ded2ea8 ec3827 · What we know about a data set
+_TEXTS = (
+    Dataset(
+        "names", "32,033 given names, one a line, grouped by popularity (0.2 MB)",
+        "MIT (karpathy/makemore, from the US Social Security Administration's public list)",
+        (Download("https://raw.githubusercontent.com/karpathy/makemore/master/names.txt"),),
+        ("names.txt",),
+        {"names.txt": "0a30b5557f192f32ab962680889aac5f6fda0f4cecf40a6d0b5694f58ea8cc4d"},
+        sample="32,033 names drawn from a 3rd-order Markov chain", truth="entropy rate"),
+    Dataset(
+        "nietzsche", "600,893 characters of Nietzsche in English (0.6 MB)",
+        "public domain (Project Gutenberg)",
+        (Download(_S3 + "text-datasets/nietzsche.txt"),), ("nietzsche.txt",),
+        {"nietzsche.txt": "23cf69874ab69d3d256099ab530ea4be24d47d9675b673bcc67cbcd6298ec647"},
+        sample="the language reference that this Python carries (pydoc_data.topics)"),
+    Dataset(
+        "fra_eng", "Tatoeba: 167,130 pairs of an English and a French sentence, as of 2019 (12 MB)",
+        "CC BY 2.0 FR (Tatoeba's contributors, through manythings.org)",
+        (Download("http://d2l-data.s3-accelerate.amazonaws.com/fra-eng.zip"),), ("fra.txt",),
+        {"fra.txt": "0bb85dbaa1c896844649094d7eaf2e34bee34e84fe362b26ce7e8f2e12aae104"}),
+    Dataset(
+        "word_vectors", "a word and its vector a line: fastText's .vec (a million English words, "
+        "300 dimensions, header line, 680 MB), or GloVe's .txt (no header) put there by hand",
+        "CC BY-SA 3.0 (fastText); PDDL 1.0 (GloVe)",
+        (Download("https://dl.fbaipublicfiles.com/fasttext/vectors-english/"
+                  "wiki-news-300d-1M.vec.zip"),), ("*.vec or glove*.txt",)),
+)
+
+
+# cell 0d470f56 7d64c6 · What we know about a data set
+_UCI = "https://archive.ics.uci.edu/ml/machine-learning-databases/"
+_TABLES = (
+    Dataset(
+        "movielens_100k", "MovieLens 100K: 100,000 ratings of 1,682 films by 943 people (5 MB)",
+        "GroupLens: research use with citation, no redistribution",
+        (Download("https://files.grouplens.org/datasets/movielens/ml-100k.zip",
+                  "50d2a982c66986937beb9ffb3aa76efe955bf3d5c6b761f4e3a7cd717c6a3229"),),
+        ("u.data", "u.item"),
+        {"u.data": "06416e597f82b7342361e41163890c81036900f418ad91315590814211dca490",
+         "u.item": "553841ebc7de3a0fd0d6b62a204ea30c1e651aacfb2814c7a6584ac52f2c5701"},
+        sample="20,000 ratings drawn from known factors, biases and noise",
+        truth="noise floor, factors, biases"),
+    Dataset(
+        "rossmann", "Rossmann: 1,017,209 days of sales in 1,115 German drugstores (40 MB)",
+        "Kaggle's competition rules: no redistribution",
+        (Download("http://files.fast.ai/part2/lesson14/rossmann.tgz"),),
+        ("train.csv", "test.csv", "store.csv", "store_states.csv"),
+        {"train.csv": "f6e4597c142d7d909a13d53b68a8e85c00b9a4c7b5ff40adbb37d6829cc1f4cc",
+         "test.csv": "e75f79972de046d88c2fd55da19df627f5ca654aaf418090d4d30c60ea7dbe26",
+         "store.csv": "f56bd124a2849489e6bbb5c000f5fc9640204355e316475c918ae4d089afb344",
+         "store_states.csv": "86df632ad7469a4ed961df9844ff8a15ef9cbcd545514945a7291ccfb32b9797"}),
+    Dataset(
+        "adult", "Adult: 48,842 people in the US census of 1994, income over $50,000 or not (6 MB)",
+        "CC BY 4.0 (Becker and Kohavi, UCI)",
+        (Download(_UCI + "adult/adult.data"), Download(_UCI + "adult/adult.test")),
+        ("adult.data", "adult.test"),
+        {"adult.data": "5b00264637dbfec36bdeaab5676b0b309ff9eb788d63554ca0a249491c86603d",
+         "adult.test": "a2a9044bc167a35b2361efbabec64e89d69ce82d9790d2980119aac5fd7e9c05"}),
+)
+
+
+# cell 11da8e69 4cfb09 · What we know about a data set
+_PICTURES = (
+    Dataset(
+        "pascal_2007", "Pascal VOC 2007: 9,963 photographs with several labels each (1.6 GB)",
+        "research use; each photograph under Flickr's terms",
+        (Download(_S3 + "fast-ai-imagelocal/pascal_2007.tgz"),), ("train.csv", "train/*.jpg")),
+    Dataset(
+        "biwi", "Biwi Kinect heads: 15,678 frames of 24 people, with the head's centre (0.4 GB)",
+        "research use only (Fanelli et al., ETH Zürich)",
+        (Download(_S3 + "fast-ai-imagelocal/biwi_head_pose.tgz"),),
+        ("01/frame_*_rgb.jpg", "01/frame_*_pose.txt", "01/rgb.cal")),
+    Dataset(
+        "pets", "Oxford-IIIT Pet: 7,390 photographs of 37 breeds of cats and dogs (790 MB)",
+        "CC BY-SA 4.0 (Parkhi et al., Oxford)",
+        (Download("https://www.robots.ox.ac.uk/~vgg/data/pets/data/images.tar.gz",
+                  "67195c5e1c01f1ab5f9b6a5d22b8c27a580d896ece458917e61d459337fa318d", "images"),),
+        ("images/*.jpg",)),
+    Dataset(
+        "imagenette", "Imagenette, 160 px: 13,394 photographs of ten easy classes (99 MB)",
+        "ImageNet's terms: research, not commercial (selection by fast.ai, Apache-2.0)",
+        (Download(_S3 + "fast-ai-imageclas/imagenette2-160.tgz",
+                  "88daccb09b6fce93f45e6c09ddeb269cce705549e6bff322092a2a5a11489863"),),
+        ("train/*/*.JPEG", "val/*/*.JPEG")),
+    Dataset(
+        "hymenoptera", "ants and bees: 397 photographs in train/ and val/ (47 MB)",
+        "ImageNet's terms: research, not commercial (selection by PyTorch's tutorial)",
+        (Download("https://download.pytorch.org/tutorial/hymenoptera_data.zip"),),
+        tuple(f"{part}/{kind}/*.jpg" for part in ("train", "val") for kind in ("ants", "bees"))),
+)
+
+
+# cell 6f1c2440 859004 · What we know about a data set
+DATASETS = {data.name: data for data in (*_DIGITS, *_TEXTS, *_TABLES, *_PICTURES)}
+
+
+# cell 64f421b1 2874ed · What we know about a data set
+def find_dataset(name: str) -> Dataset:
+    """Look a data set up by its name.
+
+    Raises: ValueError with the nearest name, and all names, if there is none of that name.
+    """
+    if name not in DATASETS:
+        nearest = difflib.get_close_matches(str(name), DATASETS, n=1)
+        hint = f"did you mean {nearest[0]!r}? " if nearest else ""
+        raise ValueError(f"no data set {name!r}: {hint}The names are {', '.join(DATASETS)}")
+    return DATASETS[name]
+
+
+# cell 211b8d8b 1d7f06 · What we know about a data set
+@dataclass(frozen=True)
+class DatasetTable:
+    """The registry as a table that shows itself: as HTML in a notebook, as text elsewhere."""
+
+    rows: tuple[Dataset, ...]
+
+    def cells(self) -> list[tuple[str, ...]]:
+        """Turn each data set into a row of texts, the heading first."""
+        head = ("name", "full mode", "sample mode", "known truth", "all hashes known", "licence")
+        return [head, *((d.name, d.full, d.sample or "–", d.truth or "–",
+                         "yes" if d.is_checked else "no", d.licence) for d in self.rows)]
+
+    def __repr__(self) -> str:
+        return "\n".join(f"{name:15} {sample[:6]:7} {full}" for name, full, sample, *_ in
+                         (("name", "full mode", "sample"),
+                          *((d.name, d.full, "yes" if d.sample else "–") for d in self.rows)))
+
+    def _repr_html_(self) -> str:
+        head, *body = ["".join(f"<td style='text-align:left'>{html.escape(text)}</td>"
+                               for text in row) for row in self.cells()]
+        rows = "".join(f"<tr>{row}</tr>" for row in body)
+        return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+
+
+def datasets() -> DatasetTable:
+    """List all data sets: what each is in either mode, what is known of it, who allows what."""
+    return DatasetTable(tuple(DATASETS.values()))
+
+
+# cell 8e121422 e5ace7 · Two settings
+def data_mode() -> str:
+    """Tell which data the notebooks use: `EXP_DATA`, "sample" (the default) or "full".
+
+    Raises: ValueError for any other value.
+    """
+    mode = os.environ.get("EXP_DATA") or "sample"
+    if mode not in ("sample", "full"):
+        raise ValueError(f"EXP_DATA must be 'sample' or 'full', got {mode!r}: set or unset it")
+    return mode
+
+
+# cell 37af7fdb 62d74c · Two settings
+def cache_path() -> Path:
+    """Say where data sets are kept: in `EXP_CACHE`, or else in the user's cache folder."""
+    if os.environ.get("EXP_CACHE"):
+        return Path(os.environ["EXP_CACHE"]).expanduser().absolute()
+    import pooch  # only here, as all libraries that are not always needed
+
+    return Path(pooch.os_cache("ground-up"))
+
+
+# cell dcf164ed 294b2d · Fetch
+class DataError(RuntimeError):
+    """A data set could not be provided; the message says why, and what to do."""
+
+
+# cell c258c308 61615e · Fetch
+def download_file(url: str, path: Path, progress: bool = True) -> None:
+    """Download `url` into the file `path`, with a progress bar.
+
+    Raises: DataError if the network, the server or the connection fails.
+    """
+    import pooch
+    import requests
+
+    download = pooch.HTTPDownloader(progressbar=progress, timeout=30)
+    try:
+        download(url, str(path), None)
+    except requests.RequestException as error:
+        raise DataError(f"could not download {url}: {error}") from error
+
+
+# cell bbef0864 9182ef · Verify
+def file_sha256(path: Path, inside: bool = False) -> str:
+    """Hash a file; with `inside`, hash what a `.gz` holds, so that packing it anew changes nothing.
+
+    Raises: DataError if a `.gz` is damaged.
+    """
+    sha256, unzip = hashlib.sha256(), inside and path.suffix == ".gz"
+    try:
+        with (gzip.open if unzip else open)(path, "rb") as stream:
+            while piece := stream.read(1 << 20):
+                sha256.update(piece)
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise DataError(f"{path.name} is damaged or incomplete: {error}") from error
+    return sha256.hexdigest()
+
+
+# cell d9976a9e fd9ba8 · Verify
+def check_sha256(file: str, received: str, expected: str) -> None:
+    """Compare a file's hash with the expected one; an empty `expected` is unknown and passes.
+
+    Raises: DataError that shows both.
+    """
+    if expected and received != expected:
+        raise DataError(f"{file} is not the file that was expected: its sha256 is {received} and "
+                        f"not {expected}. It is damaged, incomplete, or changed at its source")
+
+
+def check_files(data: Dataset, folder: Path) -> None:
+    """Compare the files of a folder with the hashes that the registry knows.
+
+    Raises: DataError for the first one that differs or cannot be read.
+    """
+    for file, sha256 in data.sha256.items():
+        check_sha256(file, file_sha256(folder / file, inside=True), sha256)
+
+
+# cell 4d1dd0c0 a97afd · Unpack, but only here
+def _members(archive: Path) -> Iterator[tuple[str, str, Callable[[], IO[bytes]]]]:
+    """List what an archive holds: name, kind ("file", "folder" or "special"), opener."""
+    if archive.suffix == ".zip":
+        with zipfile.ZipFile(archive) as opened:
+            for info in opened.infolist():
+                is_file = stat.S_IFMT(info.external_attr >> 16) in (0, stat.S_IFREG)
+                kind = "folder" if info.is_dir() else "file" if is_file else "special"
+                yield info.filename, kind, partial(opened.open, info)
+    else:
+        with tarfile.open(archive) as opened:
+            for info in opened:
+                kind = "folder" if info.isdir() else "file" if info.isfile() else "special"
+                yield info.name, kind, partial(opened.extractfile, info)
+
+
+# cell 6608f763 819ed8 · Unpack, but only here
+def _safe_parts(name: str, kind: str) -> tuple[str, ...]:
+    """Split a member's name into folders and file, if it must stay in its folder.
+
+    Raises: DataError for an absolute path, a drive, `..`, a link or a device.
+    """
+    path = PurePosixPath(name.replace("\\", "/"))
+    if path.is_absolute() or ".." in path.parts or ":" in name:
+        raise DataError(f"it holds {name!r}, which would be written outside its folder")
+    if kind == "special":
+        raise DataError(f"it holds {name!r}, which is a link or a device and not a file")
+    return path.parts
+
+
+# cell 34b9cb3f 24c9f6 · Unpack, but only here
+def unpack_archive(archive: Path, folder: Path) -> None:
+    """Unpack a zip or tar into `folder`; if everything is in one folder, that one is dropped.
+
+    Raises: DataError if the archive is damaged, or, before anything is written, if a member
+        could leave the folder or is a link.
+    """
+    try:
+        names = [(_safe_parts(name, kind), kind) for name, kind, _ in _members(archive)]
+        files = [parts for parts, kind in names if kind == "file"]
+        wrapped = len({parts[0] for parts in files}) == 1 and min(map(len, files)) > 1
+        for name, kind, read in _members(archive):
+            if kind == "file":
+                target = folder.joinpath(*_safe_parts(name, kind)[int(wrapped) :])
+                target.parent.mkdir(parents=True, exist_ok=True)
+                with read() as source, open(target, "wb") as copy:
+                    shutil.copyfileobj(source, copy)
+    except (zipfile.BadZipFile, tarfile.TarError, gzip.BadGzipFile, EOFError, zlib.error) as error:
+        raise DataError(f"it is damaged or incomplete ({error})") from error
+
+
+# cell 23457ee4 98fe29 · Complete or absent
+def missing_files(folder: Path, files: tuple[str, ...]) -> list[str]:
+    """List the names or patterns that nothing in the folder matches; empty if it is complete."""
+    return [name for name in files
+            if not any(any(folder.glob(pattern)) for pattern in name.split(" or "))]
+
+
+# cell 509609e7 981f7d · Complete or absent
+def is_complete(folder: Path, files: tuple[str, ...]) -> bool:
+    """Say whether the folder is there, and complete.
+
+    Raises: DataError if it is there and lacks something; it is never repaired in place.
+    """
+    if not folder.exists():
+        return False
+    if missing := missing_files(folder, files):
+        raise DataError(f"{folder} lacks {', '.join(missing)}: put there what is missing, "
+                        "or remove the folder to have it made anew")
+    return True
+
+
+# cell 4837a472 2d1bb6 · Complete or absent
+def _disk_trouble(error: OSError, folder: Path) -> str:
+    """Say in words why a folder could not be written, and what to do about it."""
+    if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None)):
+        return f"the disk of {folder} is full: free space, or set EXP_CACHE to a folder elsewhere"
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return f"{folder} may not be written: set EXP_CACHE to a folder that may, or unset it"
+    return f"{folder} could not be written ({error}): mend that, or set EXP_CACHE to another folder"
+
+
+# cell 2c4e04f1 f15043 · Complete or absent
+@contextmanager
+def _one_at_a_time(folder: Path) -> Iterator[None]:
+    """Hold a lock beside `folder`: of all threads and processes, one at a time goes on."""
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"))
+    try:
+        lock.acquire(timeout=1)
+    except Timeout:
+        print(f"waiting for another process that is making {folder.name} …", file=sys.stderr)
+        lock.acquire()
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+# cell 325a6680 20f690 · Complete or absent
+def _flush_to_disk(folder: Path) -> None:
+    """Wait until all files of a folder are on the disk, and not only on their way."""
+    for path in folder.rglob("*"):
+        if path.is_file():
+            with open(path, "rb+") as stream:
+                os.fsync(stream.fileno())
+
+
+# cell f424fd47 4222b6 · Complete or absent
+def provide_folder(folder: Path, files: tuple[str, ...], fill: Callable[[Path], None]) -> Path:
+    """Return `folder`; if it is not there, let `fill` build it beside and rename it into place.
+
+    It is complete or absent whenever the process dies. If it is there, nothing is written.
+    Raises: DataError if it is incomplete, cannot be written, or `fill` cannot make it.
+    """
+    if is_complete(folder, files):
+        return folder
+    partial_folder = folder.with_name(f".{folder.name}.partial")
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with _one_at_a_time(folder):
+            if is_complete(folder, files):  # made by another process while we waited
+                return folder
+            shutil.rmtree(partial_folder, ignore_errors=True)  # left by one that was killed
+            partial_folder.mkdir()
+            try:
+                fill(partial_folder)
+                if missing := missing_files(partial_folder, files):
+                    raise DataError(f"what came in lacks {', '.join(missing)}")
+                _flush_to_disk(partial_folder)
+                os.replace(partial_folder, folder)
+            finally:
+                shutil.rmtree(partial_folder, ignore_errors=True)
+    except OSError as error:
+        raise DataError(_disk_trouble(error, folder.parent)) from error
+    return folder
+
+
+# cell c8e0a3d2 16fcff · Full mode
+def _fill_by_download(data: Dataset, folder: Path, progress: bool = True) -> None:
+    """Fetch, check and unpack all files of a data set into `folder`.
+
+    Raises: DataError if a file cannot be had, or is not the one that the registry knows.
+    """
+    for item in data.downloads:
+        target = folder / item.into
+        target.mkdir(parents=True, exist_ok=True)
+        path, by_hand = target / item.file, cache_path() / "downloads" / item.file
+        if by_hand.exists():
+            shutil.copyfile(by_hand, path)
+        else:
+            download_file(item.url, path, progress)
+        check_sha256(item.file, received := file_sha256(path), item.sha256)
+        if not data.is_checked:
+            print(f"{item.file} is used unchecked: the registry knows no hash; its is {received}")
+        if item.is_archive:
+            try:
+                unpack_archive(path, target)
+            except DataError as error:
+                raise DataError(f"{item.file} was not used: {error}") from error
+            path.unlink()
+    check_files(data, folder)
+
+
+# cell dd78404b 7e11a6 · Full mode
+def _by_hand(data: Dataset) -> str:
+    """Say how to provide a data set without a network."""
+    urls = "".join(f"\n    {item.url}" for item in data.downloads)
+    cache, files = cache_path(), ", ".join(data.files)
+    return (f"To provide {data.name!r} by hand, get{urls}\n"
+            f"  and put it, as it is, into {cache / 'downloads'}\n"
+            f"  or put the finished files ({files}) into {cache / data.name}")
+
+
+# cell 56d0b0b9 87a073 · Full mode
+def _full_folder(data: Dataset, progress: bool = True) -> Path:
+    """Return the folder of the public data set, from the cache or else from the network."""
+    fill = partial(_fill_by_download, data, progress=progress)
+    try:
+        return provide_folder(cache_path() / data.name, data.files, fill)
+    except DataError as error:
+        raise DataError(f"{error}.\n{_by_hand(data)}") from error
+
+
+# cell 62d55656 dfffd6 · Sample mode
+_GENERATORS = "exp.nb00b"
+
+
+def sample_version() -> str:
+    """Give the generators a short hash that changes with their code and with Python's version."""
+    source = Path(find_spec(_GENERATORS).origin).read_bytes()
+    return hashlib.sha256(source + platform.python_version().encode()).hexdigest()[:8]
+
+
+def _sample_folder(data: Dataset) -> Path:
+    """Return the folder of the generated data set, from the cache or made on the spot.
+
+    Raises: NotImplementedError if nothing generates it.
+    """
+    if not data.sample:
+        have = ", ".join(d.name for d in DATASETS.values() if d.sample)
+        raise NotImplementedError(f"{data.name!r} has no sample: set EXP_DATA=full for the real "
+                                  f"data, {data.full}. There are samples of {have}")
+    generate = getattr(importlib.import_module(_GENERATORS), f"make_{data.name}")
+    folder = cache_path() / f"sample-{sample_version()}" / data.name
+    return provide_folder(folder, data.files, generate)
+
+
+# cell 68e39a8a a8936c · The one call
+def data_path(name: str) -> Path:
+    """Return the folder that holds a data set in its original file format, making it if needed.
+
+    In sample mode it is generated, in full mode downloaded, checked and unpacked; see `data_mode`.
+    If the folder is there and complete it is returned as it is: no network, nothing written.
+    Raises: ValueError for an unknown name or mode; NotImplementedError where there is no sample;
+        DataError, with what to do, if the data cannot be provided.
+    """
+    data = find_dataset(name)
+    return _full_folder(data) if data_mode() == "full" else _sample_folder(data)
+
+
+# cell 53db8f95 9f6138 · The one call
+def is_available(name: str) -> bool:
+    """Tell whether `data_path(name)` would answer without a network."""
+    data = find_dataset(name)
+    if data_mode() == "sample":
+        return bool(data.sample)
+    return not missing_files(cache_path() / name, data.files)
+
+
+def describe(name: str) -> None:
+    """Print which mode the notebook runs in and what the data is: its first output."""
+    data, mode = find_dataset(name), data_mode()
+    what = data.full if mode == "full" else data.sample or "none yet"
+    print(f"{name}, {mode} data: {what}")
+    if mode == "full":
+        print(f"  licence: {data.licence}")
+    else:
+        print(f"  known truth: {data.truth}" if data.truth else "  known truth: none")
+        print(f"  EXP_DATA=full would use {data.full}")
