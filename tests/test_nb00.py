@@ -77,7 +77,10 @@ def changed(value):
     """All values that differ from this one in a single place or shape."""
     if isinstance(value, dict):
         for key in value:
-            yield {k: v for k, v in value.items() if k != key}
+            rest = {k: v for k, v in value.items() if k != key}
+            yield rest
+            if None not in rest:
+                yield rest | {None: value[key]}
             yield from ({**value, key: other} for other in changed(value[key]))
     elif isinstance(value, list | tuple):
         yield [*value] if isinstance(value, tuple) else (*value,)
@@ -340,6 +343,14 @@ def test_counts_of_calls():
     calls = []
     timing = timed(lambda: calls.append(1), repeat=4, number=6, warmup=0)
     assert len(calls) == 24 and timing.number == 6 and len(timing.samples) == 4
+    timed(lambda: calls.append(1), repeat=1, number=1, warmup=5)
+    assert len(calls) == 30
+
+
+def test_a_coarse_clock_does_not_start_a_million_calls(monkeypatch):
+    calls = []
+    monkeypatch.setattr(nb00.time, "perf_counter", lambda: len(calls) // 64 * 0.016)
+    assert timed(lambda: calls.append(1), repeat=2, warmup=0).number == 100
 
 
 @pytest.mark.parametrize("collecting", [True, False])
