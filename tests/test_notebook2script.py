@@ -9,10 +9,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import notebook2script as exporter
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
+import notebook2script as exporter
 from notebook2script import notebook2script, plan, render, where
 from notebooks import Cell, NotebookError, ToolError, read
 

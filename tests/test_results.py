@@ -6,10 +6,12 @@ import sys
 from pathlib import Path
 
 import pytest
+
 import results as tool
 from notebooks import ToolError
-from results import END, START, fill, read_results, table, write_results
+from results import fill, read_results, table, write_results
 
+START, END = "<!-- results -->", "<!-- /results -->"
 README = f"# Title\r\n\nbefore\n{START}\nold\n{END}\nafter é\n"
 
 

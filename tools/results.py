@@ -16,7 +16,6 @@ from pathlib import Path
 
 from notebooks import NUMBERED, ToolError, cli, settings, show
 
-START, END = "<!-- results -->", "<!-- /results -->"
 COLUMNS = ("notebook", "figure", "value", "target", "mode", "device", "source")
 
 
@@ -59,33 +58,39 @@ def _cell(text: str) -> str:
     return re.sub(r"([|<])", r"\\\1", " ".join(text.split()))
 
 
-def fill(text: str, content: str) -> str:
-    """The text with what stands between the two marks replaced.
+def fill(text: str, content: str, mark: str = "results") -> str:
+    """The text with what stands between `<!-- mark -->` and `<!-- /mark -->` replaced.
 
     Raises: ToolError unless each mark is there once, in order.
     """
-    if text.count(START) != 1 or text.count(END) != 1 or text.index(START) > text.index(END):
-        raise ToolError(f"the README needs one line {START} and below it one line {END}: "
+    start, end = f"<!-- {mark} -->", f"<!-- /{mark} -->"
+    if text.count(start) != 1 or text.count(end) != 1 or text.index(start) > text.index(end):
+        raise ToolError(f"the README needs one line {start} and below it one line {end}: "
                         "the table goes between them")  # fmt: skip
-    before, rest = text.split(START)
-    return f"{before}{START}\n{content}\n{END}{rest.split(END)[1]}"
+    before, rest = text.split(start)
+    return f"{before}{start}\n{content}\n{end}{rest.split(end)[1]}"
 
 
-def write_results(results: str = "", readme: str = "") -> None:
-    """Write the table of build/results.json into README.md, unless it is there already."""
-    root = settings().root
-    source = Path(results) if results else root / "build" / "results.json"
-    target = Path(readme) if readme else root / "README.md"
-    entries = read_results(source)
+def write_between(target: Path, content: str, mark: str) -> None:
+    """Fill the marks in a file; a file that is right already is not touched."""
     try:
         old = target.read_bytes().decode("utf-8")
     except OSError as error:
         raise ToolError(f"{show(target)} cannot be read: {error.strerror}") from None
-    new = fill(old, table(entries))
+    new = fill(old, content, mark)
     if new != old:
         draft = target.with_name(target.name + ".tmp")
         draft.write_bytes(new.encode("utf-8"))
         os.replace(draft, target)
+
+
+def write_results(results: str = "", readme: str = "") -> None:
+    """Write the table of build/results.json into README.md, unless it stands there already."""
+    root = settings().root
+    source = Path(results) if results else root / "build" / "results.json"
+    target = Path(readme) if readme else root / "README.md"
+    entries = read_results(source)
+    write_between(target, table(entries), "results")
     missed = sum(entry["met"] is False for entry in entries)
     print(f"{show(target)}: {len(entries)} results, {missed} missed their target")
 
