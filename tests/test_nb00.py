@@ -389,6 +389,17 @@ def test_timed_refuses(arguments, message):
         timed(3.0)
 
 
+def test_the_clock_waits_for_a_gpu_in_use(monkeypatch):
+    events = []
+    monkeypatch.setattr(torch.cuda, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.cuda, "synchronize", lambda: events.append("wait"))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+    monkeypatch.setattr(nb00.time, "perf_counter", lambda: float(events.append("clock") or 0))
+    timing = timed(lambda: events.append("call"), repeat=1, number=2, warmup=0)
+    assert events[-6:] == ["wait", "clock", "call", "call", "wait", "clock"]
+    assert timing.machine.endswith(", a GPU")
+
+
 @pytest.mark.cuda
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_timed_waits_for_the_gpu():
