@@ -101,6 +101,9 @@ USES = {
     "%time x @ y": "@",
     "%%time\nx @ y": "@",
     "y = %timeit -n 10 -r3 -o x @ y\n!ls": "@",
+    "from torch import nn\na, *b = 1, 2, nn.GRU()": "torch.nn.GRU",
+    "class V:\n    def __init__(self): self.requires_grad = 1\nx.requires_grad = True":
+        "torch.Tensor.requires_grad_",
     "import numpy as np\nnp.zeros(3)": "numpy.zeros",
     "from sklearn.datasets import load_digits\nload_digits()": "sklearn.datasets.load_digits",
 }  # fmt: skip
@@ -130,7 +133,11 @@ FREELY = [
     "from torch import nn\nf = lambda nn: nn.GRU",
     "from torch import nn\n[nn.GRU for nn in x]",
     "from torch import nn\ndef f():\n    for nn in x:\n        nn.GRU",
+    "from torch import nn\ndef f():\n    def g(): return nn.GRU\n    nn = x\n    return g",
     "import torch as t\nfor t in range(3):\n    t.bit_length()",
+    "from torch import nn\nnn = 3\nnn.real",
+    "import torch\nfrom . import torch\ntorch.GRU",
+    "a, (b, *c), d = x * y + z, f(x), 3; a -= b; a.b, c = d",
     "from torch.nn.functional import relu\ndef relu(x): ...\nrelu(x)",
     "def f():\n    from torch import nn\nnn.GRU()",  # not bound here: the runner's to find
     "class Tape:\n    def backward(self): ...\nTape().backward()",
@@ -207,6 +214,7 @@ x.sum().backward(); torch.testing.assert_close(x, y); torch.autograd.gradcheck(f
     ("code", "problem"),
     {
         "#earns @\nx @ y": "earns without a test",
+        "#earns @\nprint(x @ y, testing(x))": "earns without a test",
         "#earns @\ntest_raises(lambda: x @ y)": "earns without a test",
         "#earns @\ndef f(): test_near(x @ y, z)": "earns without a test",
         "#earns @\nf = lambda: test_near(x @ y, z)": "earns without a test",
@@ -227,6 +235,8 @@ x.sum().backward(); torch.testing.assert_close(x, y); torch.autograd.gradcheck(f
         "##earns @\ntest_near(1, x)": "`##earns @` earns nothing",
         "#earn @\ntest_near(1, x)": "`#earn @` earns nothing",
         "from torch import *": "imports * from torch",
+        "from . import *": "imports * from .",
+        "import numpy as np\nnp.ones(3)": "uses numpy.ones, of a module that the rules do not know",
         "#export\nfrom exp.nb01 import *": "imports * from exp.nb01",
         "x = = 3": "is not Python",
         "import pandas as pd\npd.DataFrame()": "uses pandas.DataFrame; pandas (tables, introduced",
@@ -253,6 +263,8 @@ def test_earning_twice_names_the_first_cell(play):
         "\n# earns @ , \nwith x:\n    checks.test_eq(x @ y, z)",
         "#| earns @\nif x:\n    test_eq(f(lambda: x @ y), z)",
         "#earns @\n%time test_near(x @ y, z)",
+        "#earns @\n[test_near(x @ y, z) for y in ys]",
+        "#earns @\ntest_near(x @ y, z)\ndef again(): test_near(y @ x, z)",
         "#earns @\ndef same(f): test_near(f(x, y), x @ y)\nsame(mine)",
         "#earns @\ndef same(f): test_near(f(x, y), x @ y)\ndef all():\n    same(mine)\nall()",
         "#earns @\n# earned by comparison, earnestly\ntest_near(x @ y, z)",
@@ -277,12 +289,15 @@ def test_tools_come_with_their_notebook(play):
     assert len(play(_06_hooks=[code])[1]) == 2
     assert len(play(_08b_devise=[code])[1]) == 1
     assert not play(_09_collab=[code])[1]
+    assert not play(_01_first=[], appendix=[code])[1]  # without a number: after all others
+    assert play(_01_first=["#earns @\ntest_near(x @ y, z)"], appendix=["x @ y"])[1] == []
 
 
 def test_names_from_an_earlier_notebook_are_followed(play):
     first = "from torch import nn\nclass Tape:\n    def backward(self): ...\ndef mine(): ..."
     own = "from exp.nb01 import Tape, mine\nmine(Tape().backward(), requires_grad=True)"
     assert play(own, _01_first=[first])[1] == []
+    assert play("from exp import nb01\nx.backward()", _01_first=[first])[1] == []
     assert play("x.backward()", _01_first=[first])[1]  # its class is not imported here
     borrowed = "from exp.nb01 import nn\nnn.GRU()"
     assert play(borrowed, _01_first=[first])[1] == ["uses torch.nn.GRU before it is earned"]
@@ -308,6 +323,22 @@ def test_one_problem_per_cell_and_thing_with_its_place(project):
     ]
 
 
+@pytest.mark.parametrize(
+    ("code", "api"),
+    {
+        "x.mm(y)": "@",
+        "x.backward()": "torch.autograd",
+        "import torch\ntorch.nn.GRU()": "torch.nn.GRU",
+        "x.relu_()": "torch.Tensor.relu_",
+    }.items(),
+)
+def test_the_remedy_is_a_directive_that_works(play, tmp_path, code, api):
+    play(code)
+    problems = check([read(tmp_path / "nbs" / "02_topic.ipynb")])[1]
+    assert problems[0].remedy.endswith(f"`#earns {api}`")
+    assert play(f"#earns {api}\n{code}; test_near(x, y)", code) == ([api], [])
+
+
 def test_the_ledger_is_a_table(project, capsys):
     check_rules()
     assert capsys.readouterr().out.splitlines() == [
@@ -326,6 +357,7 @@ def test_the_ledger_is_a_table(project, capsys):
 
 
 def test_the_readme_is_kept_in_step(project, capsys):
+    """It is written on demand, compared otherwise, and left alone while a rule is broken."""
     readme = project / "README.md"
     readme.write_bytes("# Häuser\r\nno marks, no ledger\n".encode())
     check_rules()
