@@ -357,6 +357,7 @@ def test_the_ledger_is_a_table(project, capsys):
 
 
 def test_the_readme_is_kept_in_step(project, capsys):
+    earn = "#earns torch.nn.GRU\nimport torch\ntest_eq(torch.nn.GRU(1), x)"
     """It is written on demand, compared otherwise, and left alone while a rule is broken."""
     readme = project / "README.md"
     readme.write_bytes("# Häuser\r\nno marks, no ledger\n".encode())
@@ -374,6 +375,9 @@ def test_the_readme_is_kept_in_step(project, capsys):
     assert readme.read_bytes().startswith("# Häuser\r\n".encode())
     check_rules()
     save(project / "nbs", "02_layers", "x = 1")
+    check_rules(readme=True)  # `--readme` without a name
+    assert "02_layers" not in readme.read_text("utf-8")
+    save(project / "nbs", "02_layers", earn)
     with pytest.raises(NotebookError, match="out of date"):
         check_rules()
     save(project / "nbs", "02_layers", "#earns torch.nn.Linear")

@@ -1,6 +1,6 @@
 """The rules of the game: what a notebook may use of PyTorch, and what it has to earn first.
 
-    python tools/check_rules.py [--markdown] [--readme README.md] [--nbs nbs]
+    python tools/check_rules.py [--markdown] [--readme [README.md]] [--nbs nbs]
 
 reads the notebooks' code in order, runs nothing, and prints the ledger of what is earned where;
 `--readme` writes it between `<!-- ledger -->` and `<!-- /ledger -->`. A name is followed through
@@ -444,13 +444,13 @@ def write_ledger(ledger: Iterable[Earned], path: Path, dry: bool = False) -> boo
     return new != old
 
 
-def check_rules(nbs: str = "", markdown: bool = False, readme: str = "") -> None:
+def check_rules(nbs: str = "", markdown: bool = False, readme: str | bool = "") -> None:
     """Check a folder of notebooks, and the ledger in the README if there is one; print the ledger.
 
     Args:
         nbs: the folder of notebooks (settings.ini: nbs_path).
         markdown: print the ledger as Markdown.
-        readme: write the ledger into this file, between its two marks.
+        readme: write the ledger into this file, between its two marks (alone: README.md).
     """
     config = notebooks.settings()
     if not (paths := notebooks.find(nbs or config.nbs)):
@@ -468,12 +468,12 @@ def check_rules(nbs: str = "", markdown: bool = False, readme: str = "") -> None
     ledger, problems = check(books, config.lib.name)
     if problems:
         raise NotebookError(problems)
-    target = config.root / "README.md"
+    target = Path(readme) if isinstance(readme, str) and readme else config.root / "README.md"
     if readme:
-        write_ledger(ledger, Path(readme))
+        write_ledger(ledger, target)
     elif target.is_file() and START in target.read_text("utf-8"):
         if write_ledger(ledger, target, dry=True):
-            remedy = "run `python tools/check_rules.py --readme README.md`"
+            remedy = "run `python tools/check_rules.py --readme`"
             raise NotebookError([Problem(target, "its ledger is out of date", remedy)])
     print(table(ledger, markdown, config.root))
 
