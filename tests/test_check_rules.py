@@ -91,6 +91,9 @@ USES = {
     "f(x).t().mm(y)": "torch.Tensor.mm",
     "x.softmax(1)": "torch.Tensor.softmax",
     "torch_like.relu_()": "torch.Tensor.relu_",
+    "x.addmm_(y, z)": "torch.Tensor.addmm_",
+    "class A:\n    def f(self): return self.mm\nx.mm(y)": "torch.Tensor.mm",
+    "class V:\n    def requires_grad_(self): ...\nx.requires_grad_()": "torch.Tensor.requires_grad_",
     "loss.backward()": "torch.Tensor.backward",
     "w.requires_grad_()": "torch.Tensor.requires_grad_",
     "w.requires_grad = True": "torch.Tensor.requires_grad_",
@@ -137,7 +140,7 @@ FREELY = [
     "import torch as t\nfor t in range(3):\n    t.bit_length()",
     "from torch import nn\nnn = 3\nnn.real",
     "import torch\nfrom . import torch\ntorch.GRU",
-    "a, (b, *c), d = x * y + z, f(x), 3; a -= b; a.b, c = d",
+    "a, (b, *c), d = x * y + z, f(x), 3; a -= b; a.b, c = d; e = d, 1",
     "from torch.nn.functional import relu\ndef relu(x): ...\nrelu(x)",
     "def f():\n    from torch import nn\nnn.GRU()",  # not bound here: the runner's to find
     "class Tape:\n    def backward(self): ...\nTape().backward()",

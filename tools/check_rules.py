@@ -50,6 +50,7 @@ MODULES = {  # used without being built: (from which notebook on, why)
     "notebook2script": ("00", "a tool of this project"),
     "run_notebook": ("00", "a tool of this project"),
     "nb07": ("00", "exported there for show"),
+    "__main__": ("00", "the notebook itself"),
     "numba": ("01", "compiles the lesson's loops"),
     "triton": ("01", "compiles the lesson's GPU kernels"),
     "fastprogress": ("04", "progress bars"),
@@ -95,8 +96,9 @@ FREE = {
     tensor_split hsplit vsplit unbind broadcast_to broadcast_tensors broadcast_shapes tile flip
     fliplr flipud roll rot90 repeat_interleave atleast_1d atleast_2d atleast_3d as_strided clone
     where select narrow take gather scatter scatter_add scatter_reduce index_select index_add
-    index_copy index_fill index_put masked_select masked_fill take_along_dim nonzero argwhere
-    diag diagonal diag_embed block_diag tril triu
+    index_copy index_fill index_put masked_select masked_fill masked_scatter select_scatter nonzero
+    take_along_dim argwhere unravel_index diag diagonal diagflat diag_embed block_diag tril triu
+    detach
 
     add sub subtract mul multiply div divide true_divide floor_divide remainder fmod pow square sqrt
     rsqrt exp exp2 expm1 log log2 log10 log1p sin cos tan asin acos atan atan2 sinh cosh tanh asinh
@@ -105,7 +107,7 @@ FREE = {
     minimum fmax fmin lerp addcmul addcdiv diff nan_to_num eq ne lt le gt ge equal not_equal less
     less_equal greater greater_equal isclose allclose isnan isinf isfinite isin logical_and
     logical_or logical_not logical_xor bitwise_and bitwise_or bitwise_not bitwise_xor
-    bitwise_left_shift bitwise_right_shift
+    bitwise_left_shift bitwise_right_shift sgn signbit ldexp frexp gcd lcm float_power
 
     sum nansum mean nanmean std var std_mean var_mean prod max min amax amin aminmax argmax argmin
     median nanmedian mode quantile nanquantile all any count_nonzero cumsum cumprod cummax cummin
@@ -121,12 +123,11 @@ FREE = {
     cuda.reset_peak_memory_stats
     """.split()
 }
-METHODS = {
-    *"matmul mm bmm mv dot vdot inner outer ger addmm addmv addr addbmm baddbmm".split(),
+METHODS = {  # and the same with `_` behind
+    *"matmul mm bmm mv dot vdot inner outer ger kron cross addmm addmv addr addbmm baddbmm".split(),
     *"backward requires_grad_ retain_grad softmax log_softmax logsumexp logcumsumexp".split(),
-    *"relu relu_ sigmoid sigmoid_ logit sinc prelu norm renorm dist cov corrcoef stft".split(),
-    *"istft det logdet slogdet inverse pinverse svd qr lu cholesky matrix_exp".split(),
-    "matrix_power",
+    *"logaddexp relu prelu sigmoid logit sinc norm renorm dist cov corrcoef stft istft".split(),
+    *"det logdet slogdet inverse pinverse svd qr lu cholesky matrix_exp matrix_power".split(),
 }
 SAME = {  # other names of one thing; `F.relu`, `torch.special.…` and METHODS are `torch.…` already
     **dict.fromkeys(
@@ -153,10 +154,15 @@ class Earned:
     cell: Cell
 
 
+def is_earned(method: str) -> bool:
+    """Whether a method of a tensor has to be earned."""
+    return method in METHODS or method.rstrip("_") in METHODS
+
+
 def canonical(path: str) -> str:
     """One name for each thing: `torch.nn.functional.relu_` is `torch.relu`, `torch.mm` is `@`."""
     path = re.sub(r"^torch\.(nn\.functional|special)\.(?=\w)", "torch.", path)
-    if path.startswith("torch.Tensor.") and path.split(".")[2] in METHODS:
+    if path.startswith("torch.Tensor.") and is_earned(path.split(".")[2]):
         path = path.replace("torch.Tensor.", "torch.")
     path = path if path.endswith("__") else path.rstrip("_")
     return SAME.get(path, path)
@@ -241,7 +247,7 @@ class Reader(ast.NodeVisitor):
         name = "requires_grad_" if sets and node.attr == "requires_grad" else node.attr
         if getattr(node.value, "id", "") == "self":
             self.own.update([node.attr] if sets else [])
-        elif name in METHODS:
+        elif is_earned(name):
             sure = name == "requires_grad_" or name not in self.own
             (self.uses if sure else self.either).append((f"torch.Tensor.{name}", node.end_lineno))
         self.visit(node.value)
