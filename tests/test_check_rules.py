@@ -93,7 +93,7 @@ USES = {
     "torch_like.relu_()": "torch.Tensor.relu_",
     "x.addmm_(y, z)": "torch.Tensor.addmm_",
     "class A:\n    def f(self): return self.mm\nx.mm(y)": "torch.Tensor.mm",
-    "class V:\n    def requires_grad_(self): ...\nx.requires_grad_()": "torch.Tensor.requires_grad_",
+    "class V:\n    def requires_grad_(v): ...\nx.requires_grad_()": "torch.Tensor.requires_grad_",
     "loss.backward()": "torch.Tensor.backward",
     "w.requires_grad_()": "torch.Tensor.requires_grad_",
     "w.requires_grad = True": "torch.Tensor.requires_grad_",
