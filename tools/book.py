@@ -15,6 +15,7 @@ import io
 import re
 import sys
 from collections.abc import Iterable
+from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property
 from html import escape
@@ -24,6 +25,7 @@ from urllib.parse import unquote, urlsplit
 import nbformat
 from bs4 import BeautifulSoup, Tag
 from fontTools import subset
+from fontTools.ttLib import TTFont
 from jinja2 import Environment, FileSystemLoader, pass_context
 from math_core import LatexError, LatexToMathML
 from nbconvert import HTMLExporter
@@ -121,12 +123,18 @@ class BookExporter(HTMLExporter):
             embed_images=True,
             path=context["resources"]["metadata"]["path"],
         )
-        return MarkdownWithMath(renderer=renderer).render(source)
+        return render(source, renderer)
+
+
+def render(markdown: str, renderer: BookRenderer) -> str:
+    """Markdown as HTML; an equation stays on one line with the punctuation around it."""
+    html = MarkdownWithMath(renderer=renderer).render(markdown)
+    return re.sub(r"\(?<math>.*?</math>[^\s<]+", r'<span class="together">\g<0></span>', html)
 
 
 def inline(markdown: str, problems: list[str]) -> str:
     """One line of Markdown as HTML, without the paragraph around it."""
-    html = MarkdownWithMath(renderer=BookRenderer(problems)).render(markdown).strip()
+    html = render(markdown, BookRenderer(problems)).strip()
     return html.removeprefix("<p>").removesuffix("</p>")
 
 
@@ -265,6 +273,7 @@ def math_font(html: str) -> str:
     font_file = ziamath.locate_file("ziamath/fonts/STIXTwoMath-Regular.ttf")
     options = subset.Options(layout_features=["*"], flavor="woff", notdef_outline=True)
     font = subset.load_font(str(font_file), options)
+    fit_root(font)
     cut = subset.Subsetter(options)
     written = BeautifulSoup("".join(equations), "html.parser").get_text()
     cut.populate(text=written, unicodes=UNWRITTEN)
@@ -276,6 +285,34 @@ def math_font(html: str) -> str:
         f'\n@font-face {{ font-family: "Book Math"; src: url(data:font/woff;base64,{data}) }}\n'
         'math { font-family: "Book Math", math }\n'
     )
+
+
+def fit_root(font: TTFont) -> None:
+    """Make the root sign of STIX Two Math fit what stands under it in a browser.
+
+    Its smallest size is twice as high as a letter, and hangs below: one of a letter's height is put
+    before it. And browsers leave room for the widest size: all get the width of the first.
+    """
+    root, outlines, widths = font.getBestCmap()[0x221A], font["glyf"], font["hmtx"]
+    variants = font["MATH"].table.MathVariants
+    font["MATH"].table.MathConstants.RadicalVerticalGap.Value = 120
+    sizes = variants.VertGlyphConstruction[variants.VertGlyphCoverage.glyphs.index(root)]
+
+    font.setGlyphOrder([*font.getGlyphOrder(), "root.middle"])
+    outlines["root.middle"], widths["root.middle"] = deepcopy(outlines[root]), widths[root]
+    smallest, middle = sizes.MathGlyphVariantRecord[0], deepcopy(sizes.MathGlyphVariantRecord[0])
+    middle.VariantGlyph = "root.middle"
+    smallest.AdvanceMeasurement = round(0.72 * smallest.AdvanceMeasurement)
+    sizes.MathGlyphVariantRecord.insert(1, middle)
+
+    width = round(0.8 * widths[root][0])
+    glyphs = [size.VariantGlyph for size in sizes.MathGlyphVariantRecord]
+    for name in [*glyphs, *(part.glyph for part in sizes.GlyphAssembly.PartRecords)]:
+        outline, ratio = outlines[name], width / widths[name][0]
+        outline.coordinates.scale((ratio, 0.72 if name == root else 1))
+        outline.coordinates.toInt()
+        outline.recalcBounds(outlines)
+        widths[name] = width, outline.xMin
 
 
 def stored(*notebooks: str, to: str = "build/book") -> None:
