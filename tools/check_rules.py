@@ -477,7 +477,7 @@ def check_rules(nbs: str = "", markdown: bool = False, readme: str | bool = "") 
     target = Path(readme) if isinstance(readme, str) and readme else config.root / "README.md"
     if readme:
         write_ledger(ledger, target)
-    elif target.is_file() and START in target.read_text("utf-8"):
+    elif not nbs and target.is_file() and START in target.read_text("utf-8"):
         if write_ledger(ledger, target, dry=True):
             remedy = "run `python tools/check_rules.py --readme`"
             raise NotebookError([Problem(target, "its ledger is out of date", remedy)])
