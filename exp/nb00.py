@@ -50,24 +50,25 @@ def test(a: Any, b: Any, compare: Callable[[Any, Any], bool], name: str | None =
 test.__test__ = False
 
 
-# cell d881b706 82a580 · Equal, to the last item
-def first_difference(a: Any, b: Any, leaf: Callable[[Any, Any], str]) -> str:
+# cell d881b706 4a7017 · Equal, to the last item
+def first_difference(a: Any, b: Any, leaf: Callable[[Any, Any], str], path: str = "") -> str:
     """Walk through dicts, lists and tuples and say where `a` and `b` first differ; "" if nowhere.
 
     `leaf` compares what is none of these: it returns how the two differ, or "".
     """
     if isinstance(a, dict) and isinstance(b, dict):
-        if a.keys() != b.keys():
-            return f"only one of the two has {', '.join(sorted(map(repr, a.keys() ^ b.keys())))}"
         places = list(a)
+        odd = ", ".join(sorted(map(repr, a.keys() ^ b.keys())))
+        text = odd and f"only one of the two has {odd}"
     elif any(isinstance(a, kind) and isinstance(b, kind) for kind in (list, tuple)):
-        if len(a) != len(b):
-            return f"{len(a)} items against {len(b)}"
         places = range(len(a))
+        text = f"{len(a)} items against {len(b)}" if len(a) != len(b) else ""
     else:
-        return leaf(a, b)
-    found = ((place, first_difference(a[place], b[place], leaf)) for place in places)
-    return next((f"in [{place!r}] {text}" for place, text in found if text), "")
+        places, text = (), leaf(a, b)
+    if text:
+        return f"in {path}: {text}" if path else text
+    found = (first_difference(a[place], b[place], leaf, f"{path}[{place!r}]") for place in places)
+    return next(filter(None, found), "")
 
 
 # cell 7650ee52 029a93 · Equal, to the last item

@@ -175,7 +175,7 @@ def test_eq_says_where():
     with pytest.raises(AssertionError) as error:
         test_eq(a, b)
     assert str(error.value) == (
-        "not equal: in ['layers'] in [0] in ['weight'] "
+        "not equal: in ['layers'][0]['weight']: "
         "1 of 8 differ, first at [2, 1]: 0.0 against 0.5"
     )
 
@@ -279,7 +279,7 @@ def test_near_zero_is_absolute():
 
 
 def test_first_difference_reports_the_first():
-    assert first_difference([1, 2, 3], [1, 5, 6], lambda a, b: "x" * (a != b)) == "in [1] x"
+    assert first_difference([1, 2, 3], [1, 5, 6], lambda a, b: "x" * (a != b)) == "in [1]: x"
 
 
 # --- test_raises ---------------------------------------------------------------------------------
