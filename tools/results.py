@@ -54,8 +54,8 @@ def table(entries: Iterable[dict]) -> str:
 
 
 def _cell(text: str) -> str:
-    """Keep a text inside its cell of a table: one line, with bars and angles as they are."""
-    return re.sub(r"([|<])", r"\\\1", " ".join(text.split()))
+    """Keep a text inside its cell of a table: one line, and neither bars nor tags take effect."""
+    return re.sub(r"(\||<(?=[a-zA-Z/!?]))", r"\\\1", " ".join(text.split()))
 
 
 def fill(text: str, content: str, mark: str = "results") -> str:
