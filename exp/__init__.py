@@ -1,0 +1,30 @@
+"""Deep learning from the foundations: one module a notebook.
+
+    nb00    exports                  How this works: a notebook becomes a module, and a test
+    nb00a   datasets                 Data that is simply there: one call, complete or absent
+    nb00b   samples                  Samples: data sets made on the spot, whose truth is known
+    nb01    matmul                   Matrix multiplication: from three loops to tiles
+    nb02    fully_connected          Fully connected networks: gradients by hand, then by a tape
+"""
+# generated from the notebooks: do not edit · 69b987
+
+import importlib
+
+_topics = {
+    "exports": "nb00",
+    "datasets": "nb00a",
+    "samples": "nb00b",
+    "matmul": "nb01",
+    "fully_connected": "nb02",
+}
+
+
+def __getattr__(name):
+    """Import a module by its topic: `from exp import callbacks` gives exp.nb04."""
+    if name in _topics:
+        return importlib.import_module("." + _topics[name], __name__)
+    raise AttributeError(f"{__name__} has no {name!r}; its topics are {', '.join(_topics)}")
+
+
+def __dir__():
+    return sorted([*globals(), *_topics])
