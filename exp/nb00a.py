@@ -28,7 +28,7 @@ __all__ = [
     "describe",
 ]
 
-# cell 069d3385 2cfea8 · Data that is simply there: one call, complete or absent
+# cell 069d3385 73dd00 · Data that is simply there: one call, complete or absent
 import difflib
 import errno
 import gzip
@@ -41,6 +41,7 @@ import shutil
 import stat
 import sys
 import tarfile
+import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
@@ -50,6 +51,8 @@ from functools import partial
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 from typing import IO
+
+import platformdirs
 
 
 # cell 57523ac6 425a54 · What we know about a data set
@@ -132,10 +135,10 @@ _DIGITS = (
 )
 
 
-# cell 6ded2ea8 ec3827 · What we know about a data set
+# cell 6ded2ea8 40a83e · What we know about a data set
 _TEXTS = (
     Dataset(
-        "names", "32,033 given names, one a line, grouped by popularity (0.2 MB)",
+        "names", "32,033 given names, one a line (0.2 MB)",
         "MIT (karpathy/makemore, from the US Social Security Administration's public list)",
         (Download("https://raw.githubusercontent.com/karpathy/makemore/master/names.txt"),),
         ("names.txt",),
@@ -153,8 +156,8 @@ _TEXTS = (
         (Download("http://d2l-data.s3-accelerate.amazonaws.com/fra-eng.zip"),), ("fra.txt",),
         {"fra.txt": "0bb85dbaa1c896844649094d7eaf2e34bee34e84fe362b26ce7e8f2e12aae104"}),
     Dataset(
-        "word_vectors", "a word and its vector a line: fastText's .vec (a million English words, "
-        "300 dimensions, header line, 680 MB), or GloVe's .txt (no header) put there by hand",
+        "word_vectors", "fastText: a million English words in 300 dimensions, .vec with a header "
+        "(680 MB); or GloVe's .txt, without one, put there by hand",
         "CC BY-SA 3.0 (fastText); PDDL 1.0 (GloVe)",
         (Download("https://dl.fbaipublicfiles.com/fasttext/vectors-english/"
                   "wiki-news-300d-1M.vec.zip"),), ("*.vec or glove*.txt",)),
@@ -193,7 +196,7 @@ _TABLES = (
 )
 
 
-# cell 11da8e69 4cfb09 · What we know about a data set
+# cell 11da8e69 378523 · What we know about a data set
 _PICTURES = (
     Dataset(
         "pascal_2007", "Pascal VOC 2007: 9,963 photographs with several labels each (1.6 GB)",
@@ -217,7 +220,7 @@ _PICTURES = (
                   "88daccb09b6fce93f45e6c09ddeb269cce705549e6bff322092a2a5a11489863"),),
         ("train/*/*.JPEG", "val/*/*.JPEG")),
     Dataset(
-        "hymenoptera", "ants and bees: 397 photographs in train/ and val/ (47 MB)",
+        "hymenoptera", "ants and bees: about 400 photographs in train/ and val/ (47 MB)",
         "ImageNet's terms: research, not commercial (selection by PyTorch's tutorial)",
         (Download("https://download.pytorch.org/tutorial/hymenoptera_data.zip"),),
         tuple(f"{part}/{kind}/*.jpg" for part in ("train", "val") for kind in ("ants", "bees"))),
@@ -241,29 +244,23 @@ def find_dataset(name: str) -> Dataset:
     return DATASETS[name]
 
 
-# cell 211b8d8b 1d7f06 · What we know about a data set
+# cell 211b8d8b 46401a · What we know about a data set
 @dataclass(frozen=True)
 class DatasetTable:
     """The registry as a table that shows itself: as HTML in a notebook, as text elsewhere."""
 
     rows: tuple[Dataset, ...]
 
-    def cells(self) -> list[tuple[str, ...]]:
-        """Turn each data set into a row of texts, the heading first."""
-        head = ("name", "full mode", "sample mode", "known truth", "all hashes known", "licence")
-        return [head, *((d.name, d.full, d.sample or "–", d.truth or "–",
-                         "yes" if d.is_checked else "no", d.licence) for d in self.rows)]
-
     def __repr__(self) -> str:
-        return "\n".join(f"{name:15} {sample[:6]:7} {full}" for name, full, sample, *_ in
-                         (("name", "full mode", "sample"),
-                          *((d.name, d.full, "yes" if d.sample else "–") for d in self.rows)))
+        return "\n".join(f"{d.name:15} {'sample' if d.sample else '':7}{d.full}" for d in self.rows)
 
     def _repr_html_(self) -> str:
-        head, *body = ["".join(f"<td style='text-align:left'>{html.escape(text)}</td>"
-                               for text in row) for row in self.cells()]
-        rows = "".join(f"<tr>{row}</tr>" for row in body)
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+        head = ("name", "full mode", "sample mode", "known truth", "all hashes known", "licence")
+        body = ((d.name, d.full, d.sample or "–", d.truth or "–",
+                 "yes" if d.is_checked else "no", d.licence) for d in self.rows)
+        rows = ("".join(f"<td style='text-align: left'>{html.escape(text)}</td>" for text in row)
+                for row in (head, *body))
+        return f"<table>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>"
 
 
 def datasets() -> DatasetTable:
@@ -283,14 +280,12 @@ def data_mode() -> str:
     return mode
 
 
-# cell 37af7fdb 62d74c · Two settings
+# cell 37af7fdb 10c79d · Two settings
 def cache_path() -> Path:
     """Say where data sets are kept: in `EXP_CACHE`, or else in the user's cache folder."""
     if os.environ.get("EXP_CACHE"):
         return Path(os.environ["EXP_CACHE"]).expanduser().absolute()
-    import pooch  # only here, as all libraries that are not always needed
-
-    return Path(pooch.os_cache("ground-up"))
+    return platformdirs.user_cache_path("ground-up")
 
 
 # cell dcf164ed 294b2d · Fetch
@@ -298,14 +293,17 @@ class DataError(RuntimeError):
     """A data set could not be provided; the message says why, and what to do."""
 
 
-# cell c258c308 61615e · Fetch
+# cell c258c308 299911 · Fetch
 def download_file(url: str, path: Path, progress: bool = True) -> None:
     """Download `url` into the file `path`, with a progress bar.
 
     Raises: DataError if the network, the server or the connection fails.
     """
-    import pooch
     import requests
+
+    with warnings.catch_warnings():  # tqdm misses ipywidgets, but its plain bar will do
+        warnings.simplefilter("ignore")
+        import pooch
 
     download = pooch.HTTPDownloader(progressbar=progress, timeout=30)
     try:

@@ -22,7 +22,7 @@ __all__ = [
     "make_movielens_100k",
 ]
 
-# cell 9f1e7706 fd8326 · Samples: data sets made on the spot, whose truth is known
+# cell 9f1e7706 64b014 · Samples: data sets made on the spot, whose truth is known
 import random
 import struct
 import zlib
@@ -30,7 +30,7 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate
-from math import comb, log
+from math import comb, fsum, log
 from pathlib import Path
 
 import numpy as np
@@ -259,7 +259,7 @@ def _rating_moments(score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return mean, sum(p * (r - mean) ** 2 for p, r in zip(chances, ratings, strict=True))
 
 
-# cell 434cc311 960b75 · Ratings
+# cell 434cc311 d30664 · Ratings
 def _who_rates_what(rng: np.random.RandomState, n_users: int, n_items: int,
                     n_ratings: int) -> np.ndarray:
     """Choose which pairs are rated: 20 or more for each user, popular items more often.
@@ -267,7 +267,7 @@ def _who_rates_what(rng: np.random.RandomState, n_users: int, n_items: int,
     Shape: (n_users, n_items), True for a rated pair.
     """
     eager = rng.random_sample(n_users) ** 2
-    counts = 20 + (eager * (n_ratings - 20 * n_users) / eager.sum()).astype(int)
+    counts = 20 + (eager * (n_ratings - 20 * n_users) / fsum(eager)).astype(int)
     counts[: n_ratings - counts.sum()] += 1  # what was lost by rounding down
     popular = 2.5 * rng.random_sample(n_items) ** 2
     draw = popular + _bell(rng, n_users, n_items)
