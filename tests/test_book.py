@@ -294,6 +294,13 @@ def test_equations_are_mathml_in_a_font_of_the_book(made_up):
     assert "@font-face" in (made_up / "book.css").read_text()
 
 
+def test_an_equation_keeps_its_own_punctuation_and_no_more():
+    html = book.inline("where $T$ and $C$ lie, a few words on, in ($B$).", [])
+    page = BeautifulSoup(html, "html.parser")
+    together = [span.text for span in page.select("span.together")]
+    assert together == ["(B)."] and len(page.select("math")) == 3
+
+
 def test_an_equation_that_cannot_be_set_is_named(tmp_path):
     path = tmp_path / "01_bad.ipynb"
     notebook = new_notebook(cells=[new_markdown_cell("# Bad\n\n> One $\\nosuch{x} < 1$ sentence.")])

@@ -129,7 +129,9 @@ class BookExporter(HTMLExporter):
 def render(markdown: str, renderer: BookRenderer) -> str:
     """Markdown as HTML; an equation stays on one line with the punctuation around it."""
     html = MarkdownWithMath(renderer=renderer).render(markdown)
-    return re.sub(r"\(?<math>.*?</math>[^\s<]+", r'<span class="together">\g<0></span>', html)
+    return re.sub(
+        r"\(?<math>(?:(?!</math>).)*</math>[^\s<]+", r'<span class="together">\g<0></span>', html
+    )
 
 
 def inline(markdown: str, problems: list[str]) -> str:
