@@ -21,7 +21,7 @@ help:
 	@echo "make export     write exp/ from the notebooks"
 	@echo "make test-cuda  pytest and the notebooks on a CUDA device"
 	@echo "make bench      the side-by-side measurements of benchmarks/"
-	@echo "make results    write the tables of the README from what the last runs recorded"
+	@echo "make results    renew the README's tables and pictures from the notebooks and their last run"
 	@echo "make clean      remove what the commands above made, except .venv"
 
 # A stamp in .venv says that it holds what pyproject.toml and constraints.txt ask for.
@@ -75,6 +75,8 @@ bench: $(READY)
 	@for script in benchmarks/[a-z]*.py; do echo "$$script"; $(PY) "$$script" || exit 1; done
 
 results: $(READY)
+	@$(PY) tools/contents.py
+	@$(PY) tools/check_rules.py --readme README.md >/dev/null
 	@$(PY) tools/results.py
 
 clean:

@@ -1,17 +1,21 @@
-"""Write the table of notebooks into the README, from their titles and first sentences.
+"""Renew what the README shows of the notebooks: their table, and pictures from their outputs.
 
     python tools/contents.py [--readme README.md]
 
-replaces what stands between `<!-- notebooks -->` and `<!-- /notebooks -->`.
+The table, of titles and first sentences, goes between `<!-- notebooks -->` and
+`<!-- /notebooks -->`. A picture that the README names `…/images/NOTEBOOK-CELL.png` is written anew
+from what that cell of that notebook has drawn.
 """
 
 from __future__ import annotations
 
+import base64
 import os
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from notebooks import Notebook, cli, find, read, settings, show
+from notebooks import Notebook, ToolError, cli, find, read, settings, show
 from results import write_between
 
 
@@ -25,13 +29,34 @@ def table(notebooks: Iterable[Notebook], root: Path) -> str:
     return "\n".join(rows)
 
 
+def figure(notebook: Notebook, cell_id: str) -> bytes:
+    """The first picture among the stored outputs of a cell.
+
+    Raises: ToolError if there is no such cell, or it shows no picture.
+    """
+    cell = notebook.by_id(cell_id)
+    outputs = notebook.raw["cells"][cell.index].get("outputs", []) if cell else []
+    for output in outputs:
+        if picture := output.get("data", {}).get("image/png"):
+            return base64.b64decode("".join(picture))
+    raise ToolError(f"{show(notebook.path)} shows no picture in a cell {cell_id}: "
+                    "name another in the README")  # fmt: skip
+
+
 def write_contents(readme: str = "") -> None:
-    """Write the table of notebooks into README.md; a README that is right stays as it is."""
+    """Renew the table and the pictures of README.md; what is right stays as it is."""
     config = settings()
     target = Path(readme) if readme else config.root / "README.md"
-    notebooks = [read(path) for path in find(config.nbs)]
-    write_between(target, table(notebooks, target.resolve().parent), "notebooks")
-    print(f"{show(target)}: {len(notebooks)} notebooks")
+    notebooks = {path.stem: read(path) for path in find(config.nbs)}
+    root = target.resolve().parent
+    write_between(target, table(notebooks.values(), root), "notebooks")
+    pictures = re.findall(r"\]\((.*images/(.+)-(\w+)\.png)\)", target.read_text("utf-8"))
+    for link, name, cell_id in pictures:
+        if name not in notebooks:
+            raise ToolError(f"{show(target)} shows {link}, but there is no notebook {name}")
+        (root / link).parent.mkdir(parents=True, exist_ok=True)
+        (root / link).write_bytes(figure(notebooks[name], cell_id))
+    print(f"{show(target)}: {len(notebooks)} notebooks, {len(pictures)} pictures")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,149 @@
+"""The project as a whole: what the README shows is true, and what is imported gets installed."""
+
+import ast
+import os
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import packages_distributions
+from pathlib import Path
+
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+import contents
+from notebooks import find, read
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text("utf-8")
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+NEEDED = [Requirement(line) for line in PROJECT["dependencies"]]
+EXTRA = [
+    Requirement(line)
+    for lines in PROJECT["optional-dependencies"].values()
+    for line in lines
+    if not line.startswith(PROJECT["name"])
+]
+
+
+def section(mark: str) -> str:
+    """What stands in the README between `<!-- mark -->` and `<!-- /mark -->`."""
+    return re.search(rf"<!-- {mark} -->\n(.*?)<!-- /{mark} -->", README, re.S)[1].strip()
+
+
+def test_the_table_of_notebooks_is_current():
+    notebooks = [read(path) for path in find(ROOT / "nbs")]
+    assert section("notebooks") == contents.table(notebooks, ROOT), "run `make results`"
+
+
+def test_the_example_prints_what_it_says(tmp_path):
+    example = section("example")
+    code = re.search(r"```python\n(.*?)```", example, re.S)[1]
+    says = re.search(r"```text\n(.*?)```", example, re.S)[1]
+    lines = [line for line in code.splitlines() if line.strip()]
+    assert len([line for line in lines if "import " not in line]) <= 10
+    (tmp_path / "example.py").write_text(code, "utf-8")
+    done = subprocess.run(
+        [sys.executable, "-c", "import runpy; runpy.run_path('example.py')"],
+        cwd=tmp_path, capture_output=True, text=True, timeout=100,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "EXP_DATA": "sample"},
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    percent = re.compile(r"\d+(?=%)")  # the last digits depend on the machine's arithmetic
+    assert percent.sub("N", done.stdout) == percent.sub("N", says)
+    assert abs(int(percent.search(done.stdout)[0]) - int(percent.search(says)[0])) <= 2
+
+
+def test_the_links_of_the_pages_lead_somewhere():
+    for page in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md"):
+        text = (ROOT / page).read_text("utf-8")
+        targets = re.findall(r"\]\(([^)#]+)", text)
+        for target in [t for t in targets if not t.startswith("http")]:
+            assert (ROOT / target).exists(), f"{page}: {target}"
+
+
+def test_the_picture_is_small_and_made_by_a_notebook():
+    pictures = re.findall(r"!\[[^\]]+\]\((nbs/images/(\w+)-(\w+)\.png)\)", README)
+    assert pictures
+    for path, name, cell_id in pictures:
+        assert (ROOT / path).stat().st_size < 150_000
+        assert contents.figure(read(ROOT / "nbs" / f"{name}.ipynb"), cell_id)[:4] == b"\x89PNG"
+
+
+def test_the_commands_that_the_pages_name_exist():
+    goals = set(re.findall(r"^([a-z][a-z-]*):", (ROOT / "Makefile").read_text("utf-8"), re.M))
+    for page in ("README.md", "CONTRIBUTING.md", ".ci/run", ".github/workflows/test.yml"):
+        text = (ROOT / page).read_text("utf-8")
+        named = re.findall(r"(?:^|`|run: )make ([a-z][a-z -]*[a-z])", text, re.M)
+        assert named, page
+        for goal in " ".join(named).split():
+            assert goal in goals, f"{page}: make {goal}"
+
+
+def test_every_requirement_is_pinned_to_a_version_that_it_accepts():
+    lines = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
+    pins = [Requirement(line) for line in lines if not line.startswith("#")]
+    versions = {canonicalize_name(pin.name): str(pin.specifier).removeprefix("==") for pin in pins}
+    assert len(versions) == len(pins)
+    for requirement in NEEDED + EXTRA:
+        version = versions[canonicalize_name(requirement.name)]
+        assert requirement.specifier.contains(version), requirement
+    assert versions["torch"] == "2.13.0", "no local part, so that every index has it"
+
+
+def imported(trees) -> set[str]:
+    """The distributions from which some parsed code imports."""
+    distributions = packages_distributions()
+    own = {"exp", "conftest"} | {path.stem for path in (ROOT / "tools").glob("*.py")}
+    found = set()
+    for node in (node for tree in trees if tree for node in ast.walk(tree)):
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        else:
+            names = [node.module] if isinstance(node, ast.ImportFrom) and not node.level else []
+        for name in (name.split(".")[0] for name in names):
+            if name not in own and name not in sys.stdlib_module_names:
+                found |= {canonicalize_name(found) for found in distributions.get(name, [name])}
+    return found - {"triton"}  # comes with torch where there is CUDA
+
+
+def parsed(folder: str) -> list[ast.Module]:
+    return [ast.parse(path.read_text("utf-8")) for path in (ROOT / folder).rglob("*.py")]
+
+
+def cells() -> list[ast.Module | None]:
+    return [cell.tree for path in find(ROOT / "nbs") for cell in read(path).cells if cell.number]
+
+
+def names(requirements) -> set[str]:
+    return {canonicalize_name(requirement.name) for requirement in requirements}
+
+
+def test_what_is_imported_gets_installed():
+    assert imported(parsed("exp")) <= names(NEEDED), "declare it in pyproject.toml, dependencies"
+    others = imported([*cells(), *parsed("tools"), *parsed("tests")])
+    assert others <= names(NEEDED + EXTRA), "declare it in pyproject.toml, as an extra"
+
+
+def test_what_gets_installed_with_the_package_is_used():
+    indirectly = {"tqdm"}  # the progress bar of pooch
+    assert names(NEEDED) - indirectly <= imported([*parsed("exp"), *cells()])
+
+
+def test_notebooks_are_as_the_commit_hook_leaves_them():
+    command = [sys.executable, "-m", "nbstripout", "--keep-output", "--keep-id", "--verify"]
+    done = subprocess.run(
+        [*command, *sorted((ROOT / "nbs").glob("*.ipynb"))], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def test_make_refuses_an_old_python(tmp_path):
+    for name in ("Makefile", "pyproject.toml", "constraints.txt"):
+        (tmp_path / name).write_bytes((ROOT / name).read_bytes())
+    done = subprocess.run(
+        ["make", "lint", "PYTHON=false"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode != 0 and "Python 3.11 or newer is needed" in done.stderr
+    assert not (tmp_path / ".venv").exists()
