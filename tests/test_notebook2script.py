@@ -188,7 +188,7 @@ def test_strings_survive_to_the_byte(project):
 def test_title_may_hold_quotes_and_backslashes(project):
     for title in ['"quoted"', 'a """b""" c"', "back\\slash\\", "\ud83d lone", '\'\'\'""""']:
         module = export(project, cell(f"# {title}", "t", "markdown"), "#export\nx = 1")
-        assert ast.get_docstring(ast.parse(module)).replace("?", "") == title.replace("\ud83d", "")
+        assert ast.get_docstring(ast.parse(module)).replace("?", "") == title.replace("\ud83d ", "")
         importlib.util.decode_source((project / "lib/__init__.py").read_bytes())
 
 
@@ -753,3 +753,44 @@ def test_cell_parts():
     assert made.directives == {"hide": "", "export": ""} and made.exported
     assert (made.first_line, made.code) == (6, "x = 1")
     assert not Cell(0, "a", "markdown", "#export\nx").exported
+
+
+def test_headings_title_and_numbers(project):
+    path = save(
+        project / "nbs/01_a.ipynb",
+        cell("~~~\n# no title\n~~~\n```bash\n# install\n```", "a", "markdown"),
+        cell("", "empty"),
+        cell(
+            "> not this\n\n# The title #\n\n> What\n> you have.\n\nText.\n\n> not this",
+            "b",
+            "markdown",
+        ),
+        cell("x", "x"),
+        cell("````\n```\n# not\n````\n## Deep", "c", "markdown"),
+        cell("#earns @\n#earns torch.einsum\ny", "y"),
+    )
+    notebook = read(path)
+    assert (notebook.title, notebook.summary) == ("The title", "What you have.")
+    x, y = notebook.by_id("x"), notebook.by_id("y")
+    assert (x.number, x.heading, y.number, y.heading) == (1, "The title", 2, "Deep")
+    assert y.directives == {"earns": "@, torch.einsum"}
+
+
+def test_names_that_come_and_go(project):
+    module = export(
+        project,
+        "#export\ntry:\n    import triton\nexcept ImportError as error:\n    reason = str(error)\n"
+        "scratch = 1\nkept = scratch\ndel scratch",
+        "#export\nimport atexit\n\n@atexit.register\ndef goodbye(): pass\n\n\n"
+        "class A(metaclass=(m := type)): pass\n\ngoodbye(), m",
+    )
+    names = ast.literal_eval(re.search(r"__all__ = (\[.*?\])", module, re.S)[1])
+    assert sorted(names) == ["A", "goodbye", "kept", "m", "reason"]
+
+
+def test_settings_and_flags_without_a_value(project):
+    result = run(project, "--nbs")
+    assert result.returncode == 1 and "--nbs needs a value" in result.stderr
+    (project / "settings.ini").write_text("nbs_path = nbs\n")
+    result = run(project)
+    assert result.returncode == 1 and result.stderr.startswith("settings.ini cannot be read")

@@ -9,6 +9,7 @@ anywhere and nothing is written.
 
 from __future__ import annotations
 
+import ast
 import difflib
 import os
 import re
@@ -64,6 +65,14 @@ def render(notebook: Notebook) -> str:
 
 def public_names(notebook: Notebook) -> list[str]:
     """What `__all__` lists: each public name that an exported cell defines, in order, once."""
+    deleted = {
+        target.id
+        for cell in notebook.exported
+        for statement in cell.tree.body
+        if isinstance(statement, ast.Delete)
+        for target in statement.targets
+        if isinstance(target, ast.Name)
+    }
     names = {
         name: None
         for cell in notebook.exported
@@ -71,7 +80,7 @@ def public_names(notebook: Notebook) -> list[str]:
         for name, how, _ in bound_names(cell.tree)
         if how == "define" and not name.startswith("_")
     }
-    return list(names)
+    return [name for name in names if name not in deleted]
 
 
 def docstring(title: str, *paragraphs: str) -> str:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ast
 import configparser
+import functools
 import hashlib
 import inspect
+import itertools
 import json
 import re
 import sys
@@ -82,7 +84,8 @@ class Cell:
                 directive = parse_directive(line)
                 if directive is None:
                     return found, skipped
-                found.setdefault(*directive)
+                name, argument = directive
+                found[name] = ", ".join(filter(None, [found.get(name), argument]))
         return found, len(lines)
 
     @property
@@ -181,20 +184,22 @@ class Notebook:
     @cached_property
     def title(self) -> str:
         """The text of the first H1, or the topic."""
-        for cell in self.cells:
-            if cell.kind == "markdown" and (match := re.search(r"^# +(.+)$", cell.source, re.M)):
-                return match[1].strip()
-        return self.topic
+        return self._opening[0] or self.topic
 
     @cached_property
     def summary(self) -> str:
         """The `>` sentence below the title, or nothing."""
+        return self._opening[1]
+
+    @cached_property
+    def _opening(self) -> tuple[str, str]:
         for cell in self.cells:
-            if cell.kind == "markdown":
-                quoted = re.findall(r"^> ?(.*)$", cell.source, re.M)
-                if quoted or cell.source.count("\n# ") or cell.source.startswith("# "):
-                    return " ".join(quoted).strip()
-        return ""
+            for line, text in headings(cell.source) if cell.kind == "markdown" else ():
+                if line.startswith("# "):
+                    below = cell.source.split(line + "\n", 1)[-1].lstrip("\n").split("\n")
+                    quoted = itertools.takewhile(lambda row: row.startswith(">"), below)
+                    return text, " ".join(row.lstrip("> ").strip() for row in quoted)
+        return "", ""
 
     def by_id(self, id: str) -> Cell | None:
         return next((cell for cell in self.cells if cell.id == id), None)
@@ -272,7 +277,7 @@ def read(path: str | Path) -> Notebook:
         )
     try:
         raw = json.loads(text)
-    except (json.JSONDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:
         line = getattr(error, "lineno", None)
         raise refuse(f"is not JSON ({error})", "restore it with git", line) from None
     if not isinstance(raw, dict) or not isinstance(raw.get("nbformat"), int):
@@ -295,10 +300,9 @@ def read(path: str | Path) -> Notebook:
         source = source.removeprefix("\ufeff").replace("\r\n", "\n").replace("\r", "\n")
         kind = cell["cell_type"]
         if kind == "markdown":
-            for line in re.sub(r"^```.*?^```", "", source, flags=re.S | re.M).split("\n"):
-                if match := re.match(r"#{1,6} +(.+)", line):
-                    heading = re.sub(r"[^\S ]|[\ud800-\udfff]", " ", match[1]).strip()
-        number += kind == "code"
+            heading = [heading, *(text for _, text in headings(source))][-1]
+        counted = kind == "code" and bool(source.strip())  # Jupyter does not run empty cells
+        number += counted
         id = cell.get("id", "")
         if not (isinstance(id, str) and re.fullmatch(r"[\w-]+", id, re.ASCII)):
             id = stand_in = "h" + short_hash(source, 8)  # before nbformat 4.5 cells had no ids
@@ -309,8 +313,21 @@ def read(path: str | Path) -> Notebook:
         if id in ids:
             raise refuse(f"two cells have the id {id}", "open and save it in Jupyter")
         ids.add(id)
-        cells.append(Cell(number if kind == "code" else 0, id, kind, source, heading, index))
+        cells.append(Cell(number if counted else 0, id, kind, source, heading, index))
     return Notebook(path, tuple(cells), raw)
+
+
+def headings(markdown: str) -> Iterator[tuple[str, str]]:
+    """Each heading of a markdown text, as (its line, its text); what is fenced is code."""
+    fence = ""
+    for line in markdown.split("\n"):
+        mark = re.match(r"\s{0,3}(`{3,}|~{3,})", line)
+        if mark and not fence:
+            fence = mark[1]
+        elif mark and mark[1].startswith(fence):
+            fence = ""
+        elif not fence and (match := re.match(r"#{1,6} +(.+?)( +#+)? *$", line)):
+            yield line, re.sub(r"[^\S ]|[\ud800-\udfff]", " ", match[1]).strip()
 
 
 def find(folder: str | Path) -> list[Path]:
@@ -327,7 +344,8 @@ def bound_names(node: ast.AST) -> Iterator[tuple[str, str, ast.AST]]:
     """Each name that running these statements binds, as (name, how, node).
 
     `how` is "import", "define" (def, class, =, :=, with, match, also inside if, try and loops) or
-    "loop" (the target of a for). What functions, classes and comprehensions bind is theirs.
+    "loop" (the target of a for or an except). What functions, classes and comprehensions bind is
+    theirs.
     """
     for child in [node] if isinstance(node, ast.stmt) else ast.iter_child_nodes(node):
         yield from _bound(child, "define")
@@ -339,7 +357,8 @@ def _bound(node: ast.AST, how: str) -> Iterator[tuple[str, str, ast.AST]]:
         if not any(_extends(decorator) for decorator in node.decorator_list):
             yield node.name, how, node
         arguments = [] if isinstance(node, ast.ClassDef) else [node.args]
-        inner = [*node.decorator_list, *arguments, *getattr(node, "bases", [])]
+        bases = [*getattr(node, "bases", []), *getattr(node, "keywords", [])]
+        inner = [*node.decorator_list, *arguments, *bases]
     elif isinstance(node, ast.Import | ast.ImportFrom):
         for alias in node.names:
             if alias.name != "*" and not _is_future(node):
@@ -356,6 +375,8 @@ def _bound(node: ast.AST, how: str) -> Iterator[tuple[str, str, ast.AST]]:
     elif isinstance(node, ast.For | ast.AsyncFor):
         yield from _bound(node.target, "loop")
         inner = [node.iter, *node.body, *node.orelse]
+    elif isinstance(node, ast.ExceptHandler) and node.name:
+        yield node.name, "loop", node
     elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
         yield node.id, how, node
     elif isinstance(node, ast.MatchAs | ast.MatchStar) and node.name:
@@ -369,7 +390,7 @@ def _bound(node: ast.AST, how: str) -> Iterator[tuple[str, str, ast.AST]]:
 def _extends(decorator: ast.expr) -> bool:
     """Whether a decorated def adds to something that exists instead of binding a new name."""
     name = ast.unparse(decorator).split("(")[0]
-    return name.split(".")[-1] in {"patch", "patch_to", "overload", "register", "setter"}
+    return name.split(".")[-1] in {"patch", "patch_to", "overload"}
 
 
 def imports_of(cell: Cell, package: str) -> Iterator[tuple[int, str, str | None]]:
@@ -408,7 +429,10 @@ def settings(start: str | Path = ".") -> Settings:
     candidates = [*(p for p in [start, *start.parents]), Path(__file__).resolve().parents[1]]
     root = next((p for p in candidates if (p / "settings.ini").is_file()), start)
     parser = configparser.ConfigParser(interpolation=None)
-    parser.read(root / "settings.ini", encoding="utf-8")
+    try:
+        parser.read(root / "settings.ini", encoding="utf-8")
+    except (configparser.Error, UnicodeDecodeError) as error:
+        raise ToolError(f"{show(root / 'settings.ini')} cannot be read: {error}") from None
     values = dict(parser["DEFAULT"])
     nbs, lib = values.get("nbs_path", "nbs"), values.get("lib_path", "exp")
     return Settings(root, root / nbs, root / lib, values)
@@ -430,8 +454,16 @@ def cli(function: Callable) -> None:
         if name and flag.lstrip("-").split("=")[0].replace("-", "_") not in known:
             valid = ", ".join(f"--{p}" for p in parameters if p != "notebooks")
             sys.exit(f"unknown flag {flag.split('=')[0]}; the flags are {valid}")
+
+    @functools.wraps(function)
+    def checked(*args, **options):
+        for name, value in options.items():
+            if isinstance(value, bool) and isinstance(parameters[name].default, str):
+                raise ToolError(f"--{name} needs a value")
+        return function(*args, **options)
+
     try:
-        fire.Fire(function)
+        fire.Fire(checked)
     except FireExit:
         raise
     except ToolError as error:
