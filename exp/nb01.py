@@ -157,7 +157,7 @@ def frobenius_norm(a: Tensor) -> Tensor:
     return (a * a).sum().sqrt()
 
 
-# cell 26721811 a356a3 · Earned
+# cell 26721811 a356a3 · `@`, earned
 def matmul(a: Tensor, b: Tensor) -> Tensor:
     """Multiply two matrices: entry (i, j) is the sum over k of a[i, k] * b[k, j].
 
