@@ -104,7 +104,7 @@ def how_it_ended(code: int | None, memory: int = 0) -> str:
     name = signal.Signals(-code).name
     if name != "SIGKILL":
         return f"the process was ended by {name}"
-    held = f"; it held up to {memory / 2**20:.1f} GiB" if memory else ""
+    held = f"; it held up to {memory / 1024:,.0f} MiB" if memory else ""
     return f"the process was killed (SIGKILL), as the system does when memory runs out{held}"
 
 

@@ -14,6 +14,7 @@ import contextlib
 import faulthandler
 import gc
 import getpass
+import hashlib
 import io
 import json
 import logging
@@ -52,7 +53,8 @@ class Watch:
         self.shell, self.failures, self.seen = shell, [], None  # seen: the exception noted last
         self.tasks, self.threads = weakref.WeakSet(), set(threading.enumerate())
         shell.system_raise_on_error = True
-        shell.compile.get_code_name = _cell_file
+        shell.compile.get_code_name = self._file_name
+        self.number = 0  # of the cell that runs
         shell.ask_exit = lambda: self.note("the cell called exit()")
         shell.showtraceback = self._noting(shell.showtraceback)
         shell.showsyntaxerror = self._noting(shell.showsyntaxerror)
@@ -80,6 +82,10 @@ class Watch:
             self.failures.append(failure_of(error, what) if error else Failure(what))
         self.seen = error
 
+    def begin(self, number: int) -> None:
+        """The next cell to run has this number."""
+        self.shell.execution_count = self.number = number
+
     def take(self) -> list[dict]:
         """The failures since the last call, as plain values."""
         result = self.shell.last_execution_result
@@ -105,6 +111,11 @@ class Watch:
         for thread in set(threading.enumerate()) - self.threads if threads else ():
             if not thread.daemon:
                 thread.join(max(0.0, until - time.monotonic()))
+
+    def _file_name(self, raw: str, transformed: str, number: int) -> str:
+        """What a traceback calls the code of a cell, and code that a cell hands to the shell."""
+        digest = hashlib.sha1(transformed.encode("utf-8", "replace")).hexdigest()[:12]
+        return f"<ipython-{f'input-{number}' if number == self.number else 'nested'}-{digest}>"
 
     def _noting(self, show):
         def noting(*args, **options):
@@ -140,12 +151,6 @@ class Watch:
     def _loop(self, loop, context):
         self.note(f"{context['message']}: ", context.get("exception"))
         loop.default_exception_handler(context)
-
-
-def _cell_file(raw: str, transformed: str, number: int) -> str:
-    from IPython.core.compilerop import code_name
-
-    return code_name(transformed, number)
 
 
 def safe_str(value) -> str:
@@ -298,7 +303,6 @@ def refuse_input(*_, **__):
 
 async def run_cell(shell, step: Step) -> None:
     """Run one cell inside the event loop, as a Jupyter kernel does."""
-    shell.execution_count = step.number
     broken = None
     try:
         code = shell.transform_cell(step.source)
@@ -337,6 +341,7 @@ def host(task: Task, line: socket.socket) -> None:
         if step.skip:
             continue
         channel.tell("start", number=step.number)
+        watch.begin(step.number)
         try:
             loop.run_until_complete(run_cell(shell, step))
         except BaseException as error:  # also SystemExit, from a task
@@ -390,4 +395,4 @@ def answer(next_number: int) -> None:
     """Called in a kernel between cells: tell the failures, and set the number of the next cell."""
     failures = json.dumps(watch.take())
     watch.shell.display_pub.publish({"text/plain": failures})
-    watch.shell.execution_count = next_number
+    watch.begin(next_number)

@@ -58,10 +58,12 @@ class Keeper:
         line.close()
         os.set_blocking(self.raw, False)
         self.line.setblocking(False)
-        self.poll = select.poll()
-        for ready in (wake, self.raw, self.line):
-            self.poll.register(ready, select.POLLIN)
-        self.poll.register(self.lifeline, 0)  # an event here means that its other end is closed
+        self.poll, lull = select.poll(), select.poll()
+        for poll in (self.poll, lull):
+            poll.register(wake, select.POLLIN)
+            poll.register(self.line, select.POLLIN)
+            poll.register(self.lifeline, 0)  # an event here means that its other end is closed
+        self.poll.register(self.raw, select.POLLIN)
         what = None
         while what is None:
             deadline, too_late = self.deadline()
@@ -79,6 +81,8 @@ class Keeper:
             elif time.monotonic() >= deadline:
                 what = too_late
                 self.ask_stack()
+            elif list(ready) == [self.raw]:
+                lull.poll(2)  # not every line that is printed is worth waking up for
         self.end(what)
 
     def deadline(self) -> tuple[float, str]:

@@ -110,8 +110,8 @@ class Results:
 def explain(result: Result, outcome: Outcome, failure: Failure) -> str:
     """A failure for people: where, the lines of the cell with the failing one marked, what."""
     cell = result.cell(outcome.number)
-    place = show(result.notebook.path)
-    place += f" · {cell.heading} · cell {cell.number} ({cell.id})" if cell else " · as a whole"
+    where = [cell.heading, f"cell {cell.number} ({cell.id})"] if cell else ["as a whole"]
+    place = " · ".join(filter(None, [show(result.notebook.path), *where]))
     lines = ["", "─" * 80, place]
     if cell:
         at = [line for file, line, _ in failure.frames if file == cell.number][-1:]
@@ -186,6 +186,7 @@ def executed(result: Result, counts: bool = False):
     import nbformat
 
     node = nbformat.from_dict(copy.deepcopy(result.notebook.raw))
+    node = nbformat.v4.rwbase.rejoin_lines(node)
     for cell, made in zip(result.notebook.cells, node.cells, strict=True):
         if cell.kind != "code":
             continue

@@ -266,8 +266,8 @@ def run_notebook(
         slow: run the cells marked #slow, too.
         exported: import from the exported module what exported cells would define.
         save: write the outputs back into the notebooks that passed.
-        html: write the book into this folder.
-        junit: write JUnit XML into this file.
+        html: write the book into this folder, for example build/book.
+        junit: write JUnit XML into this file, for example build/junit.xml.
         fail_fast: start no further notebook after a failure.
         engine: fork (Linux) or kernel.
         nbs: the folder of the notebooks; by default what settings.ini says.
@@ -309,6 +309,10 @@ def run_notebook(
 
 @functools.wraps(run_notebook)
 def command(*notebooks, **options) -> None:
+    for name, default in run_notebook.__kwdefaults__.items():
+        if isinstance(default, bool) and isinstance(options.get(name), str):
+            notebooks += (options[name],)  # to fire, `--save FILE` is a flag with a value
+            options[name] = True
     results = run_notebook(*notebooks, **options)
     print(results)
     sys.exit(not results.ok)
