@@ -194,7 +194,8 @@ def finish(page: Page, files: dict[str, str]) -> tuple[str, list[tuple[int, str,
     sections = []
     taken: set[str] = set()
     for heading in soup.select("h1[id], h2[id], h3[id]"):
-        anchor, copies = heading["id"], 1
+        heading["id"] = anchor = unquote(heading["id"])
+        copies = 1
         while heading["id"] in taken:
             copies += 1
             heading["id"] = f"{anchor}-{copies}"

@@ -7,6 +7,7 @@ import builtins
 import difflib
 import re
 import symtable
+import sys
 import tokenize
 import warnings
 from collections.abc import Callable, Iterator
@@ -60,8 +61,8 @@ def comment_lines(cell: Cell) -> Iterator[tuple[int, str, bool]]:
     try:
         for token in tokenize.generate_tokens(StringIO(cell.source).readline):
             quoted |= set(range(token.start[0] + 1, token.end[0] + 1))
-    except (tokenize.TokenError, SyntaxError):
-        pass  # a magic: read the rest line by line
+    except (tokenize.TokenError, SyntaxError, UnicodeError):
+        pass  # a magic, or a lone surrogate: read the rest line by line
     at_top = True
     for number, line in enumerate(cell.source.split("\n"), 1):
         if line.strip().startswith("#") and number not in quoted:
@@ -149,10 +150,26 @@ def names_left_behind(notebook: Notebook) -> Iterator[Problem]:
 
 def symbols(cell: Cell) -> symtable.SymbolTable:
     """Who binds and who reads which name in a cell; nobody, where it does not compile."""
+    code = cell.code
+    if sys.version_info >= (3, 12) and cell.tree and "for" in code:
+        code = ast.unparse(Unfold().visit(ast.parse(code)))
     try:
-        return symtable.symtable(cell.code, "<cell>", "exec")
+        return symtable.symtable(code, "<cell>", "exec")
     except UNCOMPILABLE:
         return symtable.symtable("", "<cell>", "exec")
+
+
+class Unfold(ast.NodeTransformer):
+    """Comprehensions as generators: from Python 3.12 on only those have a scope of their own."""
+
+    def visit_ListComp(self, node: ast.ListComp | ast.SetComp) -> ast.AST:
+        return self.generic_visit(ast.GeneratorExp(node.elt, node.generators))
+
+    visit_SetComp = visit_ListComp
+
+    def visit_DictComp(self, node: ast.DictComp) -> ast.AST:
+        both = ast.Tuple([node.key, node.value], ast.Load())
+        return self.generic_visit(ast.GeneratorExp(both, node.generators))
 
 
 def used_globals(table: symtable.SymbolTable) -> set[str]:
