@@ -43,9 +43,9 @@ __all__ = [
     "MSELoss",
 ]
 
-# cell 2d3a9379 e9ce8e · Imports
+# cell 2d3a9379 578587 · Imports
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from difflib import get_close_matches
 from typing import Any, NamedTuple
 
@@ -129,7 +129,7 @@ def kaiming_normal(shape: tuple[int, ...], a: float = 0.0, mode: str = "fan_in",
     return _kaiming_std(shape, a, mode) * torch.randn(shape, generator=generator, dtype=dtype)
 
 
-# cell 347969bf 4e101e · Why √5?
+# cell 347969bf 4e101e · The square root of five
 def kaiming_uniform(shape: tuple[int, ...], a: float = 0.0, mode: str = "fan_in",
                     generator: torch.Generator | None = None,
                     dtype: torch.dtype | None = None) -> Tensor:
@@ -307,7 +307,19 @@ def input_gradients(node: Node, g: Tensor) -> Iterator[tuple[Node, Tensor]]:
             yield parent, sum_to_shape(gradient, value.shape).to(value)
 
 
-# cell eeae87ef eefc14 · The tape
+# cell eeae87ef f25b72 · The tape
+def _first_gradient(y: Tensor, gradient: Tensor | None) -> Tensor:
+    """Check the gradient that a backward pass starts with; for one number it is 1."""
+    if gradient is None and y.numel() == 1:
+        return torch.ones_like(y)
+    if gradient is None or gradient.shape != y.shape:
+        got = None if gradient is None else tuple(gradient.shape)
+        raise ValueError(f"backward from shape {tuple(y.shape)} needs a gradient of that shape, "
+                         f"got {got}; or first reduce it, with mean or sum")
+    return gradient
+
+
+# cell e6530f98 52b589 · The tape
 class Node:
     """A tensor that remembers the rule and the inputs it was computed with.
 
@@ -339,13 +351,7 @@ class Node:
 
         Raises: ValueError if it holds more than one number and no gradient of its shape is given.
         """
-        if gradient is None and self.data.numel() == 1:
-            gradient = torch.ones_like(self.data)
-        if gradient is None or gradient.shape != self.data.shape:
-            got = None if gradient is None else tuple(gradient.shape)
-            raise ValueError(f"backward from shape {tuple(self.data.shape)} needs a gradient of "
-                             f"that shape, got {got}; or first reduce it, with mean or sum")
-        received = {self: gradient}
+        received = {self: _first_gradient(self.data, gradient)}
         for node in reversed(topological_order(self)):
             g = received.pop(node)
             if node.rule is None:
@@ -413,7 +419,18 @@ class Value(Operators, Node):
         return f"Value({what}, {made})"
 
 
-# cell 2122ce13 a721be · Module
+# cell 2122ce13 10ec55 · Module
+def _members(pairs: Iterable[tuple[Any, Any]], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Go through names and what they stand for, and through lists, tuples and dicts inside."""
+    for name, item in pairs:
+        if isinstance(item, (list, tuple, dict)):
+            inside = item.items() if isinstance(item, dict) else enumerate(item)
+            yield from _members(inside, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", item
+
+
+# cell acfa9fea 647f67 · Module
 class HasParameters:
     """An object that finds its parameters, leaf Values, among its attributes and its parts'."""
 
@@ -422,16 +439,10 @@ class HasParameters:
         hint = f"; did you mean {close[0]!r}?" if close else ""
         raise AttributeError(f"{type(self).__name__} has no attribute {name!r}{hint}")
 
-    def _members(self) -> Iterator[tuple[str, Any]]:
-        for name, item in vars(self).items():
-            if isinstance(item, (list, tuple)):
-                yield from ((f"{name}.{i}", part) for i, part in enumerate(item))
-            else:
-                yield name, item
-
     def named_children(self) -> Iterator[tuple[str, HasParameters]]:
         """Go through the parts by name."""
-        return ((name, part) for name, part in self._members() if isinstance(part, HasParameters))
+        return ((name, part) for name, part in _members(vars(self).items())
+                if isinstance(part, HasParameters))
 
     def named_parameters(self, prefix: str = "", remove_duplicate: bool = True
                          ) -> Iterator[tuple[str, Value]]:
@@ -439,7 +450,7 @@ class HasParameters:
 
         A parameter that has several names comes once, under the first.
         """
-        found = [(prefix + name, value) for name, value in self._members()
+        found = [(prefix + name, value) for name, value in _members(vars(self).items())
                  if isinstance(value, Value) and value.rule is None]
         for name, part in self.named_children():
             found += part.named_parameters(f"{prefix}{name}.", remove_duplicate=False)
@@ -456,11 +467,11 @@ class HasParameters:
             value.grad = None
 
 
-# cell 9ff1c07d 0b537f · Module
+# cell 9ff1c07d 6ba831 · Module
 class Module(HasParameters):
     """A model or a part of one: parameters, parts, and a `forward` that a call runs.
 
-    Differs: torch's Module wants `Parameter` and `ModuleList`, and overlooks what a list holds.
+    Differs: torch's Module wants `Parameter` and `ModuleList`, and overlooks a plain list.
     """
 
     def __call__(self, *inputs: Any, **options: Any) -> Any:
