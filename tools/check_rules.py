@@ -119,6 +119,7 @@ FREE = {
     set_float32_matmul_precision use_deterministic_algorithms OutOfMemoryError
     cuda.is_available cuda.synchronize cuda.device_count cuda.current_device cuda.get_device_name
     cuda.get_device_properties cuda.get_device_capability cuda.manual_seed cuda.manual_seed_all
+    cuda.is_initialized cuda.get_rng_state_all cuda.set_rng_state_all
     cuda.empty_cache cuda.Event cuda.memory_allocated cuda.max_memory_allocated
     cuda.reset_peak_memory_stats
     """.split()
