@@ -5,8 +5,12 @@
     nb00b   samples                  Samples: data sets made on the spot, whose truth is known
     nb01    matmul                   Matrix multiplication: from three loops to tiles
     nb02    fully_connected          Fully connected networks: gradients by hand, then by a tape
+    nb03    minibatch_training       Minibatch training
+    nb03b   data_loaders             Data loaders
+    nb03c   generalisation           Training that generalises
+    nb04    callbacks                Callbacks: a training loop that others can extend
 """
-# generated from the notebooks: do not edit · 69b987
+# generated from the notebooks: do not edit · b4c993
 
 import importlib
 
@@ -16,6 +20,10 @@ _topics = {
     "samples": "nb00b",
     "matmul": "nb01",
     "fully_connected": "nb02",
+    "minibatch_training": "nb03",
+    "data_loaders": "nb03b",
+    "generalisation": "nb03c",
+    "callbacks": "nb04",
 }
 
 
