@@ -81,5 +81,5 @@ results: $(READY)
 
 clean:
 	rm -rf build *.egg-info .pytest_cache .ruff_cache .hypothesis
-	find exp tools tests benchmarks nbs \( -name __pycache__ -o -name .ipynb_checkpoints \) \
-	  -prune -exec rm -rf {} +
+	find . \( -name .venv -o -name .git \) -prune -o \
+	  \( -name __pycache__ -o -name .ipynb_checkpoints \) -prune -exec rm -rf {} +
