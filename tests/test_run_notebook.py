@@ -692,7 +692,7 @@ def test_the_modules_import_where_there_is_no_fork(tmp_path):
         "    for name in names.split():\n"
         "        if hasattr(module, name): delattr(module, name)\n"
         "import run_notebook, inside\n"
-        "try: run_notebook.start([], 'fork', 1, run_notebook.settings(), {})\n"
+        "try: run_notebook.start([], run_notebook.settings(), 'fork', 1, 'cpu', 'sample')\n"
         "except run_notebook.ToolError as error: print(error)\n"
     )
     env = os.environ | {"PYTHONPATH": str(TOOL.parent)}

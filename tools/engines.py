@@ -247,8 +247,8 @@ class ForkEngine(Engine):
 class KernelEngine(Engine):
     """Run each notebook in a Jupyter kernel of its own, through nbclient.
 
-    Differs: a process that leaves the kernel's process group is not found and ended, and exit
-    handlers of the notebook run unwatched.
+    Differs: what leaves the kernel's process group is not found and ended, nor are its children if
+    the runner itself is killed by SIGKILL; exit handlers of the notebook run unwatched.
     """
 
     def __init__(self, env: dict[str, str]):

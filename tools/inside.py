@@ -163,7 +163,7 @@ def safe_str(value) -> str:
 def failure_of(error: BaseException, prefix: str = "") -> Failure:
     """Describe an exception; what lies above the first cell in its traceback is the runner's."""
     frames = [
-        (frame.f_code.co_filename, line, frame.f_code.co_name)
+        (frame.f_code.co_filename, line or 0, frame.f_code.co_name)
         for frame, line in traceback.walk_tb(error.__traceback__)
     ]
     if isinstance(error, SyntaxError) and error.filename:

@@ -10,14 +10,13 @@ import os
 import re
 import shutil
 import sys
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from xml.etree import ElementTree
 
 from engines import Failure, Outcome, Step, Task
-from notebooks import Cell, Notebook, show
+from notebooks import Cell, Notebook, ToolError, read, show
 
 
 @dataclass
@@ -30,12 +29,14 @@ class Result:
 
     @property
     def status(self) -> str:
-        found = [outcome.status for outcome in self.outcomes.values()]
+        """Passed only if each cell that was to run ran to its end."""
         if 0 not in self.outcomes:
             return "not run"
-        if "failed" in found:
-            return "failed"
-        return "skipped" if self.task.steps and all(s.skip for s in self.task.steps) else "passed"
+        if self.task.steps and all(step.skip for step in self.task.steps):
+            return "skipped"
+        numbers = {0, *(step.number for step in self.task.steps if not step.skip)}
+        passed = {n for n, outcome in self.outcomes.items() if outcome.status == "passed"}
+        return "passed" if numbers <= passed else "failed"
 
     @property
     def seconds(self) -> float:
@@ -125,7 +126,7 @@ def explain(result: Result, outcome: Outcome, failure: Failure) -> str:
 
 
 def source(result: Result, number: int) -> list[str]:
-    return next(s.source for s in result.task.steps if s.number == number).split("\n")
+    return next((s.source for s in result.task.steps if s.number == number), "").split("\n")
 
 
 def marked(lines: list[str], at: int, around: int = 7) -> list[str]:
@@ -211,6 +212,8 @@ def save_outputs(results: Results) -> None:
 
     for result in results:
         if result.status == "passed":
+            if read(result.notebook.path).raw != result.notebook.raw:
+                raise ToolError(f"{show(result.notebook.path)} changed while it ran: not saved")
             text = nbformat.v4.writes(executed(result)) + "\n"
             if text != result.notebook.path.read_text("utf-8"):
                 write(result.notebook.path, text)
@@ -223,7 +226,7 @@ def write_html(results: Results, folder: str | Path) -> None:
     pages = [
         (result.notebook.path, executed(result, counts=True),
          {"status": result.status, "seconds": result.seconds})
-        for result in results
+        for result in results if result.notebook.raw
     ]  # fmt: skip
     for problem in write_book(pages, folder):
         print(problem, file=sys.stderr)
@@ -233,9 +236,11 @@ def write(file: str | Path, text: str) -> None:
     """Write a file as a whole or not at all."""
     file = Path(file).resolve()
     file.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.NamedTemporaryFile("w", encoding="utf-8", newline="\n", delete=False,
-                                     dir=file.parent, prefix=".") as temporary:  # fmt: skip
-        temporary.write(text)
-    if file.exists():
-        shutil.copymode(file, temporary.name)
-    os.replace(temporary.name, file)
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        temporary.write_text(text, "utf-8", newline="\n")
+        if file.exists():
+            shutil.copymode(file, temporary)
+        os.replace(temporary, file)
+    finally:
+        temporary.unlink(missing_ok=True)

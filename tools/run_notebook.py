@@ -34,7 +34,7 @@ from notebooks import (
     read,
     settings,
     show,
-)  # fmt: skip
+)
 from reports import Result, Results, save_outputs, write, write_html, write_junit
 
 # what a word in a notebook or a module says is worth importing once, in the server
@@ -66,8 +66,8 @@ def why_skip(cell: Cell, device: str, slow: bool) -> str:
 def imported(cell: Cell, notebook: Notebook, package: str) -> str:
     """What stands in for an exported cell: the import of each name that it binds."""
     if cell.tree is None or notebook.module is None:
-        raise ToolError(f"{show(notebook.path)}: cell {cell.number} cannot be exported; "
-                        "see what tools/notebook2script.py says")  # fmt: skip
+        what = f"{show(notebook.path)}: cell {cell.number} cannot be exported"
+        raise ToolError(f"{what}; see what tools/notebook2script.py says")
     future = [block.text for block in cell.blocks() if block.kind == "future"]
     names = {name: None for name, how, _ in bound_names(cell.tree) if how != "loop"}
     module = f"{package}.{notebook.module}"
@@ -93,8 +93,14 @@ def chosen(names: tuple[str, ...], nbs: Path) -> list[Path]:
     return list(paths.values())
 
 
-def plan(notebook: Notebook, package: str, device: str = "cpu", slow: bool = False,
-         exported: bool = False, **limits) -> Task:  # fmt: skip
+def plan(
+    notebook: Notebook,
+    package: str,
+    device: str = "cpu",
+    slow: bool = False,
+    exported: bool = False,
+    **limits: float,
+) -> Task:
     """The code cells of a notebook as steps to run or to skip."""
     steps = []
     for cell in notebook.cells:
@@ -125,7 +131,7 @@ def pick_device(device: str) -> str:
         raise ToolError(f"--device is cpu, cuda or auto, not {device}")
     if device == "cpu" or (device == "auto" and not shutil.which("nvidia-smi")):
         return "cpu"
-    # in a process of its own: what forks later must not have touched the device
+    # in a process of its own: CUDA that was started does not survive a fork
     probe = "import sys, torch; sys.exit(not torch.cuda.is_available())"
     if subprocess.run([sys.executable, "-c", probe]).returncode == 0:
         return "cuda"
@@ -134,15 +140,20 @@ def pick_device(device: str) -> str:
     return "cpu"
 
 
-def start(tasks: list[Task], engine: str, jobs: int, home: Settings, env: dict[str, str]) -> Engine:
+def start(
+    tasks: list[Task], home: Settings, engine: str, jobs: int, device: str, data: str
+) -> Engine:
     """Start an engine whose notebooks share the cores and import from the project's root."""
-    share = str(max(1, min(cores() // jobs, int(os.environ.get("OMP_NUM_THREADS", 1024)))))
     paths = [str(home.root), *filter(None, [os.environ.get("PYTHONPATH")])]
-    env |= {f"{library}_NUM_THREADS": share for library in ("OMP", "MKL", "OPENBLAS", "NUMBA")}
+    share = str(max(1, min(cores() // jobs, int(os.environ.get("OMP_NUM_THREADS", 1024)))))
+    env = {f"{library}_NUM_THREADS": share for library in ("OMP", "MKL", "OPENBLAS", "NUMBA")}
     env |= {
+        "EXP_DATA": data,
+        "EXP_DEVICE": device,
         "PYTHONPATH": os.pathsep.join(paths),
         "PYTHONHASHSEED": os.environ.get("PYTHONHASHSEED", "0"),  # sets print in the same order
         "MPLBACKEND": "module://matplotlib_inline.backend_inline",
+        "PYTORCH_NVML_BASED_CUDA_CHECK": "1",  # to ask for a device must not start CUDA
     }
     engine = engine or ("fork" if sys.platform == "linux" else "kernel")
     if engine == "kernel":
@@ -289,8 +300,7 @@ def run_notebook(
     results = Results([planned(path, **options, **limits) for path in paths])
     tasks = [result.task for result in results if result.status == "not run"]
     jobs = max(1, min(int(jobs) or cores(), len(tasks)))
-    env = {"EXP_DATA": data, "EXP_DEVICE": device}
-    with start(tasks, engine, jobs, home, env) as running, stop_on_signal(running):
+    with start(tasks, home, engine, jobs, device, data) as running, stop_on_signal(running):
         for outcome in outcomes(tasks, running, jobs, fail_fast):
             result = results.add(outcome)
             if outcome.number == 0:
