@@ -537,6 +537,17 @@ def test_only_leaves_are_parameters():
     test_eq([name for name, _ in net.named_parameters()], names[:-1])
 
 
+def test_parts_are_found_in_lists_and_dicts_within_each_other():
+    class Blocks(Module):
+        def __init__(self):
+            self.blocks = [[Linear(2, 3, bias=False), ReLU()], (Linear(3, 1),)]
+            self.heads = {"digit": Linear(3, 4, bias=False), "scales": [Value(torch.ones(2))]}
+
+    test_eq([name for name, _ in Blocks().named_parameters()],
+            ["heads.scales.0", "blocks.0.0.weight", "blocks.1.0.weight", "blocks.1.0.bias",
+             "heads.digit.weight"])
+
+
 def test_a_state_that_does_not_fit_is_refused_whole():
     net = Net()
     before = {name: tensor.clone() for name, tensor in net.state_dict().items()}
