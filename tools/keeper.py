@@ -176,6 +176,8 @@ def be_notebook(task: Task, line: socket.socket, output: int, stacks: io.IOBase)
     try:
         os.setsid()
         prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: die with the keeper
+        with contextlib.suppress(OSError):  # and if memory runs out, before the keeper
+            Path("/proc/self/oom_score_adj").write_text("500")
         signal.signal(signal.SIGINT, signal.default_int_handler)
         for number in (signal.SIGTERM, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
