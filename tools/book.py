@@ -29,6 +29,7 @@ from fontTools.ttLib import TTFont
 from jinja2 import Environment, FileSystemLoader, pass_context
 from math_core import LatexError, LatexToMathML
 from nbconvert import HTMLExporter
+from nbconvert.filters.highlight import Highlight2HTML
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbformat import NotebookNode
 
@@ -107,13 +108,27 @@ class BookRenderer(IPythonRenderer):
 
 
 class BookExporter(HTMLExporter):
-    """nbconvert's HTML exporter with the template in tools/book and mathematics as MathML."""
+    """nbconvert's HTML exporter with the template in tools/book and mathematics as MathML.
 
-    def __init__(self, problems: list[str], **options):
+    Highlighted code is most of a page's tags, and nothing changes in it: a comment stands in its
+    place until `with_code` is called at the end, which makes all that parses the page much faster.
+    """
+
+    def __init__(self, problems: list[str]):
         super().__init__(
-            template_name="book", extra_template_basedirs=[str(HERE.parent)], **options
+            template_name="book",
+            extra_template_basedirs=[str(HERE.parent)],
+            filters={"highlight_code": self.keep_code},
         )
         self.problems = problems
+        self.code: list[str] = []
+
+    def keep_code(self, source: str, metadata: dict) -> str:
+        self.code.append(Highlight2HTML()(source, metadata=metadata))
+        return f"<!--code {len(self.code) - 1}-->"
+
+    def with_code(self, html: str) -> str:
+        return re.sub(r"<!--code (\d+)-->", lambda match: self.code[int(match[1])], html)
 
     @pass_context
     def markdown2html(self, context, source: str) -> str:
@@ -189,23 +204,25 @@ def finish(page: Page, files: dict[str, str]) -> tuple[str, list[tuple[int, str,
     """
     notebook = prepare(page.executed)
     resources = {"metadata": {"name": page.path.stem, "path": str(page.path.parent)}}
-    body, _ = BookExporter(page.problems).from_notebook_node(notebook, resources)
+    exporter = BookExporter(page.problems)
+    body, _ = exporter.from_notebook_node(notebook, resources)
     soup = BeautifulSoup(body, "html.parser")
     sections = []
     taken: set[str] = set()
-    for heading in soup.select("h1[id], h2[id], h3[id]"):
+    for link in soup.select("a.anchor-link"):
+        heading = link.parent
         heading["id"] = anchor = unquote(heading["id"])
         copies = 1
         while heading["id"] in taken:
             copies += 1
             heading["id"] = f"{anchor}-{copies}"
         taken.add(heading["id"])
-        link = heading.find("a", class_="anchor-link")
         link.extract()
         label = heading.decode_contents()
         if heading.name == "h1":
             continue  # the title: the page starts with it
-        sections.append((int(heading.name[1]), heading["id"], label))
+        if heading.name in ("h2", "h3"):
+            sections.append((int(heading.name[1]), heading["id"], label))
         link["href"], link["aria-label"] = "#" + heading["id"], "link to this section"
         heading.append(link)
     for link in soup.select("a[href]"):
@@ -215,7 +232,7 @@ def finish(page: Page, files: dict[str, str]) -> tuple[str, list[tuple[int, str,
     for image in soup.select(".jp-OutputArea img"):
         image["alt"] = caption(image)
     drop_remote(soup, page)
-    return str(soup), sections
+    return exporter.with_code(str(soup)), sections
 
 
 def prepare(executed: NotebookNode) -> NotebookNode:
