@@ -55,6 +55,7 @@ FIRST = [
             new_output("stream", name="stdout", text="\x1b[31mred\x1b[0m " + "wide " * 100),
             display(text_html="<table><tr>" + "<td>a wide cell</td>" * 40 + "</tr></table>"),
             display(text_html='<script src="https://example.org/x.js"></script><b>kept</b>'),
+            display(text_html='<h2 id="own">a heading of an output is no section</h2>'),
             display(text_latex="$\\alpha$"),
         ],
     ),
