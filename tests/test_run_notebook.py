@@ -773,3 +773,12 @@ def test_the_book_resolves_its_links(tmp_path):
             if ":" not in file:
                 target = pages[file] if file else page
                 assert not anchor or target.find(id=anchor)
+
+
+def test_empty_cells_are_not_run_or_counted(tmp_path):
+    """Jupyter gives them no number either."""
+    cells = [nbformat.v4.new_code_cell(text) for text in ("", "x = 1", " \n", "assert x == 1")]
+    nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "01_a.ipynb")
+    for engine in ("fork", "kernel"):
+        results = run_notebook(str(tmp_path / "01_a.ipynb"), engine=engine)
+        assert results.ok and [step.number for step in results[0].task.steps] == [1, 2]

@@ -104,7 +104,7 @@ def plan(
     """The code cells of a notebook as steps to run or to skip."""
     steps = []
     for cell in notebook.cells:
-        if cell.kind == "code":
+        if cell.number:  # an empty cell has none, as in Jupyter
             instead = exported and cell.exported and cell.code
             source = imported(cell, notebook, package) if instead else cell.source
             steps.append(Step(cell.number, source, why_skip(cell, device, slow)))
