@@ -29,11 +29,12 @@ from torch import Tensor
 from exp.nb00a import data_path
 
 
-# cell 56878243 b973d6 · A header and a heap of bytes
+# cell 56878243 9cd2e0 · A header and a heap of bytes
 IDX_DTYPES = {0x08: torch.uint8, 0x09: torch.int8, 0x0B: torch.int16, 0x0C: torch.int32,
               0x0D: torch.float32, 0x0E: torch.float64}
 
 
+# cell 334c9a97 4da344 · A header and a heap of bytes
 def _read_bytes(path: Path) -> bytes:
     """Read a whole file, unpacked if its name ends in .gz."""
     if path.suffix != ".gz":
@@ -71,7 +72,7 @@ def read_idx(path: str | Path) -> Tensor:
     return values.view(dtype).reshape(shape)
 
 
-# cell 7f2c6bd4 1f3a52 · Training, validation, test
+# cell 7f2c6bd4 4d90a1 · Training, validation, test
 def _read_digits(name: str, part: str) -> tuple[Tensor, Tensor]:
     """Read one pair of idx files: images as rows of numbers from 0 to 1, and their labels."""
     images, labels = (data_path(name) / f"{part}-{kind}-ubyte.gz"
@@ -83,6 +84,7 @@ def _read_digits(name: str, part: str) -> tuple[Tensor, Tensor]:
     return x.flatten(1).float() / 255, y.long()
 
 
+# cell 5c10238a abd2e0 · Training, validation, test
 def load_mnist(name: str = "mnist") -> tuple[Tensor, Tensor, Tensor, Tensor]:
     """Read the training files: the first five sixths are to train on, the rest to validate.
 
@@ -95,6 +97,7 @@ def load_mnist(name: str = "mnist") -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return x[:n], y[:n], x[n:], y[n:]
 
 
+# cell d963a12f 21c929 · Training, validation, test
 def load_mnist_test(name: str = "mnist") -> tuple[Tensor, Tensor]:
     """Read the test files, which are kept apart for a last look: images and labels."""
     return _read_digits(name, "t10k")
