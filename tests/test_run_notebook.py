@@ -781,4 +781,5 @@ def test_empty_cells_are_not_run_or_counted(tmp_path):
     nbformat.write(nbformat.v4.new_notebook(cells=cells), tmp_path / "01_a.ipynb")
     for engine in ("fork", "kernel"):
         results = run_notebook(str(tmp_path / "01_a.ipynb"), engine=engine)
-        assert results.ok and [step.number for result in results for step in result.task.steps] == [1, 2]
+        (task,) = (result.task for result in results)
+        assert results.ok and [step.number for step in task.steps] == [1, 2]
