@@ -9,8 +9,13 @@
     nb03b   data_loaders             Data loaders
     nb03c   generalisation           Training that generalises
     nb04    callbacks                Callbacks: a training loop that others can extend
+    nb04b   everyday_callbacks       Everyday callbacks: progress, devices, guards
+    nb05    anneal                   Annealing: a rate for every moment
+    nb05b   lr_find                  The learning-rate finder
+    nb05c   optimizers               Optimizers: a step made of parts
+    nb06    cuda_cnn_hooks_init      Convolutions, hooks and a good start
 """
-# generated from the notebooks: do not edit · b4c993
+# generated from the notebooks: do not edit · 9beb5e
 
 import importlib
 
@@ -24,6 +29,11 @@ _topics = {
     "data_loaders": "nb03b",
     "generalisation": "nb03c",
     "callbacks": "nb04",
+    "everyday_callbacks": "nb04b",
+    "anneal": "nb05",
+    "lr_find": "nb05b",
+    "optimizers": "nb05c",
+    "cuda_cnn_hooks_init": "nb06",
 }
 
 

@@ -27,7 +27,7 @@ __all__ = [
     "OUTLINE",
 ]
 
-# cell a177f35a 0bd427 · Imports
+# cell a177f35a ddc188 · Imports
 import random
 import sys
 from collections import Counter
@@ -38,19 +38,20 @@ from difflib import get_close_matches
 from functools import partial
 from inspect import signature
 from itertools import islice
+from math import nan
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 
-# cell 2b14d271 9f1b2d · The events
-EVENTS = ("before_fit", "before_epoch", "before_batch", "after_pred", "after_loss", "after_backward",
-          "after_step", "after_batch", "after_epoch", "after_fit", "cleanup_fit")
+# cell 2b14d271 c53b56 · The events
+EVENTS = ("before_fit", "before_epoch", "before_batch", "after_pred", "after_loss",
+          "after_backward", "after_step", "after_batch", "after_epoch", "after_fit", "cleanup_fit")
 
 
 class Cancel(Exception):
-    """Raised by a callback to skip what is left of a part of the training, its `after_…` included."""
+    """Skip what is left of a part of the training, its `after_…` included; callbacks raise it."""
 
 
 class CancelStep(Cancel):
@@ -136,7 +137,7 @@ class Callback:
             raise ValueError(f"{type(self).__name__} keeps no state, got {sorted(state)}")
 
 
-# cell 2b0d1dc5 944d8d · A callback
+# cell 2b0d1dc5 87a5c3 · A callback
 def arrange(callbacks: Iterable[Callback]) -> list[Callback]:
     """Sort callbacks by their order; those of the same order stay as they were given.
 
@@ -147,7 +148,8 @@ def arrange(callbacks: Iterable[Callback]) -> list[Callback]:
     for callback in callbacks:
         if not isinstance(callback, Callback):
             hint = "; write it with ()" if isinstance(callback, type) else ""
-            raise TypeError(f"a callback is an instance of a subclass of Callback, got {callback!r}{hint}")
+            raise TypeError(f"a callback is an instance of a subclass of Callback, got {callback!r}"
+                            f"{hint}")
     for kind, count in Counter(map(type, callbacks)).items():
         if count > 1 and (not kind.repeatable or len(set(map(id, callbacks))) < len(callbacks)):
             raise ValueError(f"{kind.__name__} comes {count} times and would act {count} times; "
@@ -185,14 +187,14 @@ def _items(x: Any) -> int:
     return len(x) if isinstance(x, Tensor) and x.ndim else 0
 
 
-# cell d55ebeaa 2f11fd · The loop
+# cell d55ebeaa 1d74e2 · The loop
 def _check_batch(batch: Any) -> Sequence[Any]:
     """Refuse a batch that cannot be taken apart into inputs and a target."""
-    if not isinstance(batch, list | tuple) or len(batch) < 2:
-        got = f"a {type(batch).__name__}" + (f" of {len(batch)}" if isinstance(batch, list | tuple) else "")
-        raise TypeError(f"a batch is (inputs …, target), got {got}; let the data set return such "
-                        "pairs, or the loader's collate_fn make them")
-    return batch
+    if isinstance(batch, list | tuple) and len(batch) >= 2:
+        return batch
+    of = f" of {len(batch)}" if isinstance(batch, list | tuple) else ""
+    raise TypeError(f"a batch is (inputs …, target), got a {type(batch).__name__}{of}; let the "
+                    "data set return such pairs, or the loader's collate_fn make them")
 
 
 # cell ca55f7ee 462ee6 · The loop
@@ -296,7 +298,7 @@ class Resumed:
     restore: Callable[[], None]
 
 
-# cell 9a30f513 fdd73e · The loop
+# cell 9a30f513 a961cf · The loop
 class _EpochLoop(_BatchLoop):
     """All epochs of a fit, all batches of an epoch; the upper half of the training loop."""
 
@@ -326,7 +328,8 @@ class _EpochLoop(_BatchLoop):
         self.n_batches = len(loader) if hasattr(loader, "__len__") else None
         self.batch_index = -1
         with torch.set_grad_enabled(training):
-            for self.batch_index, batch in self._numbered(loader):
+            for number, batch in self._numbered(loader):
+                self.batch_index = number
                 try:
                     self._run_batch(plan, batch)
                 except CancelBatch:
@@ -335,8 +338,8 @@ class _EpochLoop(_BatchLoop):
                     _explain_memory(error, self)
                     raise
         if self.batch_index < 0:
-            raise ValueError(f"the {_phase(self)} loader gave no batch; is the data set smaller than "
-                             "a batch, with drop_last, or is the loader an iterator that is used up?")
+            raise ValueError(f"the {_phase(self)} loader gave no batch; is the data set smaller "
+                             "than a batch, with drop_last? Is the loader an iterator, used up?")
 
     def _drop_gradients(self) -> None:
         """Forget what a cancelled batch may have added, or the next step would use it."""
@@ -350,13 +353,13 @@ class _EpochLoop(_BatchLoop):
             set_random_state(resumed.random_state, self.loaders)  # the same order as then
         batches = enumerate(loader)
         if resumed:
-            for self.batch_index, _ in islice(batches, resumed.n_batches):
-                pass
+            for number, _ in islice(batches, resumed.n_batches):
+                self.batch_index = number
             resumed.restore()
         return batches
 
 
-# cell 71a65b83 ff6764 · The loop
+# cell 71a65b83 20747c · The loop
 class _GuardedLoop(_EpochLoop):
     """A training loop that puts everything back as it was, whatever happens in it."""
 
@@ -404,6 +407,7 @@ class _GuardedLoop(_EpochLoop):
             self.inputs, self.target, self.pred, self.loss = [], None, None, None
 
 
+# cell 706f1a19 c8067c · The loop
 @contextmanager
 def _cancel_in_place() -> Iterator[None]:
     """A cancellation that nothing has caught was raised where there is nothing to cancel."""
@@ -414,7 +418,7 @@ def _cancel_in_place() -> Iterator[None]:
                            "the table in 04_callbacks says which event allows which") from cancel
 
 
-# cell e6beb185 4a726a · Metrics
+# cell e6beb185 9684d9 · Metrics
 def name_metrics(metrics: Sequence[Callable] | Mapping[str, Callable]) -> dict[str, Callable]:
     """Give each metric the name of its function, unless they come in a dict with names already.
 
@@ -426,11 +430,11 @@ def name_metrics(metrics: Sequence[Callable] | Mapping[str, Callable]) -> dict[s
         named = [(_name(metric), metric) for metric in metrics]
     for name, metric in named:
         if not callable(metric) or not name.isidentifier():
-            raise TypeError(f"a metric is a function (pred, target) with a name, got {metric!r}; give "
-                            'functions without one in a dict: metrics={"name": function}')
+            raise TypeError(f"a metric is a function (pred, target) with a name, got {metric!r}; "
+                            'give functions without one in a dict: metrics={"name": function}')
     if len(dict(named)) < len(named) or "loss" in dict(named):
-        raise ValueError(f"metrics need different names, and not 'loss', got {[n for n, _ in named]}; "
-                         "name them in a dict")
+        raise ValueError(f"metrics need different names, and not 'loss', got "
+                         f"{[name for name, _ in named]}; name them in a dict")
     return dict(named)
 
 
@@ -440,7 +444,7 @@ def _name(metric: Any) -> str:
     return getattr(metric, "__name__", type(metric).__name__)
 
 
-# cell 55817562 8ec925 · Metrics
+# cell 55817562 535c86 · Metrics
 class MetricsCallback(Callback):
     """Average loss and metrics over the items of each epoch, into `learn.results`.
 
@@ -465,18 +469,22 @@ class MetricsCallback(Callback):
             values = [learn.loss, *[metric(pred, target) for metric in self._functions]]
             if phase not in self.sums:
                 self.sums[phase] = [_zero(learn.loss) for _ in values]
-            for total, value in zip(self.sums[phase], values):
+            for total, value in zip(self.sums[phase], values, strict=True):
                 total.add_(value, alpha=n)
         self.counts[phase] += n
 
     def after_epoch(self, learn: Learner) -> None:
         for phase, sums in self.sums.items():
-            for name, total in zip(["loss", *self.metrics], sums):
+            for name, total in zip(["loss", *self.metrics], sums, strict=True):
                 learn.results[f"{phase}_{name}"] = total.item() / self.counts[phase]
         self.results = learn.results
 
     def cleanup_fit(self, learn: Learner) -> None:
         self.sums = {}
+
+    def loss_so_far(self, phase: str) -> float:
+        """Average the loss over the epoch so far; this waits for a GPU."""
+        return self.sums[phase][0].item() / self.counts[phase] if phase in self.sums else nan
 
     def state_dict(self) -> dict[str, Any]:
         return {"sums": self.sums, "counts": self.counts}
@@ -486,22 +494,22 @@ class MetricsCallback(Callback):
         self.counts = dict(state["counts"])
 
 
-# cell 54d5d2b6 310ba1 · Metrics
+# cell 54d5d2b6 e6a9db · Metrics
 def _phase(learn: Learner) -> str:
     return "train" if learn.training else "valid"
 
 
 def _zero(like: Tensor) -> Tensor:
-    """A sum to start with, in float64 where the device has it: many small parts get lost in less."""
+    """A sum to start with, in float64 where the device has it: in less, small parts get lost."""
     dtype = torch.float32 if like.device.type == "mps" else torch.float64
     return torch.zeros((), dtype=dtype, device=like.device)
 
 
-# cell d0da73f0 f13ca1 · Metrics
+# cell d0da73f0 302772 · Metrics
 class Recorder(Callback):
     """Write down the loss and rates of each training batch and the results of each epoch.
 
-    `losses`, `lrs` (one rate for each parameter group) and `momenta` have an entry a batch, `epochs`
+    `losses`, `lrs` (a rate for each parameter group) and `momenta` have an entry a batch, `epochs`
     a dict of results an epoch, `epoch_ends` the number of batches up to its end.
     """
 
@@ -523,23 +531,24 @@ class Recorder(Callback):
             self.lrs.append([group["lr"] for group in groups])
             self.momenta.append(_momentum(groups[0]))
             if len(self._waiting) >= 1000:
-                self._read()
+                self.read()
 
     def after_epoch(self, learn: Learner) -> None:
-        self._read()
+        self.read()
         self.epochs.append(dict(learn.results))
         self.epoch_ends.append(len(self.losses))
 
     def cleanup_fit(self, learn: Learner) -> None:
-        self._read()
+        self.read()
 
-    def _read(self) -> None:
+    def read(self) -> None:
+        """Read the losses that still wait as tensors; the only thing here that waits for a GPU."""
         if self._waiting:
             self.losses += torch.stack(self._waiting).tolist()
             self._waiting = []
 
     def state_dict(self) -> dict[str, Any]:
-        self._read()
+        self.read()
         return {"losses": torch.tensor(self.losses, dtype=torch.float64),
                 "lrs": torch.tensor(self.lrs, dtype=torch.float64),
                 "momenta": torch.tensor(self.momenta, dtype=torch.float64),
@@ -558,7 +567,7 @@ def _momentum(group: Mapping[str, Any]) -> float:
     return group["betas"][0] if "betas" in group else group.get("momentum", 0.0)
 
 
-# cell 77c0a632 25d23f · Looking without touching
+# cell 77c0a632 6754ab · Looking without touching
 class _Collect(Callback):
     """Keep predictions and targets, and go on to the next batch."""
 
@@ -582,11 +591,11 @@ def _to_cpu(x: Any) -> Any:
 def _join(parts: list[Any]) -> Any:
     """Join the batches of a prediction or a target: a tensor, or a tuple of them."""
     if isinstance(parts[0], tuple):
-        return tuple(map(_join, map(list, zip(*parts))))
+        return tuple(map(_join, map(list, zip(*parts, strict=True))))
     return torch.cat(parts) if isinstance(parts[0], Tensor) else parts
 
 
-# cell 07e6a028 27916a · Looking without touching
+# cell 07e6a028 400bbe · Looking without touching
 class _Evaluator(_GuardedLoop):
     """Looks at data without learning from it; nothing is changed by that, random numbers included.
 
@@ -610,17 +619,22 @@ class _Evaluator(_GuardedLoop):
         """Give the model's output for one batch of inputs, on the CPU."""
         return self._look(_Collect(), [(*inputs, None)]).preds[0]
 
+    @staticmethod
+    def _moment(n_epochs: int = 0) -> dict[str, Any]:
+        """What describes where a training is, as it is before the first event."""
+        return {"epoch": 0, "n_epochs": n_epochs, "batch_index": 0, "n_batches": None,
+                "training": False, "results": {}, "n_items": 0, "_resumed": None,
+                "inputs": [], "target": None, "pred": None, "loss": None}
+
     def _look(self, callback: Any, loader: Any) -> Any:
         loader = self.dls.valid if loader is None else loader
         if loader is None:
             raise ValueError("there is no validation set: pass a loader")
-        names = "epoch n_epochs batch_index n_batches training results n_items inputs target pred loss"
-        kept = {name: getattr(self, name) for name in [*names.split(), "_resumed"]}
+        kept = {name: value for name, value in vars(self).items() if name in self._moment()}
         loaders = [*self.loaders, loader]
         state = random_state(loaders)
         try:
             self._reset(n_epochs=1)
-            self._resumed = None
             helpers = [c for c in self.callbacks if c.evaluates and type(c) is not type(callback)]
             self._run(arrange([*helpers, callback]), None, loader)
         finally:
@@ -629,7 +643,7 @@ class _Evaluator(_GuardedLoop):
         return callback
 
 
-# cell 311bf06d bfa74b · The Learner
+# cell 311bf06d f70a5e · The Learner
 class Learner(_Evaluator):
     """A model, its data, a loss and an optimizer, and the callbacks that take part in the training.
 
@@ -649,13 +663,11 @@ class Learner(_Evaluator):
         self.callbacks = arrange(_with_defaults(callbacks, self.metrics))
         self.opt = opt_func(model.parameters(), lr=lr)
         self._first_lrs = [group["lr"] for group in self.opt.param_groups]
-        self.n_steps, self._running, self._resumed = 0, False, None
+        self.n_steps, self._running = 0, False
         self._reset(0)
 
     def _reset(self, n_epochs: int) -> None:
-        self.epoch, self.n_epochs, self.batch_index, self.n_batches = 0, n_epochs, 0, None
-        self.training, self.results, self.n_items = False, {}, 0
-        self.inputs, self.target, self.pred, self.loss = [], None, None, None
+        vars(self).update(self._moment(n_epochs))
 
     @property
     def loaders(self) -> list[Any]:
@@ -700,15 +712,16 @@ class Learner(_Evaluator):
 
     def _set_lr(self, lr: float | Sequence[float] | None) -> None:
         groups = self.opt.param_groups
-        lrs = self._first_lrs if lr is None else lr if isinstance(lr, Sequence) else [lr] * len(groups)
+        lrs = self._first_lrs if lr is None else lr
+        lrs = lrs if isinstance(lrs, Sequence) else [lrs] * len(groups)
         if len(lrs) != len(groups) or not all(rate >= 0 for rate in lrs):
             raise ValueError(f"lr must be 0 or more, one or one for each of the {len(groups)} "
                              f"parameter groups, got {lr!r}")
-        for group, rate in zip(groups, lrs):
+        for group, rate in zip(groups, lrs, strict=True):
             group["lr"] = rate
 
     def resume_at(self, epoch: int, resumed: Resumed | None = None) -> None:
-        """Let this fit go on at an epoch, or inside it; for `before_fit` of a callback that resumes."""
+        """Let this fit go on at an epoch, or inside it; to be called in `before_fit`."""
         self.epoch, self._resumed = epoch, resumed
 
     def trace(self, callbacks: Iterable[Callback] = ()) -> None:
@@ -721,7 +734,7 @@ class Learner(_Evaluator):
             print(f"{line:<24}{text}".rstrip())
 
 
-# cell 1229e5f9 d256fc · The Learner
+# cell 1229e5f9 123fae · The Learner
 def _check_parts(model: Any, dls: Any, loss_func: Any, lr: Any, opt_func: Any) -> None:
     """Refuse what a Learner cannot be made of."""
     if not isinstance(model, nn.Module):
@@ -736,7 +749,8 @@ def _check_parts(model: Any, dls: Any, loss_func: Any, lr: Any, opt_func: Any) -
         raise ValueError(f"lr must be a number above 0, got {lr!r}")
 
 
-def _with_defaults(callbacks: Iterable[Callback], metrics: Mapping[str, Callable]) -> list[Callback]:
+def _with_defaults(callbacks: Iterable[Callback],
+                   metrics: Mapping[str, Callable]) -> list[Callback]:
     """Add the callbacks that every training has, unless they are there."""
     callbacks = list(callbacks)
     given = [c for c in callbacks if isinstance(c, MetricsCallback)]
