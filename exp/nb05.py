@@ -1,0 +1,315 @@
+"""Annealing: a rate for every moment
+
+In the end you have schedules that move any setting of the optimizer while training runs, and the one-cycle policy, equal to PyTorch's at every step and measured against constant rates.
+"""
+
+# cell 2d81e2ab a6284e · Imports
+from __future__ import annotations
+
+# generated from nbs/05_anneal.ipynb: do not edit
+__all__ = [
+    "ROUNDING",
+    "Schedule",
+    "ConstantSchedule",
+    "LinearSchedule",
+    "CosineSchedule",
+    "ExponentialSchedule",
+    "PolynomialSchedule",
+    "CombinedSchedule",
+    "combine_schedules",
+    "restarts_schedule",
+    "one_cycle",
+    "set_hyperparameter",
+    "ScheduleCallback",
+    "training_position",
+    "get_hyperparameter",
+    "fit_one_cycle",
+]
+
+# cell 2d81e2ab 95da7f · Imports
+import math
+from bisect import bisect_right
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from exp.nb04 import Callback, Learner
+
+
+# cell a181ce09 5dbd5c · A schedule is a function of the position
+ROUNDING = 1e-9  # a position this close to a boundary is on it
+
+
+class Schedule:
+    """A value for each position in the training: 0 is the first step, 1 the last.
+
+    A subclass writes `at`. Calling a schedule checks the position first.
+    Raises: ValueError for a position outside 0..1.
+    """
+
+    def __call__(self, position: float) -> float:
+        if not -ROUNDING <= position <= 1 + ROUNDING:
+            raise ValueError(f"a position lies in 0..1, from the first step to the last; "
+                             f"got {position}")
+        return self.at(min(max(float(position), 0.0), 1.0))
+
+    def at(self, position: float) -> float:
+        """Compute the value; `position` is in 0..1 for sure."""
+        raise NotImplementedError(f"{type(self).__name__} needs a method at(self, position)")
+
+
+# cell dd96907b b2602c · A schedule is a function of the position
+@dataclass(frozen=True)
+class ConstantSchedule(Schedule):
+    """Stay at `value`."""
+
+    value: float
+
+    def at(self, position: float) -> float:
+        return self.value
+
+
+@dataclass(frozen=True)
+class LinearSchedule(Schedule):
+    """Go from `start` to `end` in a straight line."""
+
+    start: float
+    end: float
+
+    def at(self, position: float) -> float:
+        return self.start + position * (self.end - self.start)
+
+
+# cell 3827f61d 28b614 · A schedule is a function of the position
+@dataclass(frozen=True)
+class CosineSchedule(Schedule):
+    """Go from `start` to `end` along half a wave: slow, fast, slow.
+
+    Source: Loshchilov and Hutter 2017, equation 5.
+    """
+
+    start: float
+    end: float
+
+    def at(self, position: float) -> float:
+        return self.end + (self.start - self.end) * (1 + math.cos(math.pi * position)) / 2
+
+
+# cell 89808807 52b63c · A schedule is a function of the position
+@dataclass(frozen=True)
+class ExponentialSchedule(Schedule):
+    """Go from `start` to `end` by the same factor in every step.
+
+    Raises: ValueError unless both are positive.
+    """
+
+    start: float
+    end: float
+
+    def __post_init__(self):
+        if not (self.start > 0 and self.end > 0):
+            raise ValueError("factors lead from one positive number to another; got "
+                             f"{self.start} and {self.end}; a LinearSchedule can reach 0")
+
+    def at(self, position: float) -> float:
+        return self.start * (self.end / self.start) ** position
+
+
+# cell bbf203a4 9afd6a · A schedule is a function of the position
+@dataclass(frozen=True)
+class PolynomialSchedule(Schedule):
+    """Go from `start` to `end` as a power of what is left of the way.
+
+    Raises: ValueError unless the power is positive.
+    """
+
+    start: float
+    end: float
+    power: float = 2.0
+
+    def __post_init__(self):
+        if not self.power > 0:
+            raise ValueError(f"power must be positive, got {self.power}")
+
+    def at(self, position: float) -> float:
+        return self.end + (self.start - self.end) * (1 - position) ** self.power
+
+
+# cell 072c2d9b 58ed65 · One schedule after another
+@dataclass(frozen=True)
+class CombinedSchedule(Schedule):
+    """Schedules one after another, each for its share of the training.
+
+    On a boundary the next one begins; position 1 is the end of the last one.
+    Raises: ValueError unless there is one share for each schedule, none negative, in sum 1.
+    """
+
+    pcts: tuple[float, ...]
+    schedules: tuple[Schedule, ...]
+
+    def __post_init__(self):
+        pcts = self.pcts
+        if len(pcts) != len(self.schedules) or not pcts:
+            raise ValueError(f"each schedule needs one share: got {len(pcts)} shares for "
+                             f"{len(self.schedules)} schedules")
+        if not all(pct >= 0 for pct in pcts) or abs(math.fsum(pcts) - 1) > 1e-6:
+            raise ValueError(f"shares are 0 or more and sum to 1, got {list(pcts)}, "
+                             f"in sum {math.fsum(pcts):g}")
+
+    def at(self, position: float) -> float:
+        total = math.fsum(self.pcts)
+        ends = [math.fsum(self.pcts[:i]) / total for i in range(1, len(self.pcts) + 1)]
+        last = max(i for i, pct in enumerate(self.pcts) if pct > 0)
+        phase = min(bisect_right(ends, position + ROUNDING), last)
+        begin = ends[phase - 1] if phase else 0.0
+        inside = (position - begin) / (ends[phase] - begin)
+        return self.schedules[phase](min(max(inside, 0.0), 1.0))
+
+
+def combine_schedules(pcts: Sequence[float], schedules: Sequence[Schedule]) -> CombinedSchedule:
+    """Put schedules one after another, each for its share of the training."""
+    return CombinedSchedule(tuple(pcts), tuple(schedules))
+
+
+# cell c5af332f cebc5e · One schedule after another
+def restarts_schedule(start: float, end: float, cycles: int,
+                      multiplier: float = 1.0) -> CombinedSchedule:
+    """Anneal by a cosine again and again, each time `multiplier` times as long as before.
+
+    Raises: ValueError unless there is at least one cycle and the multiplier is positive.
+    Source: Loshchilov and Hutter 2017, equation 5 and section 3.
+    """
+    if cycles < 1 or not multiplier > 0:
+        raise ValueError(f"cycles must be 1 or more and multiplier positive, got {cycles} "
+                         f"and {multiplier}")
+    lengths = [float(multiplier) ** i for i in range(cycles)]
+    shares = [length / math.fsum(lengths) for length in lengths]
+    return combine_schedules(shares, [CosineSchedule(start, end)] * cycles)
+
+
+# cell dfb76d8e 8d3695 · One cycle, for two settings at once
+def one_cycle(max_lr: float, total_steps: int, pct_start: float = 0.3, div_factor: float = 25.0,
+              final_div_factor: float = 1e4, base_momentum: float = 0.85,
+              max_momentum: float = 0.95) -> dict[str, CombinedSchedule]:
+    """Give schedules for "lr", up and then down, and for "momentum", down and then up.
+
+    The rate goes from max_lr / div_factor up to max_lr, and down to its start / final_div_factor.
+    Raises: ValueError unless there are steps to go up and to go down.
+    Source: Smith and Topin 2018; names and defaults as in torch.optim.lr_scheduler.OneCycleLR.
+    Differs: `total_steps` too few for a step to go up (at 0.3, fewer than 7) is an error.
+    """
+    top = pct_start * total_steps - 1  # the step at the top, as PyTorch counts
+    if not 1 <= top < total_steps - 1:
+        raise ValueError(f"one cycle needs a step up and a step down: total_steps * pct_start is "
+                         f"{total_steps} * {pct_start}, and should be at least 2 and less "
+                         "than total_steps; train for longer or set pct_start")
+    low, share = max_lr / div_factor, top / (total_steps - 1)
+
+    def up_and_down(start: float, middle: float, end: float) -> CombinedSchedule:
+        return combine_schedules([share, 1 - share],
+                                 [CosineSchedule(start, middle), CosineSchedule(middle, end)])
+
+    return {"lr": up_and_down(low, max_lr, low / final_div_factor),
+            "momentum": up_and_down(max_momentum, base_momentum, max_momentum)}
+
+
+# cell 44e0b841 919f95 · One cycle, for two settings at once
+def set_hyperparameter(group: dict[str, Any], name: str, value: Any) -> None:
+    """Change a setting of one parameter group; "momentum" is Adam's first beta, too.
+
+    Raises: ValueError if the group has no such setting.
+    """
+    if name == "momentum" and "betas" in group:
+        group["betas"] = (value, *group["betas"][1:])
+    elif name in group and name != "params":
+        group[name] = value
+    else:
+        known = sorted(group.keys() - {"params"}) + ["momentum"] * ("betas" in group)
+        raise ValueError(f"this optimizer has no setting {name!r}; it has {', '.join(known)}")
+
+
+# cell c8192cb3 4c6494 · A callback that follows a schedule
+class ScheduleCallback(Callback):
+    """Set one setting of the optimizer before each training batch, as a schedule says.
+
+    `schedule` is one for all parameter groups, or a list with one for each. "momentum" is also
+    Adam's first beta. After the fit the setting is what it was before.
+    Raises: ValueError, as the fit begins, if the optimizer has no such setting or another number
+        of groups, if the loader has no length, or if two callbacks schedule the same setting.
+    """
+
+    order = -10  # the others see the new value
+    repeatable = True
+
+    def __init__(self, name: str, schedule: Schedule | Sequence[Schedule]):
+        self.name, self.schedule = name, schedule
+        self.kept: list[Any] | None = None
+
+    def before_fit(self, learn: Learner) -> None:
+        groups = learn.opt.param_groups
+        self._schedules = _one_for_each(self.schedule, groups)
+        rivals = [c for c in learn.callbacks if isinstance(c, ScheduleCallback)]
+        if sum(other.name == self.name for other in rivals) > 1:
+            raise ValueError(f"two schedules for {self.name!r}; put them into one, for example "
+                             "with combine_schedules")
+        if not hasattr(learn.dls.train, "__len__"):
+            raise ValueError("the training loader has no length, so nobody knows where in the "
+                             "training it stands; give it a __len__")
+        kept = [get_hyperparameter(group, self.name) for group in groups]
+        self.kept = self.kept or kept  # a resumed fit brings its own
+
+    def before_batch(self, learn: Learner) -> None:
+        if learn.training:
+            position = training_position(learn)
+            for group, schedule in zip(learn.opt.param_groups, self._schedules, strict=True):
+                set_hyperparameter(group, self.name, schedule(position))
+
+    def cleanup_fit(self, learn: Learner) -> None:
+        for group, value in zip(learn.opt.param_groups, self.kept or [], strict=False):
+            set_hyperparameter(group, self.name, value)
+        self.kept = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"kept": self.kept}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.kept = state["kept"]
+
+
+# cell c2efd90c 34d107 · A callback that follows a schedule
+def training_position(learn: Learner) -> float:
+    """Tell where in a fit its present training batch stands: 0 for the first, 1 for the last."""
+    total = learn.n_epochs * learn.n_batches
+    return (learn.epoch * learn.n_batches + learn.batch_index) / max(total - 1, 1)
+
+
+def get_hyperparameter(group: dict[str, Any], name: str) -> Any:
+    """Read a setting of one parameter group, under the names that `set_hyperparameter` takes."""
+    set_hyperparameter(dict(group), name, None)  # on a copy: an unknown name is refused
+    return group["betas"][0] if name == "momentum" and "betas" in group else group[name]
+
+
+def _one_for_each(given: Any, groups: list[Any]) -> list[Any]:
+    """Give a list with one item for each parameter group, from such a list or one item for all."""
+    items = list(given) if isinstance(given, list | tuple) else [given] * len(groups)
+    if len(items) != len(groups):
+        raise ValueError(f"one for all groups or one for each: got {len(items)} for "
+                         f"{len(groups)} parameter groups")
+    return items
+
+
+# cell 4bae1d3c 37fec1 · A callback that follows a schedule
+def fit_one_cycle(learn: Learner, n_epochs: int, max_lr: float | Sequence[float] | None = None,
+                  callbacks: Iterable[Callback] = (), **options: Any) -> None:
+    """Train with one cycle of the learning rate and the momentum.
+
+    `max_lr` is for all parameter groups or one for each, by default the Learner's `lr`; `options`
+    go to `one_cycle`.
+    Source: Smith and Topin 2018.
+    """
+    total_steps = n_epochs * len(learn.dls.train)
+    peaks = _one_for_each(learn.lr if max_lr is None else max_lr, learn.opt.param_groups)
+    cycles = [one_cycle(peak, total_steps, **options) for peak in peaks]
+    schedules = [ScheduleCallback(name, [cycle[name] for cycle in cycles])
+                 for name in ("lr", "momentum")]
+    learn.fit(n_epochs, callbacks=[*schedules, *callbacks])

@@ -1,0 +1,188 @@
+"""The learning-rate finder
+
+In the end you know how large a learning rate may be on a bowl, and have a tool that finds it for any model in a few seconds and leaves no trace: not in the weights, not in the optimizer, not in the random numbers.
+"""
+
+# cell c23cc91d a6284e · Imports
+from __future__ import annotations
+
+# generated from nbs/05b_lr_find.ipynb: do not edit
+__all__ = [
+    "RateSweep",
+    "as_found",
+    "lr_find",
+]
+
+# cell c23cc91d 05d811 · Imports
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from copy import deepcopy
+from dataclasses import dataclass
+from types import SimpleNamespace
+
+import torch
+
+from exp.nb04 import Callback, CancelFit, Learner, random_state, set_random_state
+from exp.nb05 import ExponentialSchedule
+
+
+# cell d9deedc9 26a1f3 · The learning-rate finder
+@dataclass(frozen=True, repr=False)
+class RateSweep:
+    """The loss that each learning rate led to.
+
+    `losses[i]` was measured on the batch after the step with `lrs[i]`; `exploded` says whether the
+    sweep ended because the loss did, and not because it had reached its last rate.
+    """
+
+    lrs: tuple[float, ...]
+    losses: tuple[float, ...]
+    exploded: bool
+
+    @property
+    def smoothed(self) -> list[float]:
+        """The mean of each loss with its neighbours, nearer ones counting more, none delayed."""
+        width = len(self.losses) / 40
+        distance = torch.arange(len(self.losses)) - torch.arange(len(self.losses))[:, None]
+        weights = (-0.5 * (distance / width) ** 2).exp()  # (rates, rates)
+        return ((weights * torch.tensor(self.losses)).sum(1) / weights.sum(1)).tolist()
+
+    @property
+    def minimum(self) -> float:
+        """The rate at which the smoothed loss is lowest."""
+        return self.lrs[self.smoothed.index(min(self.smoothed))]
+
+    @property
+    def minimum_tenth(self) -> float:
+        """A tenth of the rate at which the smoothed loss is lowest."""
+        return self.minimum / 10
+
+    @property
+    def steepest(self) -> float:
+        """The rate at which the smoothed loss falls fastest, before its minimum."""
+        falls = torch.tensor(self.smoothed).diff()[:max(1, self.lrs.index(self.minimum))]
+        return self.lrs[falls.argmin().item()]
+
+    @property
+    def limit(self) -> float:
+        """The last rate at which the smoothed loss was below twice its minimum: the edge."""
+        level = min(self.smoothed) + abs(min(self.smoothed))
+        return [lr for lr, loss in zip(self.lrs, self.smoothed, strict=True) if loss <= level][-1]
+
+    def plot(self) -> None:
+        """Draw the loss over the rate, with the two suggestions."""
+        import matplotlib.pyplot as plt
+
+        axis = plt.subplots(figsize=(6, 3))[1]
+        axis.semilogx(self.lrs, self.losses, ".", color="lightgray", label="each batch")
+        axis.semilogx(self.lrs, self.smoothed, label="smoothed")
+        axis.axvline(self.steepest, color="tab:green", ls="--",
+                     label=f"steepest {self.steepest:.2g}")
+        axis.axvline(self.minimum_tenth, color="tab:red", ls=":",
+                     label=f"minimum/10 {self.minimum_tenth:.2g}")
+        top = max(self.losses[0], 1.2 * min(self.smoothed)) + 0.5 * abs(self.losses[0])
+        axis.set(title="Learning-rate finder", xlabel="lr", ylabel="loss after a step with it",
+                 ylim=(min(0, min(self.losses)), top))
+        axis.legend(fontsize=8)
+        plt.show()
+
+    def __repr__(self) -> str:
+        end = "where the loss exploded" if self.exploded else "all of them"
+        return (f"learning rates: steepest {self.steepest:.2g}, "
+                f"minimum/10 {self.minimum_tenth:.2g} ({len(self.lrs)} from {self.lrs[0]:.2g} "
+                f"to {self.lrs[-1]:.2g}, {end})")
+
+
+# cell 8e8c5741 6d4519 · The learning-rate finder
+class _Sweep(Callback):
+    """Raise the rate by a factor before each batch, until the loss explodes or the rates end."""
+
+    order = -10
+
+    def __init__(self, lrs: Sequence[float], explode: float):
+        self.lrs, self.explode = lrs, explode
+        self.losses: list[float] = []
+        self.n_taken, self.average, self.best, self.exploded = 0, 0.0, math.inf, False
+
+    def before_batch(self, learn: Learner) -> None:
+        for group in learn.opt.param_groups:
+            group["lr"] = self.lrs[min(self.n_taken, len(self.lrs) - 1)]
+
+    def after_loss(self, learn: Learner) -> None:
+        loss = learn.loss.item()
+        self.average = 0.7 * self.average + 0.3 * loss  # what a single odd batch cannot carry away
+        usual = self.average / (1 - 0.7 ** (self.n_taken + 1))
+        self.exploded = not usual - self.best <= self.explode * abs(self.best)
+        if self.n_taken and math.isfinite(loss):
+            self.losses.append(loss)
+        if self.exploded or not math.isfinite(loss) or self.n_taken == len(self.lrs):
+            self.exploded = self.exploded or not math.isfinite(loss)
+            raise CancelFit
+        self.best = min(self.best, usual)
+        self.n_taken += 1
+
+
+# cell 028c8e80 97259a · The learning-rate finder
+@contextmanager
+def as_found(learn: Learner) -> Iterator[None]:
+    """Put a Learner back as it was: model, optimizer, random numbers, its own attributes.
+
+    Whatever ends the block, an exception or Ctrl-C included.
+    """
+    model, opt, attributes = learn.model, learn.opt, dict(vars(learn))
+    tensors = [*model.parameters(), *model.buffers()]
+    copies, grads = [t.detach().clone() for t in tensors], [p.grad for p in model.parameters()]
+    buffers = [(part, dict(part.named_buffers(recurse=False))) for part in model.modules()]
+    modes = [(part, part.training) for part in model.modules()]
+    state, groups = dict(opt.state), [dict(group) for group in opt.param_groups]
+    numbers, loaders = random_state(learn.loaders), learn.loaders
+    opt.state.update({p: deepcopy(kept) for p, kept in state.items()})
+    try:
+        yield
+    finally:
+        vars(learn).clear()
+        vars(learn).update(attributes)
+        for part, own in buffers:
+            for name, buffer in own.items():
+                setattr(part, name, buffer)
+        with torch.no_grad():
+            for tensor, copy in zip(tensors, copies, strict=True):
+                tensor.copy_(copy)
+        for p, grad in zip(model.parameters(), grads, strict=True):
+            p.grad = grad
+        for part, mode in modes:
+            part.training = mode
+        opt.state.clear()
+        opt.state.update(state)
+        for group, kept in zip(opt.param_groups, groups, strict=True):
+            group.update(kept)
+        set_random_state(numbers, loaders)
+
+
+# cell dff6e452 dd2966 · The learning-rate finder
+def lr_find(learn: Learner, start_lr: float = 1e-6, end_lr: float = 10.0, num_steps: int = 100,
+            explode: float = 3.0, callbacks: Iterable[Callback] = ()) -> RateSweep:
+    """Try rates from `start_lr` to `end_lr`, each a factor above the last, until the loss explodes.
+
+    It explodes when it has risen by `explode` times its lowest value. Afterwards everything is as
+    it was before. All parameter groups get the same rate. Of the Learner's callbacks only those
+    take part that `evaluate` needs too; name others, such as gradient clipping, in `callbacks`.
+    Raises: ValueError for a range that is none, or if the loss explodes at once.
+    Source: Smith 2017, section 3.3.
+    Differs: Smith raises the rate by a constant amount and looks at the accuracy.
+    """
+    if not 0 < start_lr < end_lr < math.inf or num_steps < 10 or not explode > 0:
+        raise ValueError(f"rates go up from a positive one, in 10 or more steps; got {start_lr} "
+                         f"to {end_lr} in {num_steps}, explode {explode}")
+    lrs = [ExponentialSchedule(start_lr, end_lr)(i / (num_steps - 1)) for i in range(num_steps)]
+    sweep = _Sweep(lrs, explode)
+    with as_found(learn):
+        learn.callbacks = [c for c in learn.callbacks if c.evaluates]
+        learn.dls = SimpleNamespace(train=learn.dls.train, valid=None)
+        learn.fit(num_steps + 1, callbacks=[sweep, *callbacks])
+    n = len(sweep.losses)
+    if n < 4:
+        raise ValueError(f"the loss exploded after {n} steps that began with lr {start_lr:g}: "
+                         "begin lower, or look for what is wrong with the loss")
+    return RateSweep(tuple(lrs[:n]), tuple(sweep.losses), sweep.exploded)
