@@ -49,7 +49,7 @@ def log_softmax(x: Tensor, dim: int = -1) -> Tensor:
     return x - logsumexp(x, dim, keepdim=True)
 
 
-# cell 9b241017 52d5b2 · Negative log likelihood, and cross-entropy
+# cell 9b241017 17af4d · Negative log likelihood, and cross-entropy
 def nll_loss(log_probs: Tensor, target: Tensor, reduction: str = "mean",
              ignore_index: int = -100) -> Tensor:
     """Pick the log-probability of each right class and turn its sign.
@@ -75,11 +75,12 @@ def cross_entropy(logits: Tensor, target: Tensor, reduction: str = "mean",
     """
     if not 0 <= label_smoothing <= 1:
         raise ValueError(f"label_smoothing must lie in 0..1, got {label_smoothing}")
+    counted = _check_classes(logits, target, ignore_index)
     log_probs = log_softmax(logits, 1)
     losses = nll_loss(log_probs, target, "none", ignore_index)
     if label_smoothing:
         losses = (1 - label_smoothing) * losses - label_smoothing * log_probs.mean(1)
-    return _reduce(losses, target != ignore_index, reduction)
+    return _reduce(losses, counted, reduction)
 
 
 # cell 217d96bd c10488 · Negative log likelihood, and cross-entropy
@@ -109,7 +110,7 @@ def _reduce(losses: Tensor, counted: Tensor, reduction: str) -> Tensor:
     raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
 
 
-# cell 111a5d5e 7c0cc7 · Models that know their parameters
+# cell 111a5d5e 495143 · Models that know their parameters
 class Parameter(Tensor):
     """A tensor that training changes, told apart from all others by its class.
 
@@ -121,7 +122,8 @@ class Parameter(Tensor):
         return torch.Tensor._make_subclass(cls, data.detach(), requires_grad)
 
     @classmethod
-    def __torch_function__(cls, function: Callable, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+    def __torch_function__(cls, function: Callable, types: Any, args: Any = (),
+                           kwargs: Any = None) -> Any:
         """Compute as with a plain tensor: what comes out is one."""
         return Tensor.__torch_function__(function, (), args, kwargs)
 
@@ -129,7 +131,7 @@ class Parameter(Tensor):
         return memo.setdefault(id(self), type(self)(self.detach().clone(), self.requires_grad))
 
 
-# cell f75100bb 46121d · Models that know their parameters
+# cell f75100bb cffdff · Models that know their parameters
 class Container:
     """Write down each parameter and each part on assignment; name, save and load all of them.
 
@@ -161,8 +163,9 @@ class Container:
     def named_parameters(self, prefix: str = "", remove_duplicate: bool = True
                          ) -> Iterator[tuple[str, Parameter]]:
         """Go through all parameters by name, one's own before those of the parts."""
-        found = [(prefix + name, p) for name, p in self._registered.items() if isinstance(p, Parameter)]
-        for name, part in self._registered.items():
+        own = self._registered.items()
+        found = [(prefix + name, p) for name, p in own if isinstance(p, Parameter)]
+        for name, part in own:
             if isinstance(part, Container):
                 found += part.named_parameters(f"{prefix}{name}.", remove_duplicate=False)
         first = {id(p): name for name, p in reversed(found)}
@@ -175,7 +178,7 @@ class Container:
         return {name: p.detach() for name, p in self.named_parameters(remove_duplicate=False)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Copy saved values into the parameters of the same names; change nothing if names differ."""
+        """Copy saved values into the parameters of the same names: all, or none if names differ."""
         own = self.state_dict()
         if {n: t.shape for n, t in own.items()} != {n: t.shape for n, t in state.items()}:
             wrong = {n for n in own.keys() | state.keys()
@@ -214,7 +217,7 @@ class Sequential(Container):
         return getattr(self, str(range(len(self))[index]))
 
 
-# cell 3a3ce2a0 9954fb · Optimizers
+# cell 3a3ce2a0 bbaf15 · Optimizers
 class Optimizer:
     """Visit every parameter that has a gradient and change it by the settings of its group.
 
@@ -254,9 +257,8 @@ class Optimizer:
 
     def zero_grad(self) -> None:
         """Forget the gradients, so that the next backward does not add to them."""
-        for group in self.param_groups:
-            for p in group["params"]:
-                p.grad = None
+        for p in _all_params(self):
+            p.grad = None
 
     def state_dict(self) -> dict[str, Any]:
         return _optimizer_state(self)
@@ -265,7 +267,7 @@ class Optimizer:
         _load_optimizer_state(self, saved)
 
 
-# cell d4c424c5 a8939c · Optimizers
+# cell d4c424c5 02eeb3 · Optimizers
 def _checked_group(optimizer: Optimizer, group: dict[str, Any]) -> dict[str, Any]:
     """Complete a group with the defaults, and refuse what would only go wrong later."""
     params = group["params"]
@@ -277,17 +279,21 @@ def _checked_group(optimizer: Optimizer, group: dict[str, Any]) -> dict[str, Any
         if not isinstance(p, Tensor) or not p.is_leaf:
             raise TypeError(f"an optimizer changes leaf tensors, got "
                             f"{'a computed tensor' if isinstance(p, Tensor) else type(p).__name__}")
-    ids = [id(p) for known in optimizer.param_groups for p in known["params"]] + [id(p) for p in params]
-    if len(set(ids)) < len(ids):
+    everything = [*_all_params(optimizer), *params]
+    if len({id(p) for p in everything}) < len(everything):
         raise ValueError("a parameter was given twice; it would be stepped twice")
     group = {**optimizer.defaults, **group, "params": params}
     optimizer.check(group)
     return group
 
 
+def _all_params(optimizer: Optimizer) -> list[Tensor]:
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
 def _optimizer_state(optimizer: Optimizer) -> dict[str, Any]:
     """Number the parameters through all groups, and write the state under these numbers."""
-    number = {id(p): i for i, p in enumerate(p for g in optimizer.param_groups for p in g["params"])}
+    number = {id(p): i for i, p in enumerate(_all_params(optimizer))}
     groups = [{**group, "params": [number[id(p)] for p in group["params"]]}
               for group in optimizer.param_groups]
     state = {number[id(p)]: dict(kept) for p, kept in optimizer.state.items() if kept}
@@ -300,9 +306,9 @@ def _load_optimizer_state(optimizer: Optimizer, saved: dict[str, Any]) -> None:
     if sizes != (theirs := [len(group["params"]) for group in saved["param_groups"]]):
         raise ValueError(f"this optimizer has groups of {sizes} parameters, the saved one {theirs}")
     optimizer.state.clear()
-    for group, old in zip(optimizer.param_groups, saved["param_groups"]):
+    for group, old in zip(optimizer.param_groups, saved["param_groups"], strict=True):
         group.update({key: value for key, value in old.items() if key != "params"})
-        for p, number in zip(group["params"], old["params"]):
+        for p, number in zip(group["params"], old["params"], strict=True):
             for key, value in saved["state"].get(number, {}).items():
                 kept = value.to(p.device, copy=True) if isinstance(value, Tensor) else value
                 optimizer.state[p][key] = kept

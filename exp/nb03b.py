@@ -159,7 +159,7 @@ class BatchSampler:
             yield batch
 
 
-# cell 6cce584d e46f17 · From samples to a batch
+# cell 6cce584d 7b9693 · From samples to a batch
 def collate(samples: Sequence[Any]) -> Any:
     """Stack samples along a new first axis, part by part for tuples, lists and dicts.
 
@@ -172,7 +172,7 @@ def collate(samples: Sequence[Any]) -> Any:
     if isinstance(first, Tensor):
         return torch.stack(list(samples))
     if isinstance(first, str | bytes):
-        return list(samples)
+        return samples
     if hasattr(first, "__array__"):  # numpy's arrays and numbers
         return torch.stack([torch.as_tensor(sample) for sample in samples])
     if isinstance(first, int | float):
@@ -185,14 +185,14 @@ def collate(samples: Sequence[Any]) -> Any:
         if any(len(sample) != len(first) for sample in samples):
             raise ValueError(f"samples have different lengths: {[len(s) for s in samples]}; "
                              "pad them to one length, or pass a collate_fn that does")
-        parts = [collate(part) for part in zip(*samples)]
+        parts = [collate(part) for part in zip(*samples, strict=True)]
         return type(first)(*parts) if hasattr(first, "_fields") else parts
     raise TypeError(f"cannot put a {type(first).__name__} into a batch; return tensors, arrays, "
                     "numbers, texts, or tuples, lists and dicts of them, or pass a collate_fn")
 
 
-# cell 91172554 53629a · The fast path
-BLOCK = 2**18  # bytes that the fast path takes at once: enough to save calls, and still in the cache
+# cell 91172554 55abc1 · The fast path
+BLOCK = 2**18  # bytes taken at once: many enough to save calls, few enough to stay in the cache
 
 
 def tensor_batches(dataset: TensorDataset, sampler: Iterable[int], batch_size: int,
@@ -206,7 +206,7 @@ def tensor_batches(dataset: TensorDataset, sampler: Iterable[int], batch_size: i
     least = batch_size if drop_last else 1
     for block in _blocks(sampler, size):
         columns = [t.index_select(0, block.to(t.device)).split(batch_size) for t in dataset.tensors]
-        for batch in zip(*columns):
+        for batch in zip(*columns, strict=True):
             if len(batch[0]) >= least:
                 yield [part.data for part in batch]  # .data: a batch counts its own changes
 
@@ -280,14 +280,15 @@ def _portable(error: Exception) -> Exception:
     return replacement
 
 
-# cell 08ea5acb 3e0d4e · Workers
+# cell 08ea5acb 7ff3f3 · Workers
 class _Worker:
     """A process that makes batches, and the pipe to it."""
 
     def __init__(self, context: Any, number: int, seed: int, dataset: Any, collate_fn: Callable):
         self.pipe, theirs = context.Pipe()
-        self.process = context.Process(target=_work, args=(theirs, dataset, collate_fn, seed + number),
-                                       name=f"DataLoader worker {number}", daemon=True)
+        arguments = theirs, dataset, collate_fn, seed + number
+        self.process = context.Process(target=_work, args=arguments, daemon=True,
+                                       name=f"DataLoader worker {number}")
         self.process.start()
         theirs.close()
 
@@ -313,7 +314,7 @@ class _Worker:
         return batch
 
     def died(self) -> RuntimeError:
-        self.process.join(1)
+        self.process.join(10)
         code = self.process.exitcode
         how = signal.Signals(-code).name if code and code < 0 else f"exit code {code}"
         return RuntimeError(
@@ -404,7 +405,7 @@ class DataLoader:
         return (fetch_batch(self.dataset, chosen, self.collate_fn) for chosen in self.batch_sampler)
 
 
-# cell d5be80da de2b9a · The DataLoader
+# cell d5be80da 3d86c2 · The DataLoader
 def _check_loader(dataset: Any, batch_size: int, shuffle: bool, sampler: Any, batch_sampler: Any,
                   num_workers: int, drop_last: bool, timeout: float, context: Any,
                   prefetch_factor: int) -> None:
@@ -414,10 +415,12 @@ def _check_loader(dataset: Any, batch_size: int, shuffle: bool, sampler: Any, ba
                         "not both; put what can only be iterated into a list first")
     if sampler is not None and shuffle:
         raise ValueError("a sampler is an order of its own: leave out shuffle, or the sampler")
-    if batch_sampler is not None and (batch_size, shuffle, sampler, drop_last) != (1, False, None, False):
+    alone = (batch_size, shuffle, sampler, drop_last) == (1, False, None, False)
+    if batch_sampler is not None and not alone:
         raise ValueError("a batch_sampler makes whole batches: leave out batch_size, shuffle, "
                          "sampler and drop_last")
-    for name, value, least in (("num_workers", num_workers, 0), ("prefetch_factor", prefetch_factor, 1)):
+    for name, value, least in (("num_workers", num_workers, 0),
+                               ("prefetch_factor", prefetch_factor, 1)):
         if not isinstance(value, int) or value < least:
             raise ValueError(f"{name} must be a whole number >= {least}, got {value!r}")
     if not timeout >= 0:
@@ -428,7 +431,7 @@ def _check_loader(dataset: Any, batch_size: int, shuffle: bool, sampler: Any, ba
             raise ValueError("multiprocessing_context is for workers, and num_workers is 0")
 
 
-# cell 8a83c066 803679 · The DataLoader
+# cell 8a83c066 59a0c1 · The DataLoader
 @dataclass(frozen=True)
 class DataLoaders:
     """The two loaders of a training: `train` to learn from, `valid` to check on."""
@@ -437,7 +440,8 @@ class DataLoaders:
     valid: Iterable[Any]
 
     @classmethod
-    def from_datasets(cls, train: Any, valid: Any, batch_size: int = 64, **options: Any) -> DataLoaders:
+    def from_datasets(cls, train: Any, valid: Any, batch_size: int = 64,
+                      **options: Any) -> DataLoaders:
         """Shuffle the training set; read the validation set in order, in batches twice as large."""
         return cls(DataLoader(train, batch_size, shuffle=True, **options),
                    DataLoader(valid, 2 * batch_size, **options))

@@ -17,11 +17,10 @@ __all__ = [
     "fit",
 ]
 
-# cell 6bf3c1aa a3330f · Imports
+# cell 6bf3c1aa cd2c08 · Imports
 import time
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 import torch.nn.functional as F
