@@ -10,12 +10,16 @@
     nb03c   generalisation           Training that generalises
     nb04    callbacks                Callbacks: a training loop that others can extend
     nb04b   everyday_callbacks       Everyday callbacks: progress, devices, guards
+    nb04c   checkpoints              Checkpoints: a training that survives
     nb05    anneal                   Annealing: a rate for every moment
     nb05b   lr_find                  The learning-rate finder
     nb05c   optimizers               Optimizers: a step made of parts
     nb06    cuda_cnn_hooks_init      Convolutions, hooks and a good start
+    nb06b   resnet                   Normalisation and residual networks
+    nb10    makemore                 Makemore: names, letter by letter
+    nb11    rnn                      Recurrent networks: one cell, any length
 """
-# generated from the notebooks: do not edit · 9beb5e
+# generated from the notebooks: do not edit · bb1e3d
 
 import importlib
 
@@ -30,10 +34,14 @@ _topics = {
     "generalisation": "nb03c",
     "callbacks": "nb04",
     "everyday_callbacks": "nb04b",
+    "checkpoints": "nb04c",
     "anneal": "nb05",
     "lr_find": "nb05b",
     "optimizers": "nb05c",
     "cuda_cnn_hooks_init": "nb06",
+    "resnet": "nb06b",
+    "makemore": "nb10",
+    "rnn": "nb11",
 }
 
 

@@ -298,7 +298,7 @@ class Resumed:
     restore: Callable[[], None]
 
 
-# cell 9a30f513 a961cf · The loop
+# cell 9a30f513 e3c21a · The loop
 class _EpochLoop(_BatchLoop):
     """All epochs of a fit, all batches of an epoch; the upper half of the training loop."""
 
@@ -311,10 +311,11 @@ class _EpochLoop(_BatchLoop):
             self.epoch += 1
 
     def _run_epoch(self, plan: _Plan, train: Any, valid: Any) -> None:
-        self.training, self.results = train is not None, {}
+        self.training = train is not None
         self.model.train(self.training)
         for call in plan.before_epoch:
             call(self)
+        self.results = {}
         if train is not None:
             self._run_batches(plan, train, training=True)
         if valid is not None:
@@ -643,7 +644,7 @@ class _Evaluator(_GuardedLoop):
         return callback
 
 
-# cell 311bf06d f70a5e · The Learner
+# cell 311bf06d ce775f · The Learner
 class Learner(_Evaluator):
     """A model, its data, a loss and an optimizer, and the callbacks that take part in the training.
 
@@ -663,7 +664,7 @@ class Learner(_Evaluator):
         self.callbacks = arrange(_with_defaults(callbacks, self.metrics))
         self.opt = opt_func(model.parameters(), lr=lr)
         self._first_lrs = [group["lr"] for group in self.opt.param_groups]
-        self.n_steps, self._running = 0, False
+        self.n_steps, self.n_fits, self._running = 0, 0, False
         self._reset(0)
 
     def _reset(self, n_epochs: int) -> None:
@@ -706,6 +707,7 @@ class Learner(_Evaluator):
         self._running = True
         try:
             self._run(everyone, self.dls.train, self.dls.valid)
+            self.n_fits += 1
         finally:
             self._running = False
             self.opt.zero_grad()

@@ -16,6 +16,7 @@ __all__ = [
     "Screen",
     "format_table",
     "format_line",
+    "is_first_process",
     "ProgressCallback",
     "default_device",
     "to_device",
@@ -199,7 +200,13 @@ def format_line(row: Mapping[str, Any], n_epochs: int) -> str:
     return ", ".join([f"epoch {row['epoch']}/{n_epochs}", *parts, f"{row['seconds']:.1f} s"])
 
 
-# cell a2639b0c 4c7188 · Progress
+# cell a2639b0c 463feb · Progress
+def is_first_process() -> bool:
+    """Tell whether this process may write: of several that train together, only the first may."""
+    return int(os.environ.get("RANK", "0")) == 0  # set by torchrun
+
+
+# cell 919dfc0a 3bfa6f · Progress
 class ProgressCallback(Callback):
     """Show how the training goes: a bar with the loss so far, and the results of each epoch.
 
@@ -219,6 +226,7 @@ class ProgressCallback(Callback):
 
     def before_fit(self, learn: Learner) -> None:
         self._style = self.style or where_output_goes()
+        self._style = self._style if is_first_process() else "silent"
         self._screen = Screen() if self._style == "notebook" else None
         self._rows, self._bar, self._title = [], None, ""
         self._next_look = self._next_plot = 0.0
@@ -228,7 +236,7 @@ class ProgressCallback(Callback):
 
     def after_batch(self, learn: Learner) -> None:
         now = time.perf_counter()
-        if self._style == "lines" or now < self._next_look:
+        if self._style in ("lines", "silent") or now < self._next_look:
             return
         self._next_look = now + self.every
         self._look(learn)
@@ -241,7 +249,7 @@ class ProgressCallback(Callback):
         self._rows.append({"epoch": learn.epoch + 1, **learn.results, "seconds": seconds})
         if self._screen:
             self._screen.text(format_table(self._rows))
-        else:
+        elif self._style != "silent":
             print(format_line(self._rows[-1], learn.n_epochs), flush=True)
 
     def cleanup_fit(self, learn: Learner) -> None:
@@ -435,7 +443,7 @@ class StopOnNaN(Callback):
             raise CancelFit
 
 
-# cell 44eb4106 80eadc · Stopping by itself
+# cell 44eb4106 6b097d · Stopping by itself
 class Monitor(Callback):
     """Watch one result of each epoch; the base of callbacks that act on the best one.
 
@@ -453,6 +461,9 @@ class Monitor(Callback):
             raise ValueError(f'mode must be "min" or "max", min_delta 0 or more, got {mode!r} '
                              f"and {min_delta}")
         self.monitor, self.min_delta, self.sign = monitor, min_delta, -1 if mode == "max" else 1
+        self.best, self.best_epoch = None, None
+
+    def before_fit(self, learn: Learner) -> None:
         self.best, self.best_epoch = None, None
 
     def is_better(self, learn: Learner) -> bool:
@@ -475,11 +486,9 @@ class Monitor(Callback):
         self.best, self.best_epoch = state["best"], state["best_epoch"]
 
 
-# cell 0606c469 74e282 · Stopping by itself
+# cell 0606c469 e0bafd · Stopping by itself
 class EarlyStopping(Monitor):
     """End the fit when the monitored result has not been better for `patience` epochs."""
-
-    order = 2000  # after everything else has seen the epoch
 
     def __init__(self, monitor: str = "valid_loss", patience: int = 3, mode: str | None = None,
                  min_delta: float = 0.0):
@@ -488,9 +497,15 @@ class EarlyStopping(Monitor):
             raise ValueError(f"patience must be a whole number of at least 1, got {patience!r}")
         self.patience, self.waited = patience, 0
 
+    def before_fit(self, learn: Learner) -> None:
+        super().before_fit(learn)
+        self.waited = 0
+
     def after_epoch(self, learn: Learner) -> None:
         self.waited = 0 if self.is_better(learn) else self.waited + 1
-        if self.waited >= self.patience:
+
+    def before_epoch(self, learn: Learner) -> None:
+        if self.waited >= self.patience:  # here, when everyone has dealt with the last epoch
             raise CancelFit
 
     def state_dict(self) -> dict[str, Any]:
@@ -501,7 +516,7 @@ class EarlyStopping(Monitor):
         self.waited = state["waited"]
 
 
-# cell f88bbe61 6d069d · A log that survives
+# cell f88bbe61 325ade · A log that survives
 class CSVLogger(Callback):
     """Write the results of each epoch as a row of a CSV file, at once.
 
@@ -523,6 +538,8 @@ class CSVLogger(Callback):
     def after_epoch(self, learn: Learner) -> None:
         row = {"epoch": learn.epoch + 1, **learn.results,
                "seconds": round(time.perf_counter() - self._start, 3)}
+        if not is_first_process():
+            return
         with open(self.path, "r+" if self.size else "w", newline="", encoding="utf-8") as file:
             file.seek(self.size)
             file.truncate()

@@ -1,0 +1,434 @@
+"""Checkpoints: a training that survives
+
+In the end a training that was killed at any moment goes on as if nothing had happened, to the last bit; the best weights are kept, and a trained model travels as one file that is safe to open.
+"""
+
+# cell c5ff5d8c a6284e · Imports
+from __future__ import annotations
+
+# generated from nbs/04c_checkpoints.ipynb: do not edit
+__all__ = [
+    "pack",
+    "unpack",
+    "FORMAT",
+    "write_state",
+    "read_state",
+    "save_weights",
+    "load_weights",
+    "learner_state",
+    "restore_learner",
+    "save_learner",
+    "load_learner",
+    "Checkpoint",
+    "SaveBest",
+    "export_model",
+    "load_exported",
+]
+
+# cell c5ff5d8c 198823 · Imports
+import json
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from exp.nb04 import Callback, Learner, Resumed, random_state, set_random_state
+from exp.nb04b import Monitor, is_first_process, to_device
+
+
+# cell 9677ad03 e7f741 · A file that cannot bite
+def pack(state: Any) -> tuple[dict[str, Tensor], str]:
+    """Part a nested state into its tensors, by name, and a JSON text that says where each belongs.
+
+    Raises: TypeError that names the place, for what is no tensor and nothing that JSON can hold.
+    """
+    tensors: dict[str, Tensor] = {}
+    tree = _pack(state, "", tensors, {})
+    return tensors, json.dumps(tree)
+
+
+def _pack(x: Any, place: str, tensors: dict[str, Tensor], names: dict[Any, str]) -> Any:
+    if x is None or isinstance(x, bool | int | float | str):
+        return x
+    if isinstance(x, Tensor):
+        return {"$tensor": _name_tensor(x, place, tensors, names)}
+    if type(x).__module__ == "numpy" and type(x).__name__ == "ndarray":
+        return {"$array": _name_tensor(torch.from_numpy(x), place, tensors, names)}
+    if isinstance(x, Mapping):
+        if all(isinstance(key, str) and not key.startswith("$") for key in x):
+            return {key: _pack(v, f"{place}.{key}", tensors, names) for key, v in x.items()}
+        return {"$dict": [[_pack(key, f"{place} key", tensors, names),
+                           _pack(v, f"{place}.{key}", tensors, names)] for key, v in x.items()]}
+    if isinstance(x, list | tuple):
+        parts = [_pack(part, f"{place}.{i}", tensors, names) for i, part in enumerate(x)]
+        return {"$tuple": parts} if isinstance(x, tuple) else parts
+    raise TypeError(f"cannot save {place[1:] or 'it'}: a {type(x).__name__}, {x!r:.80}. A file "
+                    "holds tensors, numbers, texts, and lists, tuples and dicts of them; of a "
+                    "function save its name, of an object what it is built from")
+
+
+# cell 3f3debd4 5c9618 · A file that cannot bite
+def _name_tensor(x: Tensor, place: str, tensors: dict[str, Tensor], names: dict[Any, str]) -> str:
+    """Enter a tensor under the place where it was met; one that was met before keeps its name."""
+    if x.layout != torch.strided or x.is_complex() or x.is_quantized:
+        raise TypeError(f"cannot save {place[1:]}: a tensor with {x.layout} and {x.dtype}; make it "
+                        "dense and real (to_dense, view_as_real)")
+    memory = (x.data_ptr(), x.dtype, x.shape, x.stride(), x.device) if x.numel() else id(x)
+    if memory not in names:
+        name = place[1:] or "tensor"
+        while name in tensors:  # {"a.b": …} and {"a": {"b": …}} are two places with one name
+            name += "'"
+        names[memory] = name
+        tensors[name] = x.detach().cpu().clone(memory_format=torch.contiguous_format)
+    return names[memory]
+
+
+# cell 4c1263e5 129b71 · A file that cannot bite
+def unpack(tensors: Mapping[str, Tensor], text: str) -> Any:
+    """Put together what `pack` took apart."""
+    return _unpack(json.loads(text), tensors)
+
+
+def _unpack(x: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if isinstance(x, list):
+        return [_unpack(part, tensors) for part in x]
+    if not isinstance(x, dict):
+        return x
+    if len(x) == 1:
+        (key, value), = x.items()
+        if key == "$tensor":
+            return tensors[value]
+        if key == "$array":
+            return tensors[value].numpy()
+        if key == "$tuple":
+            return tuple(_unpack(part, tensors) for part in value)
+        if key == "$dict":
+            return {_unpack(k, tensors): _unpack(v, tensors) for k, v in value}
+    return {key: _unpack(value, tensors) for key, value in x.items()}
+
+
+# cell 659df258 e729f4 · A file that is whole, or not there
+FORMAT = "ground-up state 1"
+
+
+def write_state(path: str | Path, state: Any) -> Path:
+    """Write a nested state into one file, completely or not at all.
+
+    It is written beside its place and then renamed: a reader, or a crash at any moment, meets the
+    old file or the new one.
+    """
+    from safetensors.torch import save_file
+
+    path = Path(path)
+    tensors, text = pack(state)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        save_file(tensors, temporary, metadata={"format": FORMAT, "state": text})
+        _to_disk(temporary)
+        os.replace(temporary, path)
+        _to_disk(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def _to_disk(path: Path) -> None:
+    """Wait until a file, or the list of files in a folder, is on the disk and not on its way."""
+    if os.name == "nt" and path.is_dir():
+        return  # Windows does not let a folder be opened
+    handle = os.open(path, os.O_RDWR if path.is_file() else os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+# cell 2383a417 126e96 · A file that is whole, or not there
+def read_state(path: str | Path) -> Any:
+    """Read what `write_state` wrote; all tensors are on the CPU.
+
+    Raises: FileNotFoundError; ValueError for a file that is incomplete or of another kind.
+    """
+    from safetensors import SafetensorError, safe_open
+
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"no file {path}")
+    try:
+        with safe_open(path, framework="pt") as file:
+            about = file.metadata() or {}
+            tensors = {name: file.get_tensor(name).clone() for name in file.keys()}  # noqa: SIM118
+    except SafetensorError as error:
+        raise ValueError(f"{path} is incomplete or no safetensors file: {error}") from error
+    if about.get("format") != FORMAT:
+        raise ValueError(f"{path} says format {about.get('format')!r}, expected {FORMAT!r}")
+    return unpack(tensors, about["state"])
+
+
+# cell 45fec76e cb70a9 · Weights
+def save_weights(model: nn.Module, path: str | Path) -> Path:
+    """Write the parameters and buffers of a model into a file."""
+    return write_state(path, {"model": model.state_dict()})
+
+
+# cell 2f9ebcc2 506467 · Weights
+def _check_same(found: Mapping[str, Any], own: Mapping[str, Any], path: str | Path) -> None:
+    """Refuse the weights of another model, and name the keys that differ."""
+    problems = [f"missing {name!r}" for name in own if name not in found]
+    problems += [f"unknown {name!r}" for name in found if name not in own]
+    for name in own.keys() & found.keys():
+        a, b = found[name], own[name]
+        if _kind(a) != _kind(b):
+            problems.append(f"{name!r} is {_kind(a)}, not {_kind(b)}")
+    if problems:
+        rest = [f"and {len(problems) - 10} more"] if problems[10:] else []
+        raise ValueError(f"{path} holds another model: {'; '.join([*problems[:10], *rest])}")
+
+
+def _kind(x: Any) -> str:
+    return f"{tuple(x.shape)} {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
+
+
+# cell a7a25656 07a805 · Weights
+def load_weights(model: nn.Module, path: str | Path) -> None:
+    """Copy parameters and buffers from a file of this module into a model, on its device.
+
+    Raises: ValueError that names the keys, if they are another model's; then nothing changes.
+    """
+    weights = read_state(path)["model"]
+    _check_same(weights, model.state_dict(), path)
+    model.load_state_dict(weights)
+
+
+# cell 67dc4cb0 051928 · The whole training
+def learner_state(learn: Learner) -> dict[str, Any]:
+    """Gather all that the next step of a training depends on."""
+    gradients = {name: p.grad for name, p in learn.model.named_parameters() if p.grad is not None}
+    return {"model": learn.model.state_dict(), "gradients": gradients,
+            "optimizer": {"kind": type(learn.opt).__name__, "state": learn.opt.state_dict()},
+            "callbacks": [[type(c).__name__, c.state_dict()] for c in _keepers(learn)],
+            "n_steps": learn.n_steps, "random": random_state(learn.loaders)}
+
+
+# cell 7050a02d a8f2fb · The whole training
+def _keepers(learn: Learner) -> list[Callback]:
+    """The callbacks that have a state to keep."""
+    return [c for c in learn.callbacks if type(c).state_dict is not Callback.state_dict]
+
+
+# cell 88316faa 8481a5 · The whole training
+def restore_learner(learn: Learner, state: Mapping[str, Any], path: str | Path = "the state",
+                    random: bool = True) -> None:
+    """Put a learner into a state that `learner_state` gathered; without `random`, not the random
+    numbers.
+
+    Raises: ValueError for another model, optimizer or other callbacks; then nothing changes.
+    """
+    _check_same(state["model"], learn.model.state_dict(), path)
+    kind, kinds = state["optimizer"]["kind"], [name for name, _ in state["callbacks"]]
+    if kind != type(learn.opt).__name__:
+        raise ValueError(f"{path} is of a training with {kind}, this one has "
+                         f"{type(learn.opt).__name__}")
+    if kinds != [type(c).__name__ for c in _keepers(learn)]:
+        raise ValueError(f"{path} holds the states of {kinds}, here are "
+                         f"{[type(c).__name__ for c in _keepers(learn)]}; use the same callbacks")
+    learn.opt.load_state_dict(state["optimizer"]["state"])
+    learn.model.load_state_dict(state["model"])
+    for name, p in learn.model.named_parameters():
+        gradient = state["gradients"].get(name)
+        p.grad = None if gradient is None else gradient.to(p.device, copy=True)
+    device = next((p.device for p in learn.model.parameters()), "cpu")
+    for callback, (_, kept) in zip(_keepers(learn), state["callbacks"], strict=True):
+        callback.load_state_dict(to_device(kept, device))
+    learn.n_steps = state["n_steps"]
+    if random:
+        set_random_state(state["random"], learn.loaders)
+
+
+# cell bbbb8118 6a8eef · The whole training
+def save_learner(learn: Learner, path: str | Path) -> Path:
+    """Write model, optimizer, callbacks' states and random numbers into a file."""
+    return write_state(path, learner_state(learn))
+
+
+# cell 92bf07c4 10ccad · The whole training
+def load_learner(learn: Learner, path: str | Path) -> None:
+    """Read model, optimizer and callbacks' states from a file, to go on with a *new* fit.
+
+    Raises: ValueError as `restore_learner`.
+    """
+    restore_learner(learn, read_state(path), path, random=False)
+
+
+# cell f632a615 e7f61d · Going on where it stopped
+class Checkpoint(Callback):
+    """Write the whole training into a folder after each epoch and every so many batches, and go on
+    from the last such file when the same script runs again.
+
+    Weights, optimizer, metrics and random numbers are then the same, bit by bit, as without the
+    interruption. `keep`: how many files of a fit stay.
+    Raises: ValueError for arguments that make no sense, or files of a different training.
+    """
+
+    order = 10_000  # the last one: every other callback has seen the batch
+
+    def __init__(self, folder: str | Path, every: int | None = None, keep: int = 2,
+                 resume: bool = True):
+        for name, value in (("every", 1 if every is None else every), ("keep", keep)):
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+        self.folder, self.every, self.keep, self.resume = Path(folder), every, keep, resume
+        self._epoch_random: dict[str, Any] = {}
+
+    def before_fit(self, learn: Learner) -> None:
+        train, lrs = learn.dls.train, [group["lr"] for group in learn.opt.param_groups]
+        self._plan = {"n_epochs": learn.n_epochs, "lrs": lrs,
+                      "n_batches": len(train) if hasattr(train, "__len__") else None}
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if is_first_process():
+            for rest in self.folder.glob(".fit*.tmp"):  # of a process that was killed while writing
+                rest.unlink(missing_ok=True)
+        if files := self.files(learn):
+            if not self.resume:
+                raise FileExistsError(f"{self.folder} holds checkpoints, and resume is False; "
+                                      "empty the folder or take another")
+            self._go_on(learn, files[-1])
+
+    def before_epoch(self, learn: Learner) -> None:
+        self._epoch_random = random_state(learn.loaders)  # the order of the batches comes from it
+
+    def after_batch(self, learn: Learner) -> None:
+        if learn.training and self.every and (learn.batch_index + 1) % self.every == 0:
+            self._write(learn, learn.epoch, learn.batch_index + 1)
+
+    def after_epoch(self, learn: Learner) -> None:
+        self._write(learn, learn.epoch + 1, 0)
+
+    def cleanup_fit(self, learn: Learner) -> None:
+        self._epoch_random = {}
+
+    def files(self, learn: Learner) -> list[Path]:
+        """List the checkpoints of this fit, the oldest first."""
+        pattern = rf"fit{learn.n_fits + 1}_epoch\d{{6}}_batch\d{{8}}\.safetensors"
+        return sorted(f for f in self.folder.iterdir() if re.fullmatch(pattern, f.name))
+
+    def _write(self, learn: Learner, epoch: int, n_batches: int) -> None:
+        if is_first_process():
+            name = f"fit{learn.n_fits + 1}_epoch{epoch:06}_batch{n_batches:08}.safetensors"
+            inside = self._epoch_random if n_batches else None
+            write_state(self.folder / name, {**learner_state(learn), "plan": self._plan,
+                                             "epoch": epoch, "n_batches": n_batches,
+                                             "epoch_random": inside})
+            for old in self.files(learn)[:-self.keep]:
+                old.unlink(missing_ok=True)
+
+    def _go_on(self, learn: Learner, path: Path) -> None:
+        state = read_state(path)
+        if state["plan"] != self._plan:
+            raise ValueError(f"{path} is of a fit with {state['plan']}, this one has {self._plan}; "
+                             "empty the folder, or take the weights over with load_weights")
+
+        def restore() -> None:
+            restore_learner(learn, state, path)
+            self._epoch_random = state["epoch_random"] or {}
+
+        restore()
+        done, resumed = state["n_batches"], None
+        if done:
+            resumed = Resumed(done, state["epoch_random"], restore)
+        learn.resume_at(state["epoch"], resumed)
+        if is_first_process():
+            print(f"resumed from {path.name}: {state['epoch']} of {learn.n_epochs} epochs and "
+                  f"{done} batches are done")
+
+
+# cell 5e52804e a87e5e · The best weights
+class SaveBest(Monitor):
+    """Write the weights into a file when the monitored result is better than ever before.
+
+    With `restore`, the best weights are put back when the fit ends, however it ends.
+    """
+
+    def __init__(self, path: str | Path, monitor: str = "valid_loss", mode: str | None = None,
+                 min_delta: float = 0.0, restore: bool = True):
+        super().__init__(monitor, mode, min_delta)
+        self.path, self.restore = Path(path), restore
+
+    def after_epoch(self, learn: Learner) -> None:
+        if self.is_better(learn) and is_first_process():
+            save_weights(learn.model, self.path)
+
+    def cleanup_fit(self, learn: Learner) -> None:
+        if self.restore and self.best is not None:
+            load_weights(learn.model, self.path)
+
+
+# cell 9b75eaa7 6d00a8 · Out into the world
+def _import_path(factory: str | Callable[..., nn.Module]) -> str:
+    """Give the `module:name` by which another process can import a function or a class.
+
+    Raises: ValueError for what it cannot import, such as a lambda.
+    """
+    if isinstance(factory, str):
+        return factory
+    name = f"{factory.__module__}:{getattr(factory, '__qualname__', type(factory).__name__)}"
+    if "<" in name or name.startswith("__main__:"):
+        raise ValueError(f"another process cannot import {name}; define the factory with def, in a "
+                         "module or an exported cell, and pass it, or its path 'module:name'")
+    return name
+
+
+# cell b86b3fb2 0faca4 · Out into the world
+def _build(path: str, arguments: Mapping[str, Any], trusted: Sequence[str]) -> nn.Module:
+    """Import a factory from a trusted package, and call it."""
+    module, _, name = path.partition(":")
+    if not any(module == package or module.startswith(f"{package}.") for package in trusted):
+        raise ValueError(f"the model is built by {path}, and {module} is none of the packages "
+                         f"{list(trusted)}; if you trust the file, add it to `trusted`")
+    found = import_module(module)
+    for part in name.split("."):
+        found = getattr(found, part)
+    model = found(**arguments)
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"{path} must return a torch.nn.Module, got {type(model).__name__}")
+    return model
+
+
+# cell bf4bed1e 340caf · Out into the world
+def export_model(model: nn.Module, path: str | Path, factory: str | Callable[..., nn.Module],
+                 arguments: Mapping[str, Any] | None = None, extra: Any = None) -> Path:
+    """Write what predicting needs: the weights, how to build the model, and `extra` (say, the means
+    to normalise with, or the names of the classes).
+
+    `factory` is a class or function, or its path "module:name"; called with `arguments`, it must
+    build a model with the same keys and shapes, and that is checked at once.
+    Raises: ValueError for a factory that cannot be imported or builds another model.
+    """
+    name, arguments = _import_path(factory), dict(arguments or {})
+    rebuilt = _build(name, arguments, [name.partition(":")[0]])
+    _check_same(model.state_dict(), rebuilt.state_dict(), f"{name}({arguments})")
+    return write_state(path, {"factory": name, "arguments": arguments, "extra": extra,
+                              "model": model.state_dict()})
+
+
+# cell 31ae9146 c8a98f · Out into the world
+def load_exported(path: str | Path, device: torch.device | str = "cpu",
+                  trusted: Sequence[str] = ("exp", "torch.nn")) -> tuple[nn.Module, Any]:
+    """Rebuild an exported model on a device, ready to predict; and give `extra`.
+
+    Only factories from `trusted` packages are called, since a file could name any function.
+    Raises: ValueError for others.
+    """
+    state = read_state(path)
+    if "factory" not in state:
+        raise ValueError(f"{path} was not written by export_model; load_weights reads its weights")
+    model = _build(state["factory"], state["arguments"], trusted)
+    _check_same(state["model"], model.state_dict(), path)
+    model.load_state_dict(state["model"])
+    return model.to(device).eval(), to_device(state["extra"], device)
