@@ -135,7 +135,7 @@ class PolynomialSchedule(Schedule):
         return self.end + (self.start - self.end) * (1 - position) ** self.power
 
 
-# cell 072c2d9b 58ed65 · One schedule after another
+# cell 072c2d9b 771eee · One schedule after another
 @dataclass(frozen=True)
 class CombinedSchedule(Schedule):
     """Schedules one after another, each for its share of the training.
@@ -159,7 +159,7 @@ class CombinedSchedule(Schedule):
     def at(self, position: float) -> float:
         total = math.fsum(self.pcts)
         ends = [math.fsum(self.pcts[:i]) / total for i in range(1, len(self.pcts) + 1)]
-        last = max(i for i, pct in enumerate(self.pcts) if pct > 0)
+        last = max(i for i, pct in enumerate(self.pcts) if pct > ROUNDING)
         phase = min(bisect_right(ends, position + ROUNDING), last)
         begin = ends[phase - 1] if phase else 0.0
         inside = (position - begin) / (ends[phase] - begin)
@@ -187,22 +187,21 @@ def restarts_schedule(start: float, end: float, cycles: int,
     return combine_schedules(shares, [CosineSchedule(start, end)] * cycles)
 
 
-# cell dfb76d8e 8d3695 · One cycle, for two settings at once
+# cell dfb76d8e 88cbd7 · One cycle, for two settings at once
 def one_cycle(max_lr: float, total_steps: int, pct_start: float = 0.3, div_factor: float = 25.0,
               final_div_factor: float = 1e4, base_momentum: float = 0.85,
               max_momentum: float = 0.95) -> dict[str, CombinedSchedule]:
     """Give schedules for "lr", up and then down, and for "momentum", down and then up.
 
     The rate goes from max_lr / div_factor up to max_lr, and down to its start / final_div_factor.
-    Raises: ValueError unless there are steps to go up and to go down.
+    Raises: ValueError if there are too few steps to go up and down (at 0.3, fewer than 4).
     Source: Smith and Topin 2018; names and defaults as in torch.optim.lr_scheduler.OneCycleLR.
-    Differs: `total_steps` too few for a step to go up (at 0.3, fewer than 7) is an error.
     """
     top = pct_start * total_steps - 1  # the step at the top, as PyTorch counts
-    if not 1 <= top < total_steps - 1:
-        raise ValueError(f"one cycle needs a step up and a step down: total_steps * pct_start is "
-                         f"{total_steps} * {pct_start}, and should be at least 2 and less "
-                         "than total_steps; train for longer or set pct_start")
+    if not 0 < top < total_steps - 1:
+        raise ValueError(f"one cycle goes up and down: total_steps * pct_start is {total_steps} * "
+                         f"{pct_start}, and must lie between 1 and total_steps; train for longer "
+                         "or set pct_start")
     low, share = max_lr / div_factor, top / (total_steps - 1)
 
     def up_and_down(start: float, middle: float, end: float) -> CombinedSchedule:
@@ -298,7 +297,7 @@ def _one_for_each(given: Any, groups: list[Any]) -> list[Any]:
     return items
 
 
-# cell 4bae1d3c 37fec1 · A callback that follows a schedule
+# cell 4bae1d3c 884c83 · A callback that follows a schedule
 def fit_one_cycle(learn: Learner, n_epochs: int, max_lr: float | Sequence[float] | None = None,
                   callbacks: Iterable[Callback] = (), **options: Any) -> None:
     """Train with one cycle of the learning rate and the momentum.
@@ -312,4 +311,4 @@ def fit_one_cycle(learn: Learner, n_epochs: int, max_lr: float | Sequence[float]
     cycles = [one_cycle(peak, total_steps, **options) for peak in peaks]
     schedules = [ScheduleCallback(name, [cycle[name] for cycle in cycles])
                  for name in ("lr", "momentum")]
-    learn.fit(n_epochs, callbacks=[*schedules, *callbacks])
+    learn.fit(n_epochs, lr=peaks, callbacks=[*schedules, *callbacks])

@@ -123,19 +123,20 @@ class _Sweep(Callback):
         self.n_taken += 1
 
 
-# cell 028c8e80 97259a · The learning-rate finder
+# cell 028c8e80 19c691 · The learning-rate finder
 @contextmanager
 def as_found(learn: Learner) -> Iterator[None]:
-    """Put a Learner back as it was: model, optimizer, random numbers, its own attributes.
+    """Put a Learner back as it was: model, optimizer, callbacks, random numbers, attributes.
 
     Whatever ends the block, an exception or Ctrl-C included.
     """
     model, opt, attributes = learn.model, learn.opt, dict(vars(learn))
-    tensors = [*model.parameters(), *model.buffers()]
-    copies, grads = [t.detach().clone() for t in tensors], [p.grad for p in model.parameters()]
-    buffers = [(part, dict(part.named_buffers(recurse=False))) for part in model.modules()]
+    params = [(p, p.data, p.data.clone(), p.grad) for p in model.parameters()]
+    buffers = [(part, name, buffer, buffer.clone()) for part in model.modules()
+               for name, buffer in part.named_buffers(recurse=False)]
     modes = [(part, part.training) for part in model.modules()]
-    state, groups = dict(opt.state), [dict(group) for group in opt.param_groups]
+    state, groups = dict(opt.state), [(group, dict(group)) for group in opt.param_groups]
+    callbacks = [(callback, deepcopy(callback.state_dict())) for callback in learn.callbacks]
     numbers, loaders = random_state(learn.loaders), learn.loaders
     opt.state.update({p: deepcopy(kept) for p, kept in state.items()})
     try:
@@ -143,20 +144,19 @@ def as_found(learn: Learner) -> Iterator[None]:
     finally:
         vars(learn).clear()
         vars(learn).update(attributes)
-        for part, own in buffers:
-            for name, buffer in own.items():
-                setattr(part, name, buffer)
-        with torch.no_grad():
-            for tensor, copy in zip(tensors, copies, strict=True):
-                tensor.copy_(copy)
-        for p, grad in zip(model.parameters(), grads, strict=True):
-            p.grad = grad
+        for p, data, copy, grad in params:
+            p.data, p.grad = data.copy_(copy), grad  # on the device it was on
+        for part, name, buffer, copy in buffers:
+            setattr(part, name, buffer.copy_(copy))
         for part, mode in modes:
             part.training = mode
         opt.state.clear()
         opt.state.update(state)
-        for group, kept in zip(opt.param_groups, groups, strict=True):
+        opt.param_groups[:] = [group for group, _ in groups]
+        for group, kept in groups:
             group.update(kept)
+        for callback, kept in callbacks:
+            callback.load_state_dict(kept)
         set_random_state(numbers, loaders)
 
 

@@ -107,7 +107,7 @@ def moving_average(state: dict[str, Any], name: str, value: Tensor, beta: float)
     return state[name].lerp_(value, 1 - beta)
 
 
-# cell 7d67423a 7ee8d7 · How large are the gradients? RMSProp
+# cell 7d67423a 3e19a8 · How large are the gradients? RMSProp
 def count_step(p: Tensor, step: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Tensor:
     """Count how often this parameter has been stepped; leave the step as it is."""
     state["step"] = int(state.get("step", 0)) + 1
@@ -123,16 +123,17 @@ def divide_by_recent_size(p: Tensor, step: Tensor, state: dict[str, Any],
     mean_square = moving_average(state, "square_avg", step * step, group["alpha"])
     if group["centered"]:
         mean = moving_average(state, "grad_avg", step, group["alpha"])
-        mean_square = mean_square - mean * mean
+        mean_square = (mean_square - mean * mean).clamp_(min=0)  # rounding may go below 0
     return step / (mean_square.sqrt() + group["eps"])
 
 
-# cell 28f8fc69 7e2e1d · How large are the gradients? RMSProp
+# cell 28f8fc69 141030 · How large are the gradients? RMSProp
 class RMSprop(ComposedOptimizer):
     """Divide each gradient by its recent size, so that every parameter moves at a similar speed.
 
     Source: Tieleman and Hinton 2012.
-    Differs: the lecture has neither momentum nor `centered`; both are as in PyTorch.
+    Differs: the lecture has neither momentum nor `centered`; both are as in PyTorch. A variance
+    that rounding has made negative counts as 0, where PyTorch's root of it is NaN.
     """
 
     parts = (l2_weight_decay, count_step, divide_by_recent_size, momentum)
