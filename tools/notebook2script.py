@@ -95,7 +95,7 @@ def docstring(title: str, *paragraphs: str) -> str:
 
 def render_init(notebooks: list[Notebook]) -> str:
     """Write `__init__.py`: the map of numbers to topics, and the topics as lazy names."""
-    numbered = [n for n in notebooks if re.fullmatch(r"nb\d+[a-z]?", n.module)]
+    numbered = [n for n in notebooks if refusals.NUMBERED_MODULE.fullmatch(n.module)]
     rows = "\n".join(f"    {n.module:<7} {n.topic:<24} {n.title}" for n in numbered)
     topics = "".join(f'    "{n.topic}": "{n.module}",\n' for n in numbered)
     text = docstring("Deep learning from the foundations: one module a notebook.", rows)

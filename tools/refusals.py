@@ -16,6 +16,7 @@ from io import StringIO
 from notebooks import Cell, Notebook, Problem, bound_names, imports_of, show
 
 MODULE_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
+NUMBERED_MODULE = re.compile(r"nb\d+[a-z]?")
 MODULE_DUNDERS = {"__name__", "__file__", "__doc__", "__spec__", "__package__"}
 UNCOMPILABLE = (SyntaxError, ValueError, RecursionError, MemoryError)
 
@@ -225,11 +226,12 @@ def imported(node: ast.Import | ast.ImportFrom, name: str) -> str:
 
 def one_number(notebooks: list[Notebook], package: str) -> Iterator[Problem]:
     """Two notebooks may not write one module, or answer to one topic."""
-    for attribute in ("module", "topic"):
+    numbered = [n for n in notebooks if NUMBERED_MODULE.fullmatch(n.module or "")]
+    for attribute, group in (("module", notebooks), ("topic", numbered)):
         homes: dict[str, Notebook] = {}
-        for notebook in notebooks:
+        for notebook in group:
             name = getattr(notebook, attribute)
-            if notebook.module and homes.setdefault(name, notebook) is not notebook:
+            if name and homes.setdefault(name, notebook) is not notebook:
                 what = f"has the {attribute} {name}, as {show(homes[name].path)} has"
                 yield Problem(notebook.path, what, "rename one of them")
 
@@ -245,7 +247,7 @@ def later_import(notebooks: list[Notebook], package: str) -> Iterator[Problem]:
                 target = named.get(module)
                 what = ""
                 if target is None:
-                    if re.fullmatch(r"nb\d+[a-z]?", module):
+                    if NUMBERED_MODULE.fullmatch(module):
                         what = f"imports {package}.{module}, which no notebook makes"
                 elif target.order >= notebook.order:
                     what = f"imports {package}.{module}, but {show(target.path)} is not earlier"
