@@ -6,22 +6,13 @@ moment. The peers get an environment of their own, build/peers, with the same to
 
 from __future__ import annotations
 
-import os
-import statistics
-import subprocess
 import sys
-import tempfile
-import time
-import venv
 from pathlib import Path
 
 import fire
 import nbformat
+from _side_by_side import ROOT, peers, side_by_side
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
-
-ROOT = Path(__file__).resolve().parents[1]
-PEERS = ROOT / "build" / "peers"
-PACKAGES = ["nbmake", "nbdev", "pytest", "pytest-xdist", "matplotlib", "ipykernel", "torch"]
 
 PLAIN = [
     "import matplotlib.pyplot as plt\nimport torch",
@@ -58,45 +49,14 @@ def make_notebooks(folder: Path) -> None:
     (folder / "pyproject.toml").write_text(project + nbdev)
 
 
-def peers() -> Path:
-    """The folder of the peers' programs, installed on the first call."""
-    programs = PEERS / ("Scripts" if os.name == "nt" else "bin")
-    if not (PEERS / ".ready").exists():
-        venv.create(PEERS, with_pip=True, clear=True)
-        pins = ["-c", str(ROOT / "constraints.txt")]
-        pip = [programs / "python", "-m", "pip", "install", "-q", *pins, *PACKAGES]
-        subprocess.run(pip, check=True)
-        (PEERS / ".ready").touch()
-    return programs
-
-
 def main(rounds: int = 5) -> None:
     """Run each runner in turn, `rounds` times, and print one table."""
-    programs = peers()
-    tool = ROOT / "tools" / "run_notebook.py"
     commands = {
-        "run_notebook --jobs 2": [sys.executable, tool, "--jobs", "2"],
-        "pytest --nbmake -n 2": [programs / "pytest", "--nbmake", "-n", "2", "-q", "nbs"],
-        "nbdev-test --n-workers 2": [programs / "nbdev-test", "--n-workers", "2"],
-    }  # fmt: skip
-    seconds: dict[str, list[float]] = {name: [] for name in commands}
-    path = os.pathsep.join([str(programs), os.environ["PATH"]])
-    for _ in range(rounds):
-        for name, command in commands.items():
-            with tempfile.TemporaryDirectory() as folder:
-                make_notebooks(Path(folder))
-                start = time.perf_counter()
-                done = subprocess.run(command, cwd=folder, env=os.environ | {"PATH": path},
-                                      capture_output=True, text=True)  # fmt: skip
-                seconds[name].append(time.perf_counter() - start)
-            if done.returncode:
-                sys.exit(f"{name} failed:\n{done.stdout}\n{done.stderr}")
-    ours = statistics.median(seconds["run_notebook --jobs 2"])
-    print(f"{'14 notebooks, cold, seconds':28} median  fastest  slowest  ratio")
-    for name, times in seconds.items():
-        middle = statistics.median(times)
-        row = f"{middle:6.1f}  {min(times):7.1f}  {max(times):7.1f}  {middle / ours:4.1f}x"
-        print(f"{name:28} {row}")
+        "run_notebook --jobs 2": [sys.executable, ROOT / "tools/run_notebook.py", "--jobs", "2"],
+        "pytest --nbmake -n 2": [peers() / "pytest", "--nbmake", "-n", "2", "-q", "nbs"],
+        "nbdev-test --n-workers 2": [peers() / "nbdev-test", "--n-workers", "2"],
+    }
+    side_by_side("14 notebooks, cold, seconds", commands, make_notebooks, rounds)
 
 
 if __name__ == "__main__":
