@@ -25,7 +25,6 @@ from notebooks import (
     NotebookError,
     Problem,
     ToolError,
-    bound_names,
     cli,
     find,
     read,
@@ -77,7 +76,7 @@ def public_names(notebook: Notebook) -> list[str]:
         name: None
         for cell in notebook.exported
         if "exporti" not in cell.directives
-        for name, how, _ in bound_names(cell.tree)
+        for name, how, *_ in cell.bindings
         if how == "define" and not name.startswith("_")
     }
     return [name for name in names if name not in deleted]

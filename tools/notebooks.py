@@ -115,6 +115,18 @@ class Cell:
         except (SyntaxError, ValueError, RecursionError, MemoryError):
             return None
 
+    @cached_property
+    def bindings(self) -> tuple[tuple[str, str, ast.AST, ast.stmt], ...]:
+        """Each name that the code binds, as `bound_names` gives it, and the statement it is in."""
+        statements = self.tree.body if self.tree else ()
+        return tuple(
+            (*bound, statement) for statement in statements for bound in bound_names(statement)
+        )
+
+    @property
+    def names(self) -> set[str]:
+        return {name for name, *_ in self.bindings}
+
     def blocks(self) -> list[Block]:
         """Cut the code into `from __future__` imports, the other imports at its top, and the rest.
 
@@ -270,7 +282,7 @@ def read(path: str | Path) -> Notebook:
         raise refuse(f"cannot be read: {error.strerror}", "check the path") from None
     if not text.strip():
         raise refuse("is an empty file", "delete it, or restore it with git")
-    if match := CONFLICT.search(text):
+    if "<<<<<<<" in text and (match := CONFLICT.search(text)):
         line = text.count("\n", 0, match.start()) + 1
         raise refuse(
             "has a merge conflict", "resolve it, for example with `nbdime mergetool`", line
@@ -398,7 +410,8 @@ def imports_of(cell: Cell, package: str) -> Iterator[tuple[int, str, str | None]
 
     `from exp.nb01 import f` gives `(1, "nb01", "f")`, `import exp.nb01` gives `(1, "nb01", None)`.
     """
-    for node in ast.walk(cell.tree) if cell.tree else ():
+    mentioned = re.search(rf"\b{package}\b|\bfrom\s+\.", cell.code)  # parsing takes longer
+    for node in ast.walk(cell.tree) if mentioned and cell.tree else ():
         line = getattr(node, "lineno", 1) + cell.first_line - 1
         if isinstance(node, ast.Import):
             for alias in node.names:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import builtins
 import difflib
+import functools
 import re
 import symtable
 import sys
@@ -13,7 +14,7 @@ import warnings
 from collections.abc import Callable, Iterator
 from io import StringIO
 
-from notebooks import Cell, Notebook, Problem, bound_names, imports_of, show
+from notebooks import Cell, Notebook, Problem, imports_of, show
 
 MODULE_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 NUMBERED_MODULE = re.compile(r"nb\d+[a-z]?")
@@ -37,14 +38,12 @@ def near_miss(notebook: Notebook) -> Iterator[Problem]:
     """A comment that was meant as `#export` but is not read as one would lose its cell silently."""
     remedy = "make `#export` the first line of the cell, or reword the comment"
     for cell in notebook.cells:
-        for line, text, at_top in comment_lines(cell):
-            match = re.match(r"#+[\s|]*([A-Za-z]+)\b\s*(.*)", text)
-            if cell.exported or match is None:
-                continue
-            word, rest = match[1], match[2]
+        if cell.kind != "code" or cell.exported:
+            continue
+        for line, text, at_top in suspects(cell):
+            word, rest = COMMENT.fullmatch(text).groups()
             if word not in ("export", "exports", "exporti"):
-                likeness = difflib.SequenceMatcher(None, word.lower(), "export").ratio()
-                if at_top and not rest and likeness > 0.8:
+                if at_top and not rest:
                     yield Problem(notebook.path, f"`{text}` is a near miss", remedy, cell, line)
             elif at_top and rest:
                 what = f"`{text}`: export takes nothing, or `replaces NAME`"
@@ -54,30 +53,41 @@ def near_miss(notebook: Notebook) -> Iterator[Problem]:
                 yield Problem(notebook.path, what, remedy, cell, line)
 
 
-def comment_lines(cell: Cell) -> Iterator[tuple[int, str, bool]]:
-    """Each line of code that is only a comment: its number, its text, whether no code precedes."""
-    if cell.kind != "code":
-        return
+COMMENT = re.compile(r"#+[\s|]*([A-Za-z]+)\b\s*(.*)")
+
+
+def suspects(cell: Cell) -> Iterator[tuple[int, str, bool]]:
+    """Each comment line that resembles #export: its number, its text, whether no code precedes."""
+    lines = cell.source.split("\n")
+    found = [
+        (number, line.strip())
+        for number, line in enumerate(lines, 1)
+        if (match := COMMENT.fullmatch(line.strip())) and resembles_export(match[1].lower())
+    ]
     quoted: set[int] = set()  # lines that start inside a string
     try:
-        for token in tokenize.generate_tokens(StringIO(cell.source).readline):
+        for token in tokenize.generate_tokens(StringIO(cell.source).readline) if found else ():
             quoted |= set(range(token.start[0] + 1, token.end[0] + 1))
     except (tokenize.TokenError, SyntaxError, UnicodeError):
-        pass  # a magic, or a lone surrogate: read the rest line by line
-    at_top = True
-    for number, line in enumerate(cell.source.split("\n"), 1):
-        if line.strip().startswith("#") and number not in quoted:
-            yield number, line.strip(), at_top
-        elif line.strip():
-            at_top = False
+        pass  # a magic, or a lone surrogate: what was read so far must do
+    for number, text in found:
+        if number not in quoted:
+            above = (line.strip() for line in lines[: number - 1])
+            yield number, text, all(not line or line.startswith("#") for line in above)
+
+
+@functools.cache
+def resembles_export(word: str) -> bool:
+    return difflib.SequenceMatcher(None, word, "export").ratio() > 0.8
 
 
 def not_python(notebook: Notebook) -> Iterator[Problem]:
     """Every exported cell must compile as part of a module: no magics, no await or return."""
     for cell in notebook.exported:
         try:
-            compiled("\n" * (cell.first_line - 1) + cell.code)
+            compiled(cell.tree or cell.code)
         except SyntaxError as error:
+            error.lineno = error.lineno and error.lineno + cell.first_line - 1
             yield explain(notebook, cell, error)
         except UNCOMPILABLE as error:
             remedy = r"write unusual characters as escapes such as \ud800 or \x00, and nest less"
@@ -88,7 +98,7 @@ def not_python(notebook: Notebook) -> Iterator[Problem]:
                 yield Problem(notebook.path, what, "reword it", cell, number)
 
 
-def compiled(code: str) -> None:
+def compiled(code: str | ast.Module) -> None:
     """Compile without running; unlike ast.parse this finds a misplaced await or __future__."""
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # a linter's business
@@ -121,27 +131,20 @@ def explain(notebook: Notebook, cell: Cell, error: SyntaxError) -> Problem:
 
 def names_left_behind(notebook: Notebook) -> Iterator[Problem]:
     """Every name that an exported cell uses must come along into the module."""
-    cells = [cell for cell in notebook.cells if cell.kind == "code" and cell.tree]
-    homes: dict[str, Cell] = {}
-    for cell in cells:
-        for name, _, _ in bound_names(cell.tree):
-            if not homes.get(name, cell).exported or name not in homes:
-                homes[name] = cell  # an exported home, if there is one
-    exported = [cell for cell in cells if cell.exported]
+    exported = [cell for cell in notebook.exported if cell.tree]
     tables = [symbols(cell) for cell in exported]
-    known = {*dir(builtins), *MODULE_DUNDERS}.union(*map(declared_global, tables))
-    stars = any(
-        isinstance(n, ast.alias) and n.name == "*" for c in exported for n in ast.walk(c.tree)
-    )
+    known = {*dir(builtins), *MODULE_DUNDERS}.union(*(cell.names for cell in exported))
+    known |= set().union(*map(declared_global, tables))
+    stars = any(re.search(r"^\s*from .* import \*", cell.code, re.M) for cell in exported)
     for cell, table in zip(exported, tables, strict=True):
         for name in sorted(used_globals(table) - known):
-            home = homes.get(name)
-            if home is None and not stars:
-                what = f"uses `{name}`, which nothing in the notebook defines"
-                remedy = "import or define it in an exported cell"
-            elif home and not home.exported:
+            home = next((c for c in notebook.cells if c.kind == "code" and name in c.names), None)
+            if home:
                 what = f"uses `{name}`, which only cell {home.number} ({home.id}) defines"
                 remedy = "export that cell too, or pass the value in"
+            elif not stars:
+                what = f"uses `{name}`, which nothing in the notebook defines"
+                remedy = "import or define it in an exported cell"
             else:
                 continue
             uses = (n for n in ast.walk(cell.tree) if isinstance(n, ast.Name) and n.id == name)
@@ -195,24 +198,22 @@ def two_homes(notebooks: list[Notebook], package: str) -> Iterator[Problem]:
         bound: dict[str, tuple[Cell, ast.stmt, str]] = {}
         for cell in notebook.exported:
             replaced = re.findall(r"\w+", cell.directives.get("export", ""))[1:]
-            for statement in cell.tree.body if cell.tree else ():
-                for name, how, node in bound_names(statement):
-                    if name.startswith("_") or how == "loop" or name in replaced:
-                        continue
-                    origin = imported(node, name) if how == "import" else how
-                    line = node.lineno + cell.first_line - 1
-                    remedy = f"choose another name, or say `#export replaces {name}`"
-                    first, other, same = bound.setdefault(name, (cell, statement, origin))
-                    if other is not statement and (origin != same or how == "define"):
-                        what = f"binds `{name}` again, after cell {first.number} ({first.id})"
+            for name, how, node, statement in cell.bindings:
+                if name.startswith("_") or how == "loop" or name in replaced:
+                    continue
+                origin = imported(node, name) if how == "import" else how
+                line = node.lineno + cell.first_line - 1
+                remedy = f"choose another name, or say `#export replaces {name}`"
+                first, other, same = bound.setdefault(name, (cell, statement, origin))
+                if other is not statement and (origin != same or how == "define"):
+                    what = f"binds `{name}` again, after cell {first.number} ({first.id})"
+                    yield Problem(notebook.path, what, remedy, cell, line)
+                if how == "define":
+                    home, first = exports.setdefault(name, (notebook, cell))
+                    if home is not notebook:
+                        place = f"cell {first.number} ({first.id}) of {show(home.path)}"
+                        what = f"exports `{name}` again, after {place}"
                         yield Problem(notebook.path, what, remedy, cell, line)
-                    home, first = exports.get(name, (notebook, cell))
-                    if how == "define":
-                        exports.setdefault(name, (notebook, cell))
-                        if home is not notebook:
-                            place = f"cell {first.number} ({first.id}) of {show(home.path)}"
-                            what = f"exports `{name}` again, after {place}"
-                            yield Problem(notebook.path, what, remedy, cell, line)
 
 
 def imported(node: ast.Import | ast.ImportFrom, name: str) -> str:
@@ -259,7 +260,7 @@ def later_import(notebooks: list[Notebook], package: str) -> Iterator[Problem]:
 
 
 def module_names(notebook: Notebook) -> set[str]:
-    return {n for c in notebook.exported if c.tree for n, _, _ in bound_names(c.tree)}
+    return set().union(*(cell.names for cell in notebook.exported))
 
 
 def whole_module(notebook: Notebook, text: str, place: Callable) -> Iterator[Problem]:
