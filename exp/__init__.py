@@ -16,10 +16,11 @@
     nb05c   optimizers               Optimizers: a step made of parts
     nb06    cuda_cnn_hooks_init      Convolutions, hooks and a good start
     nb06b   resnet                   Normalisation and residual networks
+    nb06c   scale                    Scale: half precision and many processes
     nb10    makemore                 Makemore: names, letter by letter
     nb11    rnn                      Recurrent networks: one cell, any length
 """
-# generated from the notebooks: do not edit · bb1e3d
+# generated from the notebooks: do not edit · d4cd7d
 
 import importlib
 
@@ -40,6 +41,7 @@ _topics = {
     "optimizers": "nb05c",
     "cuda_cnn_hooks_init": "nb06",
     "resnet": "nb06b",
+    "scale": "nb06c",
     "makemore": "nb10",
     "rnn": "nb11",
 }
