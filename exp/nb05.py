@@ -227,7 +227,7 @@ def set_hyperparameter(group: dict[str, Any], name: str, value: Any) -> None:
         raise ValueError(f"this optimizer has no setting {name!r}; it has {', '.join(known)}")
 
 
-# cell c8192cb3 4c6494 · A callback that follows a schedule
+# cell c8192cb3 bbc4c2 · A callback that follows a schedule
 class ScheduleCallback(Callback):
     """Set one setting of the optimizer before each training batch, as a schedule says.
 
@@ -246,16 +246,10 @@ class ScheduleCallback(Callback):
 
     def before_fit(self, learn: Learner) -> None:
         groups = learn.opt.param_groups
+        _check_schedule(self.name, learn)
         self._schedules = _one_for_each(self.schedule, groups)
-        rivals = [c for c in learn.callbacks if isinstance(c, ScheduleCallback)]
-        if sum(other.name == self.name for other in rivals) > 1:
-            raise ValueError(f"two schedules for {self.name!r}; put them into one, for example "
-                             "with combine_schedules")
-        if not hasattr(learn.dls.train, "__len__"):
-            raise ValueError("the training loader has no length, so nobody knows where in the "
-                             "training it stands; give it a __len__")
-        kept = [get_hyperparameter(group, self.name) for group in groups]
-        self.kept = self.kept or kept  # a resumed fit brings its own
+        # a resumed fit brings its own
+        self.kept = self.kept or [get_hyperparameter(group, self.name) for group in groups]
 
     def before_batch(self, learn: Learner) -> None:
         if learn.training:
@@ -275,19 +269,33 @@ class ScheduleCallback(Callback):
         self.kept = state["kept"]
 
 
-# cell c2efd90c 34d107 · A callback that follows a schedule
+# cell 0409ae50 6b694d · A callback that follows a schedule
+def _check_schedule(name: str, learn: Learner) -> None:
+    """Refuse a second schedule for one setting, and a training whose length nobody knows."""
+    names = [c.name for c in learn.callbacks if isinstance(c, ScheduleCallback)]
+    if names.count(name) > 1:
+        raise ValueError(f"two schedules for {name!r}; put them into one, for example with "
+                         "combine_schedules")
+    if not hasattr(learn.dls.train, "__len__"):
+        raise ValueError("the training loader has no length, so nobody knows where in the "
+                         "training it stands; give it a __len__")
+
+
+# cell c2efd90c 93f29f · A callback that follows a schedule
 def training_position(learn: Learner) -> float:
     """Tell where in a fit its present training batch stands: 0 for the first, 1 for the last."""
     total = learn.n_epochs * learn.n_batches
     return (learn.epoch * learn.n_batches + learn.batch_index) / max(total - 1, 1)
 
 
+# cell ce695674 70691f · A callback that follows a schedule
 def get_hyperparameter(group: dict[str, Any], name: str) -> Any:
     """Read a setting of one parameter group, under the names that `set_hyperparameter` takes."""
     set_hyperparameter(dict(group), name, None)  # on a copy: an unknown name is refused
     return group["betas"][0] if name == "momentum" and "betas" in group else group[name]
 
 
+# cell f696b240 5e4b28 · A callback that follows a schedule
 def _one_for_each(given: Any, groups: list[Any]) -> list[Any]:
     """Give a list with one item for each parameter group, from such a list or one item for all."""
     items = list(given) if isinstance(given, list | tuple) else [given] * len(groups)

@@ -8,7 +8,9 @@ from __future__ import annotations
 
 # generated from nbs/05b_lr_find.ipynb: do not edit
 __all__ = [
+    "smooth",
     "RateSweep",
+    "plot_sweep",
     "as_found",
     "lr_find",
 ]
@@ -27,7 +29,19 @@ from exp.nb04 import Callback, CancelFit, Learner, random_state, set_random_stat
 from exp.nb05 import ExponentialSchedule
 
 
-# cell d9deedc9 26a1f3 · The learning-rate finder
+# cell d9deedc9 a21cec · The learning-rate finder
+def smooth(values: Sequence[float]) -> list[float]:
+    """Average each value with its neighbours, nearer ones counting more, so that nothing lags.
+
+    Shape: (n,) -> (n,).
+    """
+    places = torch.arange(len(values))
+    distance = (places - places[:, None]) / (len(values) / 40)  # in fortieths of the whole
+    weights = (-0.5 * distance**2).exp()  # (n, n)
+    return ((weights * torch.tensor(values)).sum(1) / weights.sum(1)).tolist()
+
+
+# cell ab75afa9 1c0f8b · The learning-rate finder
 @dataclass(frozen=True, repr=False)
 class RateSweep:
     """The loss that each learning rate led to.
@@ -41,17 +55,10 @@ class RateSweep:
     exploded: bool
 
     @property
-    def smoothed(self) -> list[float]:
-        """The mean of each loss with its neighbours, nearer ones counting more, none delayed."""
-        width = len(self.losses) / 40
-        distance = torch.arange(len(self.losses)) - torch.arange(len(self.losses))[:, None]
-        weights = (-0.5 * (distance / width) ** 2).exp()  # (rates, rates)
-        return ((weights * torch.tensor(self.losses)).sum(1) / weights.sum(1)).tolist()
-
-    @property
     def minimum(self) -> float:
         """The rate at which the smoothed loss is lowest."""
-        return self.lrs[self.smoothed.index(min(self.smoothed))]
+        smoothed = smooth(self.losses)
+        return self.lrs[smoothed.index(min(smoothed))]
 
     @property
     def minimum_tenth(self) -> float:
@@ -61,37 +68,40 @@ class RateSweep:
     @property
     def steepest(self) -> float:
         """The rate at which the smoothed loss falls fastest, before its minimum."""
-        falls = torch.tensor(self.smoothed).diff()[:max(1, self.lrs.index(self.minimum))]
+        falls = torch.tensor(smooth(self.losses)).diff()[:max(1, self.lrs.index(self.minimum))]
         return self.lrs[falls.argmin().item()]
 
     @property
     def limit(self) -> float:
         """The last rate at which the smoothed loss was below twice its minimum: the edge."""
-        level = min(self.smoothed) + abs(min(self.smoothed))
-        return [lr for lr, loss in zip(self.lrs, self.smoothed, strict=True) if loss <= level][-1]
-
-    def plot(self) -> None:
-        """Draw the loss over the rate, with the two suggestions."""
-        import matplotlib.pyplot as plt
-
-        axis = plt.subplots(figsize=(6, 3))[1]
-        axis.semilogx(self.lrs, self.losses, ".", color="lightgray", label="each batch")
-        axis.semilogx(self.lrs, self.smoothed, label="smoothed")
-        axis.axvline(self.steepest, color="tab:green", ls="--",
-                     label=f"steepest {self.steepest:.2g}")
-        axis.axvline(self.minimum_tenth, color="tab:red", ls=":",
-                     label=f"minimum/10 {self.minimum_tenth:.2g}")
-        top = max(self.losses[0], 1.2 * min(self.smoothed)) + 0.5 * abs(self.losses[0])
-        axis.set(title="Learning-rate finder", xlabel="lr", ylabel="loss after a step with it",
-                 ylim=(min(0, min(self.losses)), top))
-        axis.legend(fontsize=8)
-        plt.show()
+        smoothed = smooth(self.losses)
+        level = min(smoothed) + abs(min(smoothed))
+        return [lr for lr, loss in zip(self.lrs, smoothed, strict=True) if loss <= level][-1]
 
     def __repr__(self) -> str:
         end = "where the loss exploded" if self.exploded else "all of them"
-        return (f"learning rates: steepest {self.steepest:.2g}, "
-                f"minimum/10 {self.minimum_tenth:.2g} ({len(self.lrs)} from {self.lrs[0]:.2g} "
-                f"to {self.lrs[-1]:.2g}, {end})")
+        return (f"learning rates: steepest {self.steepest:.2g}, minimum/10 "
+                f"{self.minimum_tenth:.2g} ({len(self.lrs)} from {self.lrs[0]:.2g} to "
+                f"{self.lrs[-1]:.2g}, {end})")
+
+
+# cell 1bb44c3f 96296b · The learning-rate finder
+def plot_sweep(sweep: RateSweep) -> None:
+    """Draw the loss over the rate, with the two suggestions."""
+    import matplotlib.pyplot as plt
+
+    smoothed = smooth(sweep.losses)
+    figure, axis = plt.subplots(figsize=(6, 3))
+    axis.semilogx(sweep.lrs, sweep.losses, ".", color="lightgray", label="each batch")
+    axis.semilogx(sweep.lrs, smoothed, label="smoothed")
+    for name, color, style in (("steepest", "tab:green", "--"), ("minimum_tenth", "tab:red", ":")):
+        rate = getattr(sweep, name)
+        axis.axvline(rate, color=color, ls=style, label=f"{name} {rate:.2g}")
+    low, first = min(sweep.losses), sweep.losses[0]
+    axis.set(title="Learning-rate finder", xlabel="lr", ylabel="loss after a step with it",
+             ylim=(min(0, low), first + 0.5 * abs(first)))
+    axis.legend(fontsize=8)
+    plt.show()
 
 
 # cell 8e8c5741 6d4519 · The learning-rate finder

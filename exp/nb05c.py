@@ -68,13 +68,14 @@ class ComposedOptimizer(Optimizer):
         p.sub_(step, alpha=group["lr"])
 
 
-# cell bccb50a0 214471 · A step, made of parts
+# cell bccb50a0 6791c5 · A step, made of parts
 def l2_weight_decay(p: Tensor, step: Tensor, state: dict[str, Any],
                     group: dict[str, Any]) -> Tensor:
     """Add the parameter, times `weight_decay`, to the step."""
     return step.add(p, alpha=group["weight_decay"]) if group["weight_decay"] else step
 
 
+# cell 5941f5aa 7af724 · A step, made of parts
 def momentum(p: Tensor, step: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Tensor:
     """Keep a velocity: slow the old one down by `momentum`, add the step, and go by the result.
 
@@ -107,13 +108,14 @@ def moving_average(state: dict[str, Any], name: str, value: Tensor, beta: float)
     return state[name].lerp_(value, 1 - beta)
 
 
-# cell 7d67423a 3e19a8 · How large are the gradients? RMSProp
+# cell 7d67423a 35f3a1 · How large are the gradients? RMSProp
 def count_step(p: Tensor, step: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Tensor:
     """Count how often this parameter has been stepped; leave the step as it is."""
     state["step"] = int(state.get("step", 0)) + 1
     return step
 
 
+# cell 5cca8b72 faefc4 · How large are the gradients? RMSProp
 def divide_by_recent_size(p: Tensor, step: Tensor, state: dict[str, Any],
                           group: dict[str, Any]) -> Tensor:
     """Divide by the root of a moving average of the squares, which keeps a share `alpha`.
@@ -152,7 +154,7 @@ def average_square(p: Tensor, step: Tensor, state: dict[str, Any], group: dict[s
     return step
 
 
-# cell 7215018d 57d8aa · Adam: both averages, and a cure for the start
+# cell 7215018d f80083 · Adam: both averages, and a cure for the start
 def average_gradient(p: Tensor, step: Tensor, state: dict[str, Any],
                      group: dict[str, Any]) -> Tensor:
     """Replace the step by its moving average, which keeps `betas[0]`, without the bias to 0.
@@ -163,6 +165,7 @@ def average_gradient(p: Tensor, step: Tensor, state: dict[str, Any],
     return moving_average(state, "exp_avg", step, beta) / (1 - beta ** state["step"])
 
 
+# cell 4be7a777 0b92f4 · Adam: both averages, and a cure for the start
 def divide_by_root(p: Tensor, step: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Tensor:
     """Divide by the root of the averaged squares, without their bias to 0, plus `eps`."""
     mean_square = state["exp_avg_sq"] / (1 - group["betas"][1] ** state["step"])

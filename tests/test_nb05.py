@@ -39,7 +39,7 @@ from exp.nb05 import (
     set_hyperparameter,
     training_position,
 )
-from exp.nb05b import RateSweep, as_found, lr_find
+from exp.nb05b import RateSweep, as_found, lr_find, smooth
 from exp.nb05c import LAMB, Adam, AdamW, ComposedOptimizer, RMSprop
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -468,6 +468,17 @@ def test_suggestions_lie_where_they_should(scale):
     assert 5e-3 < sweep.steepest < 2e-2 and 0.03 < sweep.minimum < 0.3
     assert sweep.minimum_tenth == sweep.minimum / 10 < sweep.minimum < sweep.limit
     assert "steepest" in repr(sweep)
+
+
+@quick
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=200))
+def test_smoothing_stays_between_the_extremes_and_does_not_lag(values):
+    found = smooth(values)
+    assert len(found) == len(values)
+    room = 1e-4 * (1 + max(map(abs, values)))
+    assert min(values) - room <= min(found) and max(found) <= max(values) + room
+    backwards = smooth(values[::-1])[::-1]
+    assert found == pytest.approx(backwards, rel=1e-3, abs=room)
 
 
 @pytest.mark.parametrize("largest", [1.0, 10.0, 100.0])
