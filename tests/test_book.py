@@ -60,7 +60,7 @@ FIRST = [
         ],
     ),
     new_code_cell("#hide\nprint('not shown')", outputs=[display(text_plain="nor this")]),
-    new_code_cell("### BEGIN SOLUTION\nprint('folded')\n### END SOLUTION"),
+    new_code_cell("#hide\n### BEGIN SOLUTION\nprint('folded')\n### END SOLUTION"),
 ]
 SECOND = [
     new_markdown_cell("# The other\n\n> At the end you are back.\n\n[back](01_first.ipynb)"),

@@ -242,9 +242,9 @@ def prepare(executed: NotebookNode) -> NotebookNode:
         if not cell.source.strip():
             continue
         directives = Cell(0, "", cell.cell_type, cell.source).directives
-        if "hide" in directives:
-            continue
         solution = cell.cell_type == "code" and "### BEGIN SOLUTION" in cell.source
+        if "hide" in directives and not solution:  # a solution is folded, never left out
+            continue
         kind = "solution" if solution else " ".join(directives)
         cell = nbformat.from_dict({**cell, "metadata": {**cell.metadata, "book": kind}})
         notebook.cells.append(cell)
