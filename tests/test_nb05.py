@@ -22,6 +22,7 @@ from torch import nn
 from exp import nb03, nb05, nb05b, nb05c
 from exp.nb03b import DataLoader, DataLoaders, TensorDataset
 from exp.nb04 import Callback, CancelFit, Learner
+from exp.nb04c import Checkpoint
 from exp.nb05 import (
     CombinedSchedule,
     ConstantSchedule,
@@ -282,6 +283,29 @@ def test_a_resumed_callback_puts_back_the_first_setting():
     callback.before_fit(learn)
     callback.cleanup_fit(learn)
     assert learn.opt.param_groups[0]["lr"] == 0.05
+
+
+@pytest.mark.parametrize("stop", [1, 4, 6, 7, 11])
+def test_one_cycle_resumes_to_the_last_bit(tmp_path, stop):
+    class Kill(Callback):
+        count = 0
+
+        def before_batch(self, learn):
+            self.count += learn.training
+            if self.count > stop:
+                raise KeyboardInterrupt
+
+    whole = make()  # which seeds the random numbers, so each is trained at once
+    fit_one_cycle(whole, 2, callbacks=[Checkpoint(tmp_path / "whole", every=1)])
+    with pytest.raises(KeyboardInterrupt):
+        fit_one_cycle(make(), 2, callbacks=[Checkpoint(tmp_path / "broken", every=1), Kill()])
+    resumed = make()
+    fit_one_cycle(resumed, 2, callbacks=[Checkpoint(tmp_path / "broken", every=1)])
+    assert bits(resumed.model.state_dict()) == bits(whole.model.state_dict())
+    assert (resumed.recorder.lrs, resumed.recorder.momenta) == (whole.recorder.lrs,
+                                                                whole.recorder.momenta)
+    groups = [learn.opt.state_dict()["param_groups"] for learn in (whole, resumed)]
+    assert groups[0] == groups[1]
 
 
 # --- the finder ----------------------------------------------------------------------------------
