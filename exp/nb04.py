@@ -90,7 +90,7 @@ def _step(learn: Learner) -> None:
 ACTIONS = {"do_predict": _predict, "do_loss": _loss, "do_backward": _backward, "do_step": _step}
 
 
-# cell 3225f81b 8d5c25 · A callback
+# cell 3225f81b e8ef0a · A callback
 def _check_method(owner: type, name: str, method: Any) -> None:
     """Refuse a public method that looks like an event and is none, or that takes no learner."""
     moments = (*EVENTS, *ACTIONS)
@@ -102,7 +102,8 @@ def _check_method(owner: type, name: str, method: Any) -> None:
                             f"def {name}(self, learn)") from None
     elif callable(method) and not name.startswith("_"):
         close = get_close_matches(name, moments, n=1, cutoff=0.8)
-        if close or name.startswith(("before_", "after_", "begin_", "on_", "cleanup_", "do_")):
+        beginnings = ("before_", "after_", "begin_", "on_", "cleanup_", "do_")
+        if close or f"{name}_".startswith(beginnings):
             nearest = (close or get_close_matches(name, moments, n=1, cutoff=0))[0]
             raise TypeError(f"{owner.__name__}.{name} is no event; did you mean {nearest!r}? The "
                             f"events are {', '.join(EVENTS)}; a helper's name starts with _")
@@ -644,7 +645,7 @@ class _Evaluator(_GuardedLoop):
         return callback
 
 
-# cell 311bf06d ce775f · The Learner
+# cell 311bf06d 62408c · The Learner
 class Learner(_Evaluator):
     """A model, its data, a loss and an optimizer, and the callbacks that take part in the training.
 
@@ -696,6 +697,8 @@ class Learner(_Evaluator):
 
         `lr` is for this fit, one for all parameter groups or one for each.
         """
+        if self.dls.train is None:
+            raise ValueError("there is no training set: dls.train is None")
         if not isinstance(n_epochs, int) or n_epochs < 1:
             raise ValueError(f"n_epochs must be a whole number of at least 1, got {n_epochs!r}")
         if self._running:

@@ -30,7 +30,7 @@ __all__ = [
     "CSVLogger",
 ]
 
-# cell ae6c2ed0 1fdb4c · Imports
+# cell ae6c2ed0 4744ee · Imports
 import csv
 import io
 import os
@@ -41,6 +41,7 @@ from base64 import b64encode
 from collections.abc import Iterable, Mapping
 from math import inf
 from pathlib import Path
+from shutil import get_terminal_size
 from typing import Any
 
 import torch
@@ -134,7 +135,7 @@ def where_output_goes() -> str:
     return "terminal" if sys.stderr is not None and sys.stderr.isatty() else "lines"
 
 
-# cell 25619157 b23f15 · Progress
+# cell 25619157 b7cde2 · Progress
 def _make_bar(total: int | None, text: str, file: Any) -> Any:
     """Start a tqdm bar that draws itself only when it is told to."""
     from tqdm import tqdm
@@ -142,8 +143,9 @@ def _make_bar(total: int | None, text: str, file: Any) -> Any:
     class Bar(tqdm):
         monitor_interval = 0  # no thread of its own
 
+    size = get_terminal_size()  # 80 × 24 where a terminal does not say
     return Bar(total=total, desc=text, file=file, leave=False, mininterval=inf, unit="batch",
-               ncols=80 if file is not sys.stderr else None, dynamic_ncols=file is sys.stderr)
+               ncols=size.columns - 1 if file is sys.stderr else 80, nrows=size.lines)
 
 
 # cell ed917d1f 81f55d · Progress
@@ -443,7 +445,7 @@ class StopOnNaN(Callback):
             raise CancelFit
 
 
-# cell 44eb4106 6b097d · Stopping by itself
+# cell 44eb4106 6fb82b · Stopping by itself
 class Monitor(Callback):
     """Watch one result of each epoch; the base of callbacks that act on the best one.
 
@@ -474,7 +476,8 @@ class Monitor(Callback):
         if self.monitor not in learn.results:
             raise KeyError(f"no result {self.monitor!r}; there are {list(learn.results)}")
         value = learn.results[self.monitor]
-        if self.best is None or self.sign * value < self.sign * self.best - self.min_delta:
+        limit = inf if self.best is None else self.sign * self.best - self.min_delta
+        if self.sign * value < limit:  # never true for NaN
             self.best, self.best_epoch = value, learn.epoch + 1
             return True
         return False

@@ -1,0 +1,393 @@
+"""Progress, devices, guards: what the notebook does not check."""
+
+import csv
+import os
+import pty
+import subprocess
+import sys
+import textwrap
+import warnings
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from exp.nb00 import test_eq, test_near
+from exp.nb03b import DataLoaders, TensorDataset
+from exp.nb03c import accuracy
+from exp.nb04 import Callback, CancelBatch, Learner
+from exp.nb04b import (
+    CSVLogger,
+    DeviceCallback,
+    EarlyStopping,
+    GradientAccumulation,
+    GradientClip,
+    ProgressCallback,
+    StopOnNaN,
+    clip_gradients,
+    default_device,
+    format_table,
+    is_first_process,
+    plot_losses,
+    plot_metrics,
+    plot_rates,
+    thin,
+    to_device,
+    where_output_goes,
+)
+
+torch.set_num_threads(1)
+ROOT = Path(__file__).parent.parent
+on_cuda = [
+    pytest.mark.cuda,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
+]
+
+
+def learner(callbacks=(), n=40, batch_size=4, lr=0.1, batches=None, **options):
+    draw = torch.Generator().manual_seed(5)
+    x = torch.randn(n + 10, 6, generator=draw)
+    y = (x[:, 0] > 0).long() + (x[:, 1] > 0.5).long()
+    sets = TensorDataset(x[:n], y[:n]), TensorDataset(x[n:], y[n:])
+    dls = DataLoaders.from_datasets(*sets, batch_size=batch_size)
+    if batches is not None:
+        parts = torch.arange(n).split(batches)
+        dls = DataLoaders([(x[rows], y[rows]) for rows in parts], dls.valid)
+    torch.manual_seed(1)
+    model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
+    options = {"metrics": [accuracy], "callbacks": callbacks, **options}
+    return Learner(model, dls, F.cross_entropy, lr, **options)
+
+
+# ---------------------------------------------------------------- progress
+
+
+def test_one_line_an_epoch_where_there_is_no_terminal(capsys):
+    learner([ProgressCallback()]).fit(3)
+    out, err = capsys.readouterr()
+    heads = [line.split(",")[0] for line in out.splitlines()]
+    assert heads == ["epoch 1/3", "epoch 2/3", "epoch 3/3"]
+    assert "valid_accuracy" in out and err == "" and "\r" not in out
+    assert where_output_goes() == "lines"
+
+
+SCRIPT = """
+    import torch, torch.nn.functional as F
+    from exp.nb03b import DataLoaders, TensorDataset
+    from exp.nb04 import Learner
+    from exp.nb04b import ProgressCallback
+    torch.set_num_threads(1)
+    data = TensorDataset(torch.randn(400, 3), torch.zeros(400, dtype=torch.long))
+    dls = DataLoaders.from_datasets(data, data, batch_size=2)
+    Learner(torch.nn.Linear(3, 2), dls, F.cross_entropy,
+            callbacks=[ProgressCallback(every=0.001)]).fit(2)
+"""
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
+def test_a_clean_line_on_a_terminal():
+    """On a pseudo-terminal: the bar is overwritten, and what stays is a line an epoch."""
+    ours, theirs = pty.openpty()  # without a size, as in some containers
+    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(SCRIPT)], cwd=ROOT,
+                               stdout=theirs, stderr=theirs)  # fmt: skip
+    os.close(theirs)
+    text = b""
+    try:
+        while part := os.read(ours, 65536):
+            text += part
+    except OSError:  # the other side is closed
+        pass
+    assert process.wait(60) == 0
+    text = text.decode()
+    assert "epoch 1/2 train" in text and "epoch 2/2 valid" in text and "loss 0." in text
+    lines = [line.split("\r")[-1] for line in text.replace("\r\n", "\n").split("\n")]
+    stays = [line for line in lines if line.strip()]
+    assert len(stays) == 2 and stays[1].startswith("epoch 2/2, train_loss")
+
+
+def test_in_a_notebook_one_text_and_one_picture(monkeypatch):
+    shown, handles = [], []
+
+    class Handle:
+        def update(self, bundle, raw):
+            shown.append(bundle)
+
+    def display(bundle, raw, display_id):
+        shown.append(bundle)
+        handles.append(Handle())
+        return handles[-1]
+
+    monkeypatch.setattr("IPython.display.display", display)
+    learn = learner([ProgressCallback(style="notebook", every=0, plot_every=0)])
+    learn.fit(2)
+    assert len(handles) == 2
+    texts = [bundle["text/plain"] for bundle in shown if "image/png" not in bundle]
+    assert any("epoch 1/2 train" in text and "loss" in text for text in texts)
+    assert len(texts[-1].splitlines()) == 3  # heading and two epochs, and no bar
+    learn.fit(1)
+    assert len(handles) == 4  # a new fit has its own
+
+
+def test_a_failing_fit_closes_its_bar(monkeypatch):
+    def fail(self, learn):
+        if learn.batch_index == 3:
+            raise ZeroDivisionError
+
+    failing = type("Failing", (Callback,), {"after_batch": fail, "order": 99})()
+    progress = ProgressCallback(style="terminal", every=0)
+    with pytest.raises(ZeroDivisionError):
+        learner([progress, failing]).fit(1)
+    assert progress._bar is None
+
+
+def test_only_the_first_process_shows_and_writes(monkeypatch, capsys, tmp_path):
+    monkeypatch.setenv("RANK", "1")
+    assert not is_first_process()
+    learner([ProgressCallback(), CSVLogger(tmp_path / "log.csv")]).fit(1)
+    assert capsys.readouterr().out == "" and not (tmp_path / "log.csv").exists()
+
+
+def test_tables():
+    first = {"epoch": 1, "loss": float("nan"), "seconds": 0.12}
+    assert format_table([first, {"epoch": 10, "loss": 1e9, "x": -1.0}]).splitlines() == [
+        "epoch       loss  seconds        x",
+        "    1        nan      0.1         ",
+        "   10  1.000e+09           -1.0000",
+    ]
+
+
+@given(n=st.integers(1, 5000), wanted=st.integers(1, 300))
+@settings(max_examples=50, deadline=None)
+def test_thin_keeps_means(n, wanted):
+    values = torch.rand(n)
+    places, means = thin(values, wanted)
+    width = -(-n // wanted)
+    assert len(places) == len(means) == n // width <= wanted
+    assert 0 <= places.min() and places.max() <= n - 1
+    test_near(means.mean(), values[: len(means) * width].mean(), tol=1e-5)
+
+
+def test_plots_of_little_data():
+    import matplotlib
+
+    matplotlib.use("agg")
+    learn = learner(batches=40)
+    plot_losses(learn.recorder)  # nothing yet
+    learn.fit(1)
+    plot_losses(learn.recorder)
+    plot_metrics(learn.recorder, "loss", "accuracy")
+    plot_rates(learn.recorder)
+    matplotlib.pyplot.close("all")
+
+
+# ---------------------------------------------------------------- devices
+
+
+def test_default_device(monkeypatch):
+    monkeypatch.setenv("EXP_DEVICE", "cpu")
+    assert default_device().type == "cpu"
+    monkeypatch.delenv("EXP_DEVICE")
+    assert default_device().type == ("cuda" if torch.cuda.is_available() else "cpu")
+    monkeypatch.setenv("EXP_DEVICE", "mps")
+    with pytest.raises(ValueError, match="cpu or cuda"):
+        default_device()
+    monkeypatch.setenv("EXP_DEVICE", "cuda")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(RuntimeError, match="finds no GPU"):
+        default_device()
+
+
+def test_to_device_keeps_the_form():
+    from collections import namedtuple
+
+    Pair = namedtuple("Pair", "a b")
+    x = {"t": torch.ones(1), "l": [torch.ones(2), "a"], "n": Pair(torch.ones(1), None), "i": (3,)}
+    test_eq(to_device(x, "cpu"), x)
+    assert type(to_device(x, "cpu")["n"]) is Pair
+
+
+class TestCuda:
+    pytestmark = on_cuda
+
+    def test_trains_where_it_is_told(self):
+        learn = learner([DeviceCallback("cuda")], opt_func=partial(torch.optim.SGD, momentum=0.9))
+        learn.fit(2)
+        assert next(learn.model.parameters()).device.type == "cuda"
+        assert {s["momentum_buffer"].device.type for s in learn.opt.state.values()} == {"cuda"}
+        preds, targets = learn.get_preds()
+        assert preds.device.type == targets.device.type == "cpu"
+        assert learn.predict(torch.zeros(2, 6)).shape == (2, 3)
+        learn.callback(DeviceCallback).device = torch.device("cpu")
+        learn.fit(1)
+        assert {s["momentum_buffer"].device.type for s in learn.opt.state.values()} == {"cpu"}
+
+    def test_same_losses_as_on_the_cpu(self):
+        on_cpu, on_gpu = learner([DeviceCallback("cpu")], batches=7), None
+        on_cpu.fit(3)
+        on_gpu = learner([DeviceCallback("cuda"), GradientClip(100.0)], batches=7)
+        on_gpu.fit(3)
+        assert on_gpu.recorder.losses == pytest.approx(on_cpu.recorder.losses, rel=1e-3)
+        assert on_gpu.results == pytest.approx(on_cpu.results, rel=1e-3)
+
+    def test_nothing_waits_for_the_gpu_during_an_epoch(self):
+        learn = learner([DeviceCallback("cuda")], batches=7)
+        learn.fit(1)
+        resident = [(x.cuda(), y.cuda()) for x, y in learn.dls.train]
+        learn.dls = DataLoaders(resident, None)
+
+        class Strict(Callback):
+            order = 9999
+
+            def before_batch(self, learn):
+                torch.cuda.set_sync_debug_mode("error")
+
+            def after_batch(self, learn):
+                torch.cuda.set_sync_debug_mode("default")
+
+            def cleanup_fit(self, learn):
+                torch.cuda.set_sync_debug_mode("default")
+
+        learn.fit(2, callbacks=[Strict()])
+
+    def test_out_of_memory_is_explained(self):
+        class Greedy(nn.Module):
+            def __init__(self):
+                super().__init__()
+                self.p = nn.Parameter(torch.ones(1))
+
+            def forward(self, x):
+                return self.p * torch.empty(1 << 42, device=x.device)
+
+        learn = learner([DeviceCallback("cuda")])
+        learn.model = Greedy()
+        with pytest.raises(torch.OutOfMemoryError, match="batch_size 4"):
+            learn.fit(1)
+
+
+# ---------------------------------------------------------------- gradients
+
+
+@settings(max_examples=40, deadline=None)
+@given(shapes=st.lists(st.lists(st.integers(1, 4), max_size=3), min_size=1, max_size=4),
+       scale=st.floats(1e-3, 1e3), max_norm=st.floats(1e-2, 1e2))  # fmt: skip
+def test_clip_as_torch(shapes, scale, max_norm):
+    def gradients():
+        draw = torch.Generator().manual_seed(3)
+        ps = [nn.Parameter(torch.zeros(shape, dtype=torch.float64)) for shape in shapes]
+        for p in ps:
+            p.grad = scale * torch.randn(p.shape, generator=draw, dtype=torch.float64)
+        return ps
+
+    ours, theirs = gradients(), gradients()
+    test_near(clip_gradients(ours, max_norm), nn.utils.clip_grad_norm_(theirs, max_norm), tol=1e-12)
+    test_near([p.grad for p in ours], [p.grad for p in theirs], tol=1e-12)
+
+
+@pytest.mark.parametrize(("size", "n"), [(4, 2), (4, 3), (3, 4), (7, 2), (1, 5)])
+def test_accumulated_batches_are_one_large_batch(size, n):
+    large, small = learner(batches=size * n), learner([GradientAccumulation(n)], batches=size)
+    large.fit(3)
+    small.fit(3)
+    assert small.n_steps == large.n_steps
+    test_near(small.model.state_dict(), large.model.state_dict(), tol=1e-5)
+    assert small.results["train_loss"] == pytest.approx(large.results["train_loss"], rel=1e-4)
+
+
+def test_accumulation_clips_the_whole_gradient_once():
+    large = learner([GradientClip(0.1)], batches=8)
+    small = learner([GradientClip(0.1), GradientAccumulation(2)], batches=4)
+    large.fit(2)
+    small.fit(2)
+    test_near(small.model.state_dict(), large.model.state_dict(), tol=1e-5)
+
+
+def test_accumulation_starts_anew_after_a_cancelled_batch():
+    """Batch 1 of 4 is cancelled after backward: batch 0 is forgotten, 2 and 3 make a step."""
+
+    class Second(Callback):
+        order = 49
+
+        def after_backward(self, learn):
+            if learn.batch_index == 1:
+                raise CancelBatch
+
+    learn = learner([GradientAccumulation(2), Second()], n=16, batches=4)
+    plain = learner([GradientAccumulation(2)], n=16, batches=4)
+    plain.dls = DataLoaders(plain.dls.train[2:], None)
+    learn.fit(1)
+    plain.fit(1)
+    assert learn.n_steps == plain.n_steps == 1
+    assert all(map(torch.equal, learn.model.parameters(), plain.model.parameters()))
+
+
+# ---------------------------------------------------------------- stopping
+
+
+def test_stop_on_nan_comes_before_the_step():
+    learn = learner([StopOnNaN()], batches=4)
+    x, y = learn.dls.train[5]
+    x[0, 0] = float("nan")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        learn.fit(2)
+    assert "epoch 1, batch 6" in str(caught[0].message)
+    assert learn.n_steps == 5 and all(p.isfinite().all() for p in learn.model.parameters())
+
+
+class Script(Callback):
+    """Replace the results by a prepared course."""
+
+    order = 50
+
+    def __init__(self, values):
+        self.values = values
+
+    def after_epoch(self, learn):
+        learn.results["valid_loss"] = self.values[learn.epoch]
+
+
+@pytest.mark.parametrize(
+    ("values", "patience", "min_delta", "epochs"),
+    [
+        ([3, 2, 1, 1, 1, 0, 0, 0, 0], 2, 0.0, 5),
+        ([3, 2, 1, 1, 0, 1, 1, 1, 1], 3, 0.0, 8),
+        ([3, 2.95, 2.9, 2.85, 2.8, 2], 2, 0.5, 3),
+        ([1, float("nan"), float("nan"), 0, 0], 2, 0.0, 3),
+        ([float("nan"), 2, 1, 1, 1], 2, 0.0, 5),
+    ],
+)
+def test_early_stopping(values, patience, min_delta, epochs):
+    learn = learner([Script(values), EarlyStopping(patience=patience, min_delta=min_delta)])
+    learn.fit(len(values))
+    assert len(learn.recorder.epochs) == epochs
+    learn.fit(1)  # a new fit begins to count anew
+    assert len(learn.recorder.epochs) == epochs + 1
+
+
+def test_early_stopping_on_a_metric():
+    stopping = EarlyStopping("valid_loss", patience=1, mode="max")
+    learn = learner([Script([1, 2, 3, 2, 5]), stopping])
+    learn.fit(5)
+    assert len(learn.recorder.epochs) == 4 and stopping.best == 3 and stopping.best_epoch == 3
+
+
+# ---------------------------------------------------------------- the log
+
+
+def test_csv_log(tmp_path):
+    path = tmp_path / "deep" / "log.csv"
+    learn = learner([CSVLogger(path)])
+    learn.fit(2)
+    rows = list(csv.DictReader(path.open()))
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    losses = [results["train_loss"] for results in learn.recorder.epochs]
+    assert [float(row["train_loss"]) for row in rows] == losses
+    learner([CSVLogger(path, append=True)]).fit(1)
+    assert len(list(csv.DictReader(path.open()))) == 3
+    learner([CSVLogger(path)]).fit(1)  # a new logger begins a new file
+    assert len(list(csv.DictReader(path.open()))) == 1
