@@ -244,7 +244,7 @@ def find_dataset(name: str) -> Dataset:
     return DATASETS[name]
 
 
-# cell 211b8d8b 46401a · What we know about a data set
+# cell 211b8d8b ebb144 · What we know about a data set
 @dataclass(frozen=True)
 class DatasetTable:
     """The registry as a table that shows itself: as HTML in a notebook, as text elsewhere."""
@@ -258,8 +258,8 @@ class DatasetTable:
         head = ("name", "full mode", "sample mode", "known truth", "all hashes known", "licence")
         body = ((d.name, d.full, d.sample or "–", d.truth or "–",
                  "yes" if d.is_checked else "no", d.licence) for d in self.rows)
-        rows = ("".join(f"<td style='text-align: left'>{html.escape(text)}</td>" for text in row)
-                for row in (head, *body))
+        cell = "<td style='text-align: left; white-space: normal'>{}</td>"
+        rows = ("".join(cell.format(html.escape(text)) for text in row) for row in (head, *body))
         return f"<table>{''.join(f'<tr>{row}</tr>' for row in rows)}</table>"
 
 
