@@ -1,0 +1,251 @@
+"""Scale: half precision and many processes
+
+At the end the training that you have runs in half precision, with another memory layout, compiled, or on many processes at once: each by one line, and with the same result.
+"""
+
+# cell 852a8a91 a6284e · Scale: half precision and many processes
+from __future__ import annotations
+
+# generated from nbs/06c_scale.ipynb: do not edit
+__all__ = [
+    "MixedPrecision",
+    "ChannelsLast",
+    "ShareSampler",
+    "process_rank",
+    "process_device",
+    "process_group",
+    "shared_loaders",
+    "AverageGradients",
+    "DistributedCallback",
+]
+
+# cell 852a8a91 680ede · Scale: half precision and many processes
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from exp.nb03b import DataLoader, DataLoaders, RandomSampler, Sampler, SequentialSampler
+from exp.nb04 import Callback, Learner, MetricsCallback
+from exp.nb04b import default_device
+
+
+# cell 5915f704 86cc8b · Numbers of sixteen bits
+class MixedPrecision(Callback):
+    """Run the forward pass in 16 bits; weights, loss, gradients and steps stay in 32.
+
+    With float16 the loss is scaled, and a step with an overflow is skipped.
+    Raises: ValueError for another dtype; RuntimeError for float16 on the CPU.
+    Source: Micikevicius and others 2018, section 3.
+    """
+
+    order = 55  # gradients are whole (accumulation has 50), and not yet clipped (60)
+    evaluates = True
+
+    def __init__(self, dtype: torch.dtype = torch.bfloat16):
+        if dtype not in (torch.bfloat16, torch.float16):
+            raise ValueError(f"dtype must be torch.bfloat16 or torch.float16, got {dtype}")
+        self.dtype, self.scaler, self._saved = dtype, None, {}
+
+    def before_fit(self, learn: Learner) -> None:
+        self.device = next(learn.model.parameters()).device.type
+        if self.dtype == torch.float16 and self.device == "cpu":
+            raise RuntimeError("float16 is for GPUs; on the CPU use MixedPrecision(torch.bfloat16)")
+        if self.scaler is None:
+            self.scaler = torch.amp.GradScaler(self.device, enabled=self.dtype == torch.float16)
+            self.scaler.load_state_dict(self._saved) if self._saved else None
+
+    def do_predict(self, learn: Learner) -> None:
+        with torch.amp.autocast(self.device, self.dtype):
+            learn.pred = _to_float32(learn.model(*learn.inputs))
+
+    def do_backward(self, learn: Learner) -> None:
+        self.scaler.scale(learn.loss).backward()
+
+    def after_backward(self, learn: Learner) -> None:
+        self.scaler.unscale_(learn.opt)
+
+    def do_step(self, learn: Learner) -> None:
+        self.scaler.step(learn.opt)
+        self.scaler.update()
+
+    def state_dict(self) -> dict[str, Any]:
+        return dict(self.scaler.state_dict()) if self.scaler else dict(self._saved)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.scaler, self._saved = None, dict(state)
+
+
+def _to_float32(x: Any) -> Any:
+    """Bring predictions back to 32 bits, in which loss and metrics are computed."""
+    if isinstance(x, list | tuple):
+        return tuple(map(_to_float32, x))
+    return x.float() if isinstance(x, Tensor) and x.is_floating_point() else x
+
+
+# cell 23570629 21444d · The layout of an image
+class ChannelsLast(Callback):
+    """Let images and kernels lie pixel by pixel in memory during a fit."""
+
+    order = -90  # after the batch is on its device
+    evaluates = True
+
+    def before_fit(self, learn: Learner) -> None:
+        learn.model.to(memory_format=torch.channels_last)
+
+    def before_batch(self, learn: Learner) -> None:
+        learn.inputs = [x.contiguous(memory_format=torch.channels_last)
+                        if isinstance(x, Tensor) and x.ndim == 4 else x for x in learn.inputs]
+
+    def cleanup_fit(self, learn: Learner) -> None:
+        learn.model.to(memory_format=torch.contiguous_format)
+
+
+# cell 90275cef 812032 · Many processes, one model
+class ShareSampler(Sampler):
+    """Keep one process's share of each global batch of an order.
+
+    Shape: indices (n,), where n differs by at most one between processes.
+    Raises: ValueError if the processes do not divide batch_size, or the last batch has fewer
+    items than there are processes.
+    """
+
+    def __init__(self, sampler: Sampler, batch_size: int, rank: int, world_size: int):
+        if not 0 <= rank < world_size or batch_size < 1 or batch_size % world_size:
+            raise ValueError(f"batch_size must be a multiple of the {world_size} processes, and "
+                             f"the rank one of 0..{world_size - 1}; got {batch_size} and {rank}")
+        if 0 < len(sampler) % batch_size < world_size:
+            raise ValueError(f"the last batch has {len(sampler) % batch_size} items for "
+                             f"{world_size} processes: choose another batch_size, or leave out "
+                             "these items")
+        self.sampler, self.batch_size = sampler, batch_size
+        self.rank, self.world_size = rank, world_size
+
+    def __len__(self) -> int:
+        full, rest = divmod(len(self.sampler), self.batch_size)
+        return full * (self.batch_size // self.world_size) + len(
+            range(self.rank, rest, self.world_size))
+
+    def indices(self) -> Tensor:
+        batches = torch.cat(list(self.sampler.blocks(self.batch_size))).split(self.batch_size)
+        return torch.cat([batch[self.rank::self.world_size] for batch in batches])
+
+
+# cell 0a004626 f212ed · Many processes, one model
+def process_rank() -> tuple[int, int]:
+    """Give the rank of this process and the number of processes; (0, 1) if it is alone."""
+    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
+        return 0, 1
+    return torch.distributed.get_rank(), torch.distributed.get_world_size()
+
+
+def process_device() -> torch.device:
+    """Give the device of this process: as `default_device`, but a GPU for each process."""
+    device = default_device()
+    local = int(os.environ.get("LOCAL_RANK", 0))
+    return torch.device("cuda", local) if device.type == "cuda" else device
+
+
+@contextmanager
+def process_group(**options: Any) -> Iterator[tuple[int, int]]:
+    """Join the processes that torchrun has started, and leave them at the end.
+
+    Gives rank and number of processes; (0, 1) if torchrun did not start this one and no `options`
+    for torch's `init_process_group` are given. NCCL with a GPU each, else gloo.
+    """
+    if not options and "RANK" not in os.environ:
+        yield 0, 1
+        return
+    device = process_device()
+    gpu = dict(device_id=device) if device.type == "cuda" else {}
+    torch.distributed.init_process_group("nccl" if gpu else "gloo", **gpu, **options)
+    try:
+        yield process_rank()
+    finally:
+        torch.distributed.destroy_process_group()
+
+
+# cell ffe42b64 268acb · Many processes, one model
+def shared_loaders(train: Any, valid: Any, batch_size: int = 64, seed: int = 42,
+                   **options: Any) -> DataLoaders:
+    """Build loaders that give this process its share; batch_size is that of all together.
+
+    The order is that of one `DataLoader` with `shuffle` and a generator of this seed.
+    Raises: ValueError as `ShareSampler`, or if there are more processes than validation items.
+    """
+    rank, world_size = process_rank()
+    generator = torch.Generator().manual_seed(seed)
+    order = ShareSampler(RandomSampler(train, generator), batch_size, rank, world_size)
+    checked = ShareSampler(SequentialSampler(valid), world_size * len(valid), rank, world_size)
+    local = batch_size // world_size
+    return DataLoaders(DataLoader(train, local, sampler=order, generator=generator, **options),
+                       DataLoader(valid, 2 * local, sampler=checked, **options))
+
+
+# cell d3fbfc1f 212c72 · Many processes, one model
+def _all_sum(tensor: Tensor) -> Tensor:
+    """Give every process the sum over all processes."""
+    if process_rank()[1] > 1:
+        torch.distributed.all_reduce(tensor)
+    return tensor
+
+
+class AverageGradients(Callback):
+    """Average the gradients of all processes, each weighted by its items, before the step.
+
+    Source: Goyal and others 2017, section 3.
+    """
+
+    order = 52  # after GradientAccumulation, before MixedPrecision and GradientClip
+    evaluates = True  # comes along with DistributedCallback, has nothing to do there
+
+    def before_fit(self, learn: Learner) -> None:
+        self._items = 0
+
+    def after_loss(self, learn: Learner) -> None:
+        if learn.training:
+            fresh = all(p.grad is None for p in learn.model.parameters())
+            self._items = learn.n_items if fresh else self._items + learn.n_items
+
+    def after_backward(self, learn: Learner) -> None:
+        if process_rank()[1] == 1:
+            return
+        grads = [p.grad for p in learn.model.parameters() if p.grad is not None]
+        items = grads[0].new_full((1,), self._items)
+        whole = _all_sum(torch.cat([*(g.flatten() * self._items for g in grads), items]))
+        parts = (whole[:-1] / whole[-1]).split([g.numel() for g in grads])
+        for g, part in zip(grads, parts, strict=True):
+            g.copy_(part.view_as(g))
+
+
+class DistributedCallback(Callback):
+    """Train one model on several processes: equal copies, and metrics over all items.
+
+    Every process needs its share of the data, from `shared_loaders`. Let only rank 0 write files.
+    Differs: batch norms see their own share only, as in PyTorch's DistributedDataParallel; after
+    each epoch all take over the statistics of rank 0.
+    """
+
+    order = 5  # before MetricsCallback reads its sums
+    requires = (AverageGradients,)
+    evaluates = True
+
+    def before_fit(self, learn: Learner) -> None:
+        self._take_over([*learn.model.parameters(), *learn.model.buffers()])
+
+    def after_epoch(self, learn: Learner) -> None:
+        self._take_over(learn.model.buffers())
+        for callback in learn.callbacks:
+            if isinstance(callback, MetricsCallback):
+                for phase, sums in callback.sums.items():
+                    count = sums[0].new_tensor(callback.counts[phase])
+                    *sums, count = _all_sum(torch.stack([*sums, count])).unbind()
+                    callback.sums[phase], callback.counts[phase] = sums, round(count.item())
+
+    def _take_over(self, tensors: Any) -> None:
+        if process_rank()[1] > 1:
+            for tensor in tensors:
+                torch.distributed.broadcast(tensor.data, src=0)
