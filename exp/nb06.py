@@ -8,6 +8,7 @@ from __future__ import annotations
 
 # generated from nbs/06_cuda_cnn_hooks_init.ipynb: do not edit
 __all__ = [
+    "show_batch",
     "conv_output_size",
     "windows",
     "conv2d",
@@ -21,10 +22,11 @@ __all__ = [
     "ActivationStats",
     "plot_activation_stats",
     "plot_activation_histograms",
+    "ActivationStatsCallback",
     "lsuv",
 ]
 
-# cell 26e0fc49 5fa334 · Convolutions, hooks and a good start
+# cell 26e0fc49 28bda1 · Convolutions, hooks and a good start
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -33,7 +35,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from exp.nb01 import show_images
 from exp.nb02 import kaiming_uniform
+from exp.nb04 import Callback, Learner, random_state, set_random_state
+
+
+# cell db592f00 285aa3 · The data
+def show_batch(loaders: Any, n: int = 16, title: str = "A training batch") -> None:
+    """Draw the first images of a training batch with their targets; random numbers stay in place.
+
+    Shape: a batch is (images (B, 1, H, W) or (B, H, W), targets (B,)).
+    """
+    state = random_state([loaders.train])
+    try:
+        images, targets = next(iter(loaders.train))
+    finally:
+        set_random_state(state, [loaders.train])
+    images = images[:n].squeeze(1) if images.ndim == 4 else images[:n]
+    show_images(images, targets[:n].tolist(), suptitle=title)
 
 
 # cell 32c3e258 a72301 · Sizes
@@ -311,6 +330,25 @@ def plot_activation_histograms(stats: ActivationStats, title: str = "Outputs of 
     axes[0, 0].set_ylabel("output")
     figure.suptitle(title)
     plt.show()
+
+
+# cell 42a6b375 c5dfa2 · The health of a network
+class ActivationStatsCallback(Callback):
+    """Watch a fit with `ActivationStats`, which is in `stats` afterwards; no hook is left.
+
+    `kinds` and `options` are those of `ActivationStats`.
+    """
+
+    def __init__(self, kinds: type | tuple[type, ...] = nn.ReLU, **options: Any):
+        self.kinds, self.options, self.stats = kinds, options, None
+
+    def before_fit(self, learn: Learner) -> None:
+        self.stats = ActivationStats(learn.model, self.kinds, **self.options)
+        self.stats.__enter__()
+
+    def cleanup_fit(self, learn: Learner) -> None:
+        if self.stats is not None:
+            self.stats.__exit__()
 
 
 # cell 41835e8b 340b72 · A start that suits the depth

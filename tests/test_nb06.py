@@ -11,8 +11,11 @@ from hypothesis import strategies as st
 from torch import nn
 
 from exp.nb00 import test_eq, test_near
+from exp.nb03b import DataLoader, DataLoaders, TensorDataset
+from exp.nb04 import Callback, CancelFit, Learner
 from exp.nb06 import (
     ActivationStats,
+    ActivationStatsCallback,
     Conv2d,
     ForwardHooks,
     adaptive_avg_pool2d,
@@ -22,6 +25,7 @@ from exp.nb06 import (
     lsuv,
     max_pool2d,
     modules_of_kind,
+    show_batch,
     windows,
 )
 
@@ -186,6 +190,47 @@ def test_dead_units_are_counted():
         model.eval()(torch.randn(10, 3))
     test_near(stats.numbers("1")[:, 2], torch.tensor([0.4]))
     assert stats.histogram("1").sum() == 50
+
+
+class Stop(Callback):
+    def __init__(self, error):
+        self.error = error
+
+    def after_loss(self, learn):
+        raise self.error
+
+
+def loaders(generator=None):
+    x = torch.randn(12, 1, 8, 8, generator=torch.Generator().manual_seed(2))
+    items = TensorDataset(x, torch.arange(12) % 3)
+    return DataLoaders(DataLoader(items, 6, shuffle=True, generator=generator),
+                       DataLoader(items, 6))
+
+
+def test_the_callback_counts_training_batches_and_comes_off():
+    watch = ActivationStatsCallback()
+    learn = Learner(small(), loaders(), F.cross_entropy)
+    learn.fit(2, callbacks=[watch])
+    assert [watch.stats.numbers(name).shape for name in watch.stats.names] == [(4, 3)] * 2
+    assert hooks_left(learn.model) == 0
+    with pytest.raises(ZeroDivisionError):
+        learn.fit(1, callbacks=[watch, Stop(ZeroDivisionError())])
+    assert hooks_left(learn.model) == 0
+    learn.fit(1, callbacks=[watch, Stop(CancelFit())])
+    assert hooks_left(learn.model) == 0
+
+
+@pytest.mark.parametrize("own", [True, False])
+def test_show_batch_moves_no_random_numbers(own, monkeypatch):
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    monkeypatch.setattr(pyplot, "show", lambda: None)
+    generator = torch.Generator().manual_seed(4) if own else None
+    both = loaders(generator)
+    before = torch.get_rng_state(), own and generator.get_state()
+    show_batch(both, 4)
+    pyplot.close("all")
+    assert torch.equal(torch.get_rng_state(), before[0])
+    assert not own or torch.equal(generator.get_state(), before[1])
 
 
 def test_lsuv_scales_weights_and_nothing_else():
