@@ -19,8 +19,9 @@
     nb06c   scale                    Scale: half precision and many processes
     nb10    makemore                 Makemore: names, letter by letter
     nb11    rnn                      Recurrent networks: one cell, any length
+    nb11b   language_model           A language model, character by character
 """
-# generated from the notebooks: do not edit · d4cd7d
+# generated from the notebooks: do not edit · 561325
 
 import importlib
 
@@ -44,6 +45,7 @@ _topics = {
     "scale": "nb06c",
     "makemore": "nb10",
     "rnn": "nb11",
+    "language_model": "nb11b",
 }
 
 

@@ -1,0 +1,358 @@
+"""Makemore: names, letter by letter
+
+In the end you have four language models of growing power, each trained, judged against the best that is possible, and used to invent names; and you know by measurement what made each better than the one before.
+"""
+
+# cell 45d081c2 a6284e · Imports
+from __future__ import annotations
+
+# generated from nbs/10_makemore.ipynb: do not edit
+__all__ = [
+    "read_names",
+    "CharacterVocab",
+    "NameSplit",
+    "split_lines",
+    "split_by_name",
+    "make_contexts",
+    "count_targets",
+    "count_loss",
+    "generate_names",
+    "draw_characters",
+    "chi_square",
+    "ContextMLP",
+    "counted_loaders",
+    "DeepContextMLP",
+    "sweep_storage",
+    "run_sweep",
+    "plot_trials",
+]
+
+# cell 45d081c2 1a1554 · Imports
+import random
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from hashlib import sha256
+from itertools import accumulate, groupby, pairwise
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from exp.nb03b import DataLoaders
+
+
+# cell 05918266 1674c2 · Data
+def read_names(folder: Path) -> list[str]:
+    """Read `names.txt`: one name a line, in the order of the file.
+
+    Raises: ValueError for an empty line.
+    """
+    names = (Path(folder) / "names.txt").read_text("utf-8").splitlines()
+    if not all(names):
+        raise ValueError(f"names.txt has an empty line, number {names.index('') + 1}; remove it")
+    return names
+
+
+# cell 2697f39a 982140 · Characters as numbers
+class CharacterVocab:
+    """Number the characters: 0 is "." for the end and for what is before the start, then the rest.
+
+    Raises: ValueError if "." is among the characters.
+    """
+
+    end = "."
+
+    def __init__(self, texts: Iterable[str]):
+        characters = sorted(set().union(*texts))
+        if self.end in characters:
+            raise ValueError(f"{self.end!r} marks the end of a text and cannot stand inside one")
+        self.characters = [self.end, *characters]
+        self.numbers = {character: i for i, character in enumerate(self.characters)}
+
+    def __len__(self) -> int:
+        return len(self.characters)
+
+    def encode(self, text: str, unknown: str | None = None) -> list[int]:
+        """Turn characters into numbers; `unknown` replaces characters that have none.
+
+        Raises: ValueError for a character without a number, if there is no replacement.
+        """
+        fallback = None if unknown is None else self.encode(unknown)[0]
+        found = [self.numbers.get(character, fallback) for character in text]
+        if None in found:
+            raise ValueError(f"{text[found.index(None)]!r} in {text!r} was never seen; known are "
+                             f"{''.join(self.characters)!r}. To replace it, set unknown")
+        return found
+
+    def decode(self, numbers: Iterable[int]) -> str:
+        return "".join(self.characters[i] for i in numbers)
+
+
+# cell dde65631 8a9ba3 · Three sets, frozen
+@dataclass(frozen=True)
+class NameSplit:
+    """The names of the training set, the dev set and the test set."""
+
+    train: list[str]
+    dev: list[str]
+    test: list[str]
+
+    @property
+    def sha256(self) -> str:
+        """A fingerprint of all three, the order included."""
+        parts = ("\n".join(part) for part in (self.train, self.dev, self.test))
+        return sha256("\n\n".join(parts).encode()).hexdigest()
+
+
+def split_lines(names: Sequence[str], seed: int = 42) -> NameSplit:
+    """Shuffle the lines once and cut them at 80 and 90 %; a repeated name may be on both sides."""
+    return _cut([[name] for name in names], seed)
+
+
+def split_by_name(names: Sequence[str], seed: int = 42) -> NameSplit:
+    """Shuffle the different names, cut at 80 and 90 % of them; the lines of one stay together."""
+    return _cut([list(lines) for _, lines in groupby(sorted(names))], seed)
+
+
+def _cut(groups: list[list[str]], seed: int) -> NameSplit:
+    """Shuffle groups of lines and cut them at 80 and 90 %."""
+    random.Random(seed).shuffle(groups)
+    cuts = (0, int(0.8 * len(groups)), int(0.9 * len(groups)), len(groups))
+    parts = ([line for group in groups[a:b] for line in group] for a, b in pairwise(cuts))
+    return NameSplit(*parts)
+
+
+# cell 40814fc0 82615b · Contexts and what follows
+def make_contexts(names: Iterable[str], vocab: CharacterVocab, context_length: int
+                  ) -> tuple[Tensor, Tensor]:
+    """Give each character of each name, the end included, with the characters before it.
+
+    Shape: contexts (N, K), next characters (N,); before the start stands character 0.
+    Raises: ValueError for a context length below 1.
+    """
+    if context_length < 1:
+        raise ValueError(f"context_length must be 1 or more, got {context_length}")
+    text, asked = [], []
+    for name in names:
+        numbers = vocab.encode(name)
+        text += [*[0] * context_length, *numbers, 0]
+        asked += [*[False] * context_length, *[True] * (len(numbers) + 1)]
+    places = torch.tensor(asked).nonzero()  # (N, 1): where the characters stand that are asked for
+    text = torch.tensor(text)
+    return text[places + torch.arange(-context_length, 0)], text[places[:, 0]]
+
+
+# cell bf2def79 796524 · The same questions, again and again
+def count_targets(contexts: Tensor, targets: Tensor, n: int) -> tuple[Tensor, Tensor]:
+    """Gather equal contexts, and count for each how often each target followed.
+
+    Shape: contexts (N, K), targets (N,), all in 0..n-1 -> distinct contexts (U, K), counts (U, n).
+    """
+    place = torch.zeros_like(targets)  # equal for equal contexts, as far as they were looked at
+    for column in contexts.unbind(1):
+        _, place = (place * n + column).unique(return_inverse=True)
+    n_distinct = int(place.max()) + 1
+    example = place.new_empty(n_distinct).scatter_(0, place, torch.arange(len(place)))
+    counts = (place * n + targets).bincount(minlength=n_distinct * n)
+    return contexts[example], counts.reshape(-1, n).float()
+
+
+def count_loss(logits: Tensor, counts: Tensor) -> Tensor:
+    """Average the cross-entropy over all examples that were counted.
+
+    Shape: logits (U, n), counts (U, n) -> ().
+    Units: nats per example.
+    """
+    return -(counts * F.log_softmax(logits, 1)).sum() / counts.sum()
+
+
+# cell 073855b0 44d8a4 · Making more
+@torch.no_grad()
+def generate_names(model: Callable[[Tensor], Tensor], vocab: CharacterVocab, context_length: int,
+                   n: int = 10, prompt: str = "", temperature: float = 1.0, max_length: int = 50,
+                   unknown: str | None = None,
+                   generator: torch.Generator | None = None) -> list[str]:
+    """Draw names that begin with `prompt`, character by character, until the end or `max_length`.
+
+    `temperature` 0 takes the likeliest character; `generator` makes the names repeatable;
+    `unknown` replaces characters of the prompt that the vocabulary lacks. A model in training
+    mode is put into evaluation mode meanwhile.
+    Raises: ValueError for an unknown character without a replacement, a negative temperature.
+    """
+    if not 0 <= temperature < float("inf"):
+        raise ValueError(f"temperature must be 0 or more, and finite, got {temperature}")
+    modes = [(part, part.training) for part in getattr(model, "modules", list)()]
+    texts = torch.tensor([0] * context_length + vocab.encode(prompt, unknown)).repeat(n, 1)
+    going = torch.ones(n, dtype=torch.bool)
+    try:
+        for part, _ in modes:
+            part.training = False
+        while going.any() and texts.shape[1] < context_length + max_length:
+            logits = model(texts[going][:, -context_length:])
+            following = torch.zeros(n, 1, dtype=texts.dtype)  # what has ended gets more ends
+            following[going] = draw_characters(logits, temperature, generator)
+            texts = torch.cat([texts, following], 1)
+            going &= following[:, 0] != 0
+    finally:
+        for part, mode in modes:
+            part.training = mode
+    return [vocab.decode(text).split(vocab.end)[0] for text in texts[:, context_length:].tolist()]
+
+
+def draw_characters(logits: Tensor, temperature: float,
+                    generator: torch.Generator | None = None) -> Tensor:
+    """Draw one class from each row of logits: (B, V) -> (B, 1)."""
+    if temperature == 0:
+        return logits.argmax(1, keepdim=True)
+    scaled = (logits - logits.amax(1, keepdim=True)) / temperature  # the largest is 0: no overflow
+    return torch.multinomial(F.softmax(scaled, 1), 1, generator=generator)
+
+
+# cell f1f1f65b f97a7a · Does it draw what it should?
+def chi_square(counts: Tensor, probabilities: Tensor, least: float = 5.0) -> float:
+    """Tell how far counts are from what probabilities let expect, in standard deviations of chance.
+
+    Classes that are expected fewer than `least` times are taken together.
+    Shape: counts (V,), probabilities (V,).
+    Raises: ValueError if fewer than two classes remain.
+    """
+    expected = probabilities.double() / probabilities.double().sum() * counts.sum()
+    rare = expected < least
+    observed = torch.cat([counts[~rare].double(), counts[rare].sum().double()[None]])
+    expected = torch.cat([expected[~rare], expected[rare].sum()[None]])
+    observed, expected = observed[expected >= least], expected[expected >= least]
+    freedom = len(expected) - 1
+    if freedom < 1:
+        raise ValueError(f"{int(counts.sum())} draws are too few: no two classes are expected "
+                         f"{least:g} times or more")
+    statistic = ((observed - expected) ** 2 / expected).sum().item()
+    return (statistic - freedom) / (2 * freedom) ** 0.5
+
+
+# cell 01343650 d3ab2c · The same, as a module, with a Learner
+class ContextMLP(nn.Module):
+    """Embed the characters of a context, put them side by side, and send them through one layer.
+
+    Shape: contexts (B, K) -> logits (B, n).
+    Source: Bengio and others 2003, equation 1, without the direct connections (W = 0).
+    """
+
+    def __init__(self, n: int, context_length: int, embedding_size: int = 24,
+                 hidden_size: int = 300, dropout: float = 0.0):
+        super().__init__()
+        self.embedding = nn.Embedding(n, embedding_size)
+        self.hidden = nn.Linear(context_length * embedding_size, hidden_size)
+        self.dropout = nn.Dropout(dropout)
+        self.output = nn.Linear(hidden_size, n)
+        with torch.no_grad():  # no opinion at the start: the loss is ln n
+            self.output.weight.mul_(0.1)
+            self.output.bias.zero_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        e = self.embedding(x).flatten(1)  # (B, K) -> (B, K, D) -> (B, K D)
+        return self.output(self.dropout(self.hidden(e).tanh()))
+
+
+# cell 0c5349b4 6528e6 · The same, as a module, with a Learner
+def counted_loaders(train: tuple[Tensor, Tensor], dev: tuple[Tensor, Tensor], n: int,
+                    steps: int = 100) -> DataLoaders:
+    """Make an epoch of `steps` steps, each through all distinct contexts of the training set.
+
+    Shape: train and dev are (contexts (N, K), targets (N,)); the batches (contexts, counts).
+    Differs: the gradient is that of all examples together, not an estimate from a few.
+    """
+    return DataLoaders([count_targets(*train, n)] * steps, [count_targets(*dev, n)])
+
+
+# cell 2c008a9c 463980 · Deeper, and further back
+class DeepContextMLP(nn.Module):
+    """Embed the characters of a context, then layers of: linear, batch norm, ReLU, dropout.
+
+    Shape: contexts (B, K) -> logits (B, n).
+    Source: Ioffe and Szegedy 2015 for the order, batch norm before the nonlinearity.
+    Differs: without `norm`, the linear layers have biases instead.
+    """
+
+    def __init__(self, n: int, context_length: int, embedding_size: int = 16,
+                 hidden_size: int = 256, n_layers: int = 2, dropout: float = 0.1,
+                 norm: bool = True):
+        super().__init__()
+        self.embedding = nn.Embedding(n, embedding_size)
+        sizes = [context_length * embedding_size, *[hidden_size] * n_layers]
+        layers = []
+        for size, next_size in pairwise(sizes):
+            layers.append(nn.Linear(size, next_size, bias=not norm))  # batch norm has a bias
+            layers += [nn.BatchNorm1d(next_size)] if norm else []
+            layers += [nn.ReLU(), nn.Dropout(dropout)]
+        self.hidden = nn.Sequential(*layers)
+        self.output = nn.Linear(sizes[-1], n)
+        with torch.no_grad():  # no opinion at the start: the loss is ln n
+            self.output.weight.mul_(0.1)
+            self.output.bias.zero_()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.output(self.hidden(self.embedding(x).flatten(1)))
+
+
+# cell c1ca0787 94d236 · A sweep
+def sweep_storage(url: str = "") -> Any:
+    """Open the database of sweeps: by default a SQLite file, `build/sweeps.db`."""
+    from filelock import FileLock
+    from optuna.storages import RDBStorage
+
+    from exp.nb00 import _build_folder
+
+    url = url or f"sqlite:///{_build_folder() / 'sweeps.db'}"
+    if not url.startswith("sqlite:///"):
+        return RDBStorage(url)
+    file = Path(url.removeprefix("sqlite:///"))
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{file}.lock", timeout=60):  # one process makes the tables
+        return RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})
+
+
+def run_sweep(objective: Callable[[Any], float], n_trials: int, name: str, storage: str = "",
+              seed: int | None = None) -> Any:
+    """Try settings until `n_trials` are finished in the sweep of this name; return the study.
+
+    `objective` gets an optuna trial, asks it for settings, and returns what is to be small. Trials
+    that stand in the storage count; several processes may run this at once, and together overshoot
+    by less than one trial each. `seed` is for one process alone: two with one seed draw the same.
+    Source: Akiba and others 2019; Bergstra and others 2011 for the sampler.
+    """
+    import optuna
+
+    finished = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED,
+                optuna.trial.TrialState.FAIL)
+    sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=5)
+    study = optuna.create_study(study_name=name, storage=sweep_storage(storage),
+                                sampler=sampler, load_if_exists=True)
+    if len(study.get_trials(deepcopy=False, states=finished)) < n_trials:
+        enough = optuna.study.MaxTrialsCallback(n_trials, states=finished)
+        study.optimize(objective, callbacks=[enough])
+    return study
+
+
+def plot_trials(study: Any, label: str = "dev loss") -> None:
+    """Draw what each setting led to, one panel for each, and the best so far; the best is red."""
+    import matplotlib.pyplot as plt
+
+    trials = [t for t in study.get_trials(deepcopy=False) if t.value is not None]
+    names = sorted({name for trial in trials for name in trial.params})
+    figure, axes = plt.subplots(1, 1 + len(names), figsize=(3 * (1 + len(names)), 2.8), sharey=True)
+    values = [trial.value for trial in trials]
+    best = min(range(len(values)), key=values.__getitem__)
+    numbers, colors = range(1, len(values) + 1), ["C0"] * len(values)
+    colors[best] = "C3"
+    axes[0].step(numbers, list(accumulate(values, min)), where="post")
+    for axis, title in zip(axes, ["trial", *names], strict=True):
+        places = numbers if title == "trial" else [trial.params[title] for trial in trials]
+        axis.scatter(places, values, c=colors, s=18)
+        axis.set(xlabel=title)
+        if getattr(trials[0].distributions.get(title), "log", False):
+            axis.set_xscale("log")
+    axes[0].set_ylabel(label)
+    figure.suptitle(f"{len(values)} trials of the sweep {study.study_name}")
+    figure.tight_layout()
