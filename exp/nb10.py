@@ -124,7 +124,7 @@ def _cut(groups: list[list[str]], seed: int) -> NameSplit:
     return NameSplit(*parts)
 
 
-# cell 40814fc0 82615b · Contexts and what follows
+# cell 40814fc0 30e75b · Contexts and what follows
 def make_contexts(names: Iterable[str], vocab: CharacterVocab, context_length: int
                   ) -> tuple[Tensor, Tensor]:
     """Give each character of each name, the end included, with the characters before it.
@@ -134,14 +134,12 @@ def make_contexts(names: Iterable[str], vocab: CharacterVocab, context_length: i
     """
     if context_length < 1:
         raise ValueError(f"context_length must be 1 or more, got {context_length}")
-    text, asked = [], []
-    for name in names:
-        numbers = vocab.encode(name)
-        text += [*[0] * context_length, *numbers, 0]
-        asked += [*[False] * context_length, *[True] * (len(numbers) + 1)]
-    places = torch.tensor(asked).nonzero()  # (N, 1): where the characters stand that are asked for
-    text = torch.tensor(text)
-    return text[places + torch.arange(-context_length, 0)], text[places[:, 0]]
+    start, encoded = [0] * context_length, [vocab.encode(name) for name in names]
+    text = torch.tensor([n for numbers in encoded for n in (*start, *numbers, 0)])
+    lengths = torch.tensor([len(numbers) + 1 for numbers in encoded])
+    number = torch.arange(len(lengths)).repeat_interleave(lengths)  # (N,): which name
+    places = torch.arange(len(number)) + context_length * (number + 1)  # in the padded text
+    return text[places[:, None] + torch.arange(-context_length, 0)], text[places]
 
 
 # cell bf2def79 796524 · The same questions, again and again
@@ -296,7 +294,7 @@ class DeepContextMLP(nn.Module):
         return self.output(self.hidden(self.embedding(x).flatten(1)))
 
 
-# cell c1ca0787 94d236 · A sweep
+# cell c1ca0787 9cc61d · A sweep
 def sweep_storage(url: str = "") -> Any:
     """Open the database of sweeps: by default a SQLite file, `build/sweeps.db`."""
     from filelock import FileLock
@@ -353,6 +351,9 @@ def plot_trials(study: Any, label: str = "dev loss") -> None:
         axis.set(xlabel=title)
         if getattr(trials[0].distributions.get(title), "log", False):
             axis.set_xscale("log")
+            axis.minorticks_off()
+            ends = sorted({min(places), max(places)})
+            axis.set_xticks(ends, [f"{end:.2g}" for end in ends])
     axes[0].set_ylabel(label)
-    figure.suptitle(f"{len(values)} trials of the sweep {study.study_name}")
+    figure.suptitle(f"{len(values)} trials, the best in red")
     figure.tight_layout()
