@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 
-# cell 1b591edd a83c48 · From numbers to probabilities
+# cell 1b591edd 80d34b · From numbers to probabilities
 def logsumexp(x: Tensor, dim: int = -1, keepdim: bool = False) -> Tensor:
     """Take the largest number out, sum the exponentials of what remains, take the logarithm.
 
@@ -40,6 +40,7 @@ def logsumexp(x: Tensor, dim: int = -1, keepdim: bool = False) -> Tensor:
     return total if keepdim else total.squeeze(dim)
 
 
+# cell 7bc3d9bf a3dc6e · From numbers to probabilities
 def log_softmax(x: Tensor, dim: int = -1) -> Tensor:
     """Subtract from each logit the log-sum-exp of all: the logarithm of its probability.
 
@@ -49,7 +50,7 @@ def log_softmax(x: Tensor, dim: int = -1) -> Tensor:
     return x - logsumexp(x, dim, keepdim=True)
 
 
-# cell 9b241017 17af4d · Negative log likelihood, and cross-entropy
+# cell 9b241017 a7ff6e · Negative log likelihood, and cross-entropy
 def nll_loss(log_probs: Tensor, target: Tensor, reduction: str = "mean",
              ignore_index: int = -100) -> Tensor:
     """Pick the log-probability of each right class and turn its sign.
@@ -63,6 +64,7 @@ def nll_loss(log_probs: Tensor, target: Tensor, reduction: str = "mean",
     return _reduce(-picked, counted, reduction)
 
 
+# cell decd253e d361b4 · Negative log likelihood, and cross-entropy
 def cross_entropy(logits: Tensor, target: Tensor, reduction: str = "mean",
                   ignore_index: int = -100, label_smoothing: float = 0.0) -> Tensor:
     """Turn logits into log-probabilities and take the negative log likelihood of the right class.
@@ -83,7 +85,7 @@ def cross_entropy(logits: Tensor, target: Tensor, reduction: str = "mean",
     return _reduce(losses, counted, reduction)
 
 
-# cell 217d96bd c10488 · Negative log likelihood, and cross-entropy
+# cell 217d96bd 3d0891 · Negative log likelihood, and cross-entropy
 def _check_classes(scores: Tensor, target: Tensor, ignore_index: int) -> Tensor:
     """Refuse targets that fit no row of scores; tell which ones count."""
     if scores.ndim < 2 or scores.shape[:1] + scores.shape[2:] != target.shape:
@@ -100,6 +102,7 @@ def _check_classes(scores: Tensor, target: Tensor, ignore_index: int) -> Tensor:
     return counted
 
 
+# cell 40814b3d e19dd7 · Negative log likelihood, and cross-entropy
 def _reduce(losses: Tensor, counted: Tensor, reduction: str) -> Tensor:
     """Sum or average the losses that count, or leave each as it is and the others 0."""
     losses = torch.where(counted, losses, 0)
@@ -267,7 +270,7 @@ class Optimizer:
         _load_optimizer_state(self, saved)
 
 
-# cell d4c424c5 02eeb3 · Optimizers
+# cell d4c424c5 d7d0ab · Optimizers
 def _checked_group(optimizer: Optimizer, group: dict[str, Any]) -> dict[str, Any]:
     """Complete a group with the defaults, and refuse what would only go wrong later."""
     params = group["params"]
@@ -287,10 +290,12 @@ def _checked_group(optimizer: Optimizer, group: dict[str, Any]) -> dict[str, Any
     return group
 
 
+# cell d940e0be 433591 · Optimizers
 def _all_params(optimizer: Optimizer) -> list[Tensor]:
     return [p for group in optimizer.param_groups for p in group["params"]]
 
 
+# cell 983e505c 0179bc · Optimizers
 def _optimizer_state(optimizer: Optimizer) -> dict[str, Any]:
     """Number the parameters through all groups, and write the state under these numbers."""
     number = {id(p): i for i, p in enumerate(_all_params(optimizer))}
@@ -300,6 +305,7 @@ def _optimizer_state(optimizer: Optimizer) -> dict[str, Any]:
     return {"state": state, "param_groups": groups}
 
 
+# cell f4d2fd4a a07217 · Optimizers
 def _load_optimizer_state(optimizer: Optimizer, saved: dict[str, Any]) -> None:
     """Put saved settings and copies of the saved state where the numbers say."""
     sizes = [len(group["params"]) for group in optimizer.param_groups]

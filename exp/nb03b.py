@@ -46,7 +46,7 @@ import torch
 from torch import Tensor
 
 
-# cell 320fa11f 6ff337 · A data set
+# cell 320fa11f 4c8dec · A data set
 class Dataset(ABC):
     """Answer two questions: how many samples there are, and what sample number `index` is."""
 
@@ -57,6 +57,7 @@ class Dataset(ABC):
     def __getitem__(self, index: Any) -> Any: ...
 
 
+# cell 84a39367 e6f55b · A data set
 class TensorDataset(Dataset):
     """Hold tensors whose first axis counts the samples; a sample is the tuple of their rows.
 
@@ -77,7 +78,7 @@ class TensorDataset(Dataset):
         return tuple(t[index] for t in self.tensors)
 
 
-# cell f79ef08b 7c7e6e · An order
+# cell f79ef08b ac1d05 · An order
 class Sampler(ABC):
     """An order of reading: `indices` gives it as one tensor, `blocks` in parts, iterating singly.
 
@@ -98,6 +99,7 @@ class Sampler(ABC):
             yield from block.tolist()
 
 
+# cell a6a9c524 678b40 · An order
 class SequentialSampler(Sampler):
     """Read in the order in which the samples lie."""
 
@@ -111,6 +113,7 @@ class SequentialSampler(Sampler):
         return torch.arange(len(self))
 
 
+# cell 3a906a13 2e7309 · An order
 class RandomSampler(SequentialSampler):
     """Read every sample once, in an order drawn anew each time.
 
@@ -131,6 +134,7 @@ class RandomSampler(SequentialSampler):
             self.indices()  # unused, but PyTorch draws it, and the next epoch depends on it
 
 
+# cell ebc38db2 33356a · An order
 def _draw_seed(generator: torch.Generator | None) -> int:
     return int(torch.empty((), dtype=torch.int64).random_(generator=generator))
 
@@ -191,10 +195,11 @@ def collate(samples: Sequence[Any]) -> Any:
                     "numbers, texts, or tuples, lists and dicts of them, or pass a collate_fn")
 
 
-# cell 91172554 d94e17 · The fast path
+# cell 91172554 539393 · The fast path
 BLOCK = 2**18  # bytes taken at once: many enough to save calls, few enough to stay in the cache
 
 
+# cell 27792a90 8cf5ec · The fast path
 def tensor_batches(dataset: TensorDataset, sampler: Iterable[int], batch_size: int,
                    drop_last: bool = False) -> Iterator[list[Tensor]]:
     """Take the rows of many batches at once, in the sampler's order, and hand out slices.
@@ -211,12 +216,14 @@ def tensor_batches(dataset: TensorDataset, sampler: Iterable[int], batch_size: i
                 yield batch
 
 
+# cell f5eef90f d62e8d · The fast path
 def _slices(rows: list[Tensor], size: int) -> Iterator[list[Tensor]]:
     """Cut tensors of one length into batches; `.data`, so that each counts its own changes."""
     for parts in zip(*(t.split(size) for t in rows), strict=True):
         yield [part.data for part in parts]
 
 
+# cell b4952046 4e2006 · The fast path
 def _blocks(sampler: Iterable[int], size: int) -> Iterator[Tensor]:
     """Cut an order into tensors of `size` indices; of any other sampler, read as far as needed."""
     if isinstance(sampler, Sampler):
@@ -227,7 +234,7 @@ def _blocks(sampler: Iterable[int], size: int) -> Iterator[Tensor]:
             yield torch.tensor(block)
 
 
-# cell 59d1a50f c50a19 · Workers
+# cell 59d1a50f b1152b · Workers
 def fetch_batch(dataset: Any, indices: Sequence[Any], collate_fn: Callable) -> Any:
     """Make one batch: read the samples and collate them, or take rows where all is in tensors."""
     if type(dataset) is TensorDataset and collate_fn is collate:
@@ -237,6 +244,7 @@ def fetch_batch(dataset: Any, indices: Sequence[Any], collate_fn: Callable) -> A
     return collate_fn(read_many(indices) if read_many else [dataset[i] for i in indices])
 
 
+# cell 775c5eb1 018a4c · Workers
 def _work(pipe: Connection, dataset: Any, collate_fn: Callable, seed: int) -> None:
     """Answer each list of indices with its batch or with the exception it raised, for ever."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which ends us
@@ -253,6 +261,7 @@ def _work(pipe: Connection, dataset: Any, collate_fn: Callable, seed: int) -> No
             pipe.send((None, _portable(error)))
 
 
+# cell 3c250316 e16921 · Workers
 def _take_in(pipe: Connection, tasks: SimpleQueue) -> None:
     """Move tasks from the pipe to the queue; end this process when its parent is gone."""
     try:
@@ -262,7 +271,7 @@ def _take_in(pipe: Connection, tasks: SimpleQueue) -> None:
         os._exit(1)
 
 
-# cell 775c5eb1 661fe1 · Workers
+# cell 590f9241 256ab5 · Workers
 def _seed_everything(seed: int) -> None:
     """Give every source of random numbers a state of its own in this worker."""
     random.seed(seed)
@@ -271,6 +280,7 @@ def _seed_everything(seed: int) -> None:
         numpy.random.seed(seed % 2**32)
 
 
+# cell 82dd72aa 7c528d · Workers
 def _portable(error: Exception) -> Exception:
     """Note the traceback on an exception; replace one that would not survive the journey."""
     note = f"in {multiprocessing.current_process().name}:\n{traceback.format_exc()}"

@@ -29,7 +29,7 @@ from torch import Tensor, nn
 from exp.nb03b import DataLoaders
 
 
-# cell 29d6f117 b959e8 · A mean over batches
+# cell 29d6f117 9f4f54 · A mean over batches
 class RunningMean:
     """A mean over batches in which each sample counts once, however large its batch."""
 
@@ -49,6 +49,7 @@ class RunningMean:
         return float(self.total) / self.n
 
 
+# cell 90dd2f85 f7ed99 · A mean over batches
 def accuracy(pred: Tensor, target: Tensor) -> Tensor:
     """Count how often the largest logit is that of the right class.
 
@@ -57,7 +58,7 @@ def accuracy(pred: Tensor, target: Tensor) -> Tensor:
     return (pred.argmax(-1) == target).double().mean()
 
 
-# cell 196418d9 5b709b · A mean over batches
+# cell 196418d9 8e810e · A mean over batches
 @dataclass(frozen=True)
 class Scores:
     """Mean loss and metric over `n` samples."""
@@ -70,6 +71,7 @@ class Scores:
         return f"loss {self.loss:.4f}, metric {self.metric:.4f} over {self.n} samples"
 
 
+# cell ec8a119f 9d1db6 · A mean over batches
 @torch.no_grad()
 def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]],
              loss_function: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
@@ -93,7 +95,7 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]],
     return Scores(losses.value, metrics.value, losses.n)
 
 
-# cell 2a5301c1 2a201b · The training loop
+# cell 2a5301c1 daae02 · The training loop
 @dataclass(frozen=True)
 class Epoch:
     """What one epoch of `fit` came to; losses in nats for cross-entropy, time in seconds."""
@@ -105,6 +107,7 @@ class Epoch:
     seconds: float
 
 
+# cell bdc60cec a49b1d · The training loop
 class History(list[Epoch]):
     """The epochs of a training, as a table."""
 
