@@ -20,6 +20,7 @@ __all__ = [
     "random_state",
     "set_random_state",
     "Resumed",
+    "WeightedSums",
     "name_metrics",
     "MetricsCallback",
     "Recorder",
@@ -27,7 +28,7 @@ __all__ = [
     "OUTLINE",
 ]
 
-# cell a177f35a ddc188 · Imports
+# cell a177f35a 0bd427 · Imports
 import random
 import sys
 from collections import Counter
@@ -38,7 +39,6 @@ from difflib import get_close_matches
 from functools import partial
 from inspect import signature
 from itertools import islice
-from math import nan
 from typing import Any, ClassVar
 
 import torch
@@ -178,14 +178,13 @@ class _Plan:
             setattr(self, name, takers[0] if takers else default)
 
 
-# cell a3672e5f 47cf0b · The loop
+# cell a3672e5f 8d3120 · The loop
 def _items(x: Any) -> int:
     """Count the items of a batch: the length of the first tensor in it."""
-    if isinstance(x, Mapping):
-        x = list(x.values())
-    if isinstance(x, list | tuple):
-        return next(filter(None, map(_items, x)), 0)
-    return len(x) if isinstance(x, Tensor) and x.ndim else 0
+    if isinstance(x, Tensor):
+        return x.shape[0] if x.ndim else 0
+    parts = x.values() if isinstance(x, Mapping) else x if isinstance(x, list | tuple) else ()
+    return next(filter(None, map(_items, parts)), 0)
 
 
 # cell d55ebeaa 1d74e2 · The loop
@@ -420,6 +419,61 @@ def _cancel_in_place() -> Iterator[None]:
                            "the table in 04_callbacks says which event allows which") from cancel
 
 
+# cell de424223 7977df · Metrics
+class WeightedSums:
+    """Add up the means of batches, each weighted by its items.
+
+    What comes in waits as it is, to be added up a hundred batches at a time. In float64 where the
+    device has it: in less, many small parts get lost.
+    """
+
+    def __init__(self) -> None:
+        self.items: list[int] = []  # of the batches that wait
+        self.waiting: list[Any] = []  # their means, batch after batch
+        self.sums: Tensor | None = None  # of all the others: items, and each weighted mean
+
+    def add(self, items: int, means: Sequence[Any]) -> None:
+        """Take in one batch; this waits for nothing."""
+        self.items.append(items)
+        self.waiting += means
+        if len(self.items) == 100:
+            self.sums = self._total()
+            self.items, self.waiting = [], []
+
+    def means(self) -> list[float]:
+        """Average over all items so far, [] if there are none; this waits for a GPU."""
+        total = self._total()
+        if total is None:
+            return []
+        items, *sums = total.tolist()
+        return [value / items for value in sums]
+
+    def _columns(self) -> list[Tensor]:
+        width = len(self.waiting) // max(1, len(self.items))
+        columns = [self.waiting[i::width] for i in range(width)]
+        return [torch.stack([torch.as_tensor(mean).detach() for mean in c]) for c in columns]
+
+    def _total(self) -> Tensor | None:
+        if not self.items:
+            return self.sums
+        columns = self._columns()
+        device = columns[0].device
+        dtype = torch.float32 if device.type == "mps" else torch.float64
+        items = torch.tensor(self.items, dtype=dtype).to(device, non_blocking=True)
+        total = torch.stack([items.sum(), *[(items * c.to(device, dtype)).sum() for c in columns]])
+        return total if self.sums is None else self.sums + total
+
+    def state_dict(self) -> dict[str, Any]:
+        """Give the sums and what waits, which stays apart: the rounding must not change."""
+        return {"sums": self.sums, "items": list(self.items), "means": self._columns()}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Take over what `state_dict` gave."""
+        self.sums, self.items = state["sums"], list(state["items"])
+        rows = zip(*(column.unbind() for column in state["means"]), strict=True)
+        self.waiting = [mean for row in rows for mean in row]
+
+
 # cell e6beb185 9684d9 · Metrics
 def name_metrics(metrics: Sequence[Callable] | Mapping[str, Callable]) -> dict[str, Callable]:
     """Give each metric the name of its function, unless they come in a dict with names already.
@@ -446,68 +500,66 @@ def _name(metric: Any) -> str:
     return getattr(metric, "__name__", type(metric).__name__)
 
 
-# cell 55817562 535c86 · Metrics
+# cell 55817562 323822 · Metrics
 class MetricsCallback(Callback):
     """Average loss and metrics over the items of each epoch, into `learn.results`.
 
-    The sums stay on the device as tensors: nothing waits for the GPU before the end of an epoch.
+    Nothing waits for a GPU before the end of an epoch.
     """
 
     order = 10
 
     def __init__(self, metrics: Sequence[Callable] | Mapping[str, Callable] = ()):
-        self.metrics = name_metrics(metrics)
-        self.sums: dict[str, list[Tensor]] = {}
-        self.counts: dict[str, int] = {}
-        self.results: dict[str, float] = {}
+        self.metrics, self.results = name_metrics(metrics), {}
+        self._sums = {"train": WeightedSums(), "valid": WeightedSums()}
 
     def before_epoch(self, learn: Learner) -> None:
-        self.sums, self.counts = {}, {"train": 0, "valid": 0}
         self._functions = list(self.metrics.values())
+        self._sums = {"train": WeightedSums(), "valid": WeightedSums()}
 
     def after_batch(self, learn: Learner) -> None:
-        phase, n, pred, target = _phase(learn), learn.n_items, learn.pred, learn.target
-        with torch.no_grad():
-            values = [learn.loss, *[metric(pred, target) for metric in self._functions]]
-            if phase not in self.sums:
-                self.sums[phase] = [_zero(learn.loss) for _ in values]
-            for total, value in zip(self.sums[phase], values, strict=True):
-                total.add_(value, alpha=n)
-        self.counts[phase] += n
+        means = [learn.loss.detach()]
+        if self._functions:
+            pred, target = _detached(learn.pred), learn.target
+            means += [metric(pred, target) for metric in self._functions]
+        self._sums["train" if learn.training else "valid"].add(learn.n_items, means)
+
+    def averages(self, phase: str) -> dict[str, float]:
+        """Average over the epoch so far, "train" or "valid"; {} before the first batch."""
+        means = self._sums[phase].means()
+        return dict(zip(["loss", *self.metrics], means, strict=True)) if means else {}
 
     def after_epoch(self, learn: Learner) -> None:
-        for phase, sums in self.sums.items():
-            for name, total in zip(["loss", *self.metrics], sums, strict=True):
-                learn.results[f"{phase}_{name}"] = total.item() / self.counts[phase]
+        for phase in ("train", "valid"):
+            for name, value in self.averages(phase).items():
+                learn.results[f"{phase}_{name}"] = value
         self.results = learn.results
 
     def cleanup_fit(self, learn: Learner) -> None:
-        self.sums = {}
-
-    def loss_so_far(self, phase: str) -> float:
-        """Average the loss over the epoch so far; this waits for a GPU."""
-        return self.sums[phase][0].item() / self.counts[phase] if phase in self.sums else nan
+        self._sums = {"train": WeightedSums(), "valid": WeightedSums()}
 
     def state_dict(self) -> dict[str, Any]:
-        return {"sums": self.sums, "counts": self.counts}
+        return {phase: sums.state_dict() for phase, sums in self._sums.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.sums = {phase: [t.clone() for t in sums] for phase, sums in state["sums"].items()}
-        self.counts = dict(state["counts"])
+        for phase, sums in self._sums.items():
+            sums.load_state_dict(state[phase])
 
 
-# cell 54d5d2b6 e6a9db · Metrics
+# cell 54d5d2b6 016077 · Metrics
+def _detached(pred: Any) -> Any:
+    """Cut a prediction off its history, so that metrics add nothing to it."""
+    if isinstance(pred, Tensor):
+        return pred.detach()
+    return type(pred)(map(_detached, pred)) if type(pred) in (list, tuple) else pred
+
+
+# cell db57cc6f 34e720 · Metrics
 def _phase(learn: Learner) -> str:
     return "train" if learn.training else "valid"
 
 
-def _zero(like: Tensor) -> Tensor:
-    """A sum to start with, in float64 where the device has it: in less, small parts get lost."""
-    dtype = torch.float32 if like.device.type == "mps" else torch.float64
-    return torch.zeros((), dtype=dtype, device=like.device)
-
-
-# cell d0da73f0 302772 · Metrics
+# cell d0da73f0 fb2d7d · Metrics
 class Recorder(Callback):
     """Write down the loss and rates of each training batch and the results of each epoch.
 
@@ -524,16 +576,18 @@ class Recorder(Callback):
         self.momenta: list[float] = []
         self.epochs: list[dict[str, float]] = []
         self.epoch_ends: list[int] = []
-        self._waiting: list[Tensor] = []  # losses that nobody has read yet
+        self._waiting: list[Tensor] = []  # losses that nobody has read yet: the last ones,
+        self._joined: list[Tensor] = []  # and before them, by the hundred
 
     def after_batch(self, learn: Learner) -> None:
         if learn.training:
             groups = learn.opt.param_groups
-            self._waiting.append(learn.loss.detach())
             self.lrs.append([group["lr"] for group in groups])
             self.momenta.append(_momentum(groups[0]))
-            if len(self._waiting) >= 1000:
-                self.read()
+            self._waiting.append(learn.loss.detach())
+            if len(self._waiting) == 100:
+                self._joined.append(torch.stack(self._waiting))
+                self._waiting = []
 
     def after_epoch(self, learn: Learner) -> None:
         self.read()
@@ -545,9 +599,10 @@ class Recorder(Callback):
 
     def read(self) -> None:
         """Read the losses that still wait as tensors; the only thing here that waits for a GPU."""
-        if self._waiting:
-            self.losses += torch.stack(self._waiting).tolist()
-            self._waiting = []
+        if self._joined or self._waiting:
+            waiting = [torch.stack(self._waiting)] if self._waiting else []
+            self.losses += torch.cat([*self._joined, *waiting]).tolist()
+            self._joined, self._waiting = [], []
 
     def state_dict(self) -> dict[str, Any]:
         self.read()
@@ -558,7 +613,7 @@ class Recorder(Callback):
                 "epoch_ends": list(self.epoch_ends)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.losses, self._waiting = state["losses"].tolist(), []
+        self.losses, self._joined, self._waiting = state["losses"].tolist(), [], []
         self.lrs, self.momenta = state["lrs"].tolist(), state["momenta"].tolist()
         self.epochs = [dict(results) for results in state["epochs"]]
         self.epoch_ends = list(state["epoch_ends"])

@@ -208,7 +208,7 @@ def is_first_process() -> bool:
     return int(os.environ.get("RANK", "0")) == 0  # set by torchrun
 
 
-# cell 919dfc0a 3bfa6f · Progress
+# cell 919dfc0a a4d358 · Progress
 class ProgressCallback(Callback):
     """Show how the training goes: a bar with the loss so far, and the results of each epoch.
 
@@ -270,8 +270,9 @@ class ProgressCallback(Callback):
             file = io.StringIO() if self._screen else sys.stderr
             self._bar, self._title = _make_bar(learn.n_batches, title, file), title
         self._bar.n = learn.batch_index + 1
-        loss = learn.callback(MetricsCallback).loss_so_far(phase)
-        self._bar.set_postfix_str(f"loss {loss:.4f}", refresh=False)
+        averages = learn.callback(MetricsCallback).averages(phase)
+        if averages:
+            self._bar.set_postfix_str(f"loss {averages['loss']:.4f}", refresh=False)
         if self._screen:
             self._screen.text(f"{format_table(self._rows)}\n{self._bar}".lstrip())
         else:
