@@ -6,7 +6,7 @@ At the end `data_path("mnist")` hands any page a folder of files in their origin
 # generated from nbs/00a_datasets.ipynb: do not edit
 __all__ = [
     "Download",
-    "Dataset",
+    "DataSource",
     "DATASETS",
     "find_dataset",
     "DatasetTable",
@@ -78,9 +78,9 @@ class Download:
         return self.file.endswith((".zip", ".tgz", ".tar.gz"))
 
 
-# cell bc2f81f3 195b99 · What we know about a data set
+# cell bc2f81f3 becf3f · What we know about a data set
 @dataclass(frozen=True)
-class Dataset:
+class DataSource:
     """A data set: what it is, where it comes from, what its folder holds, how to check it.
 
     `files` are names or patterns, each of which a complete folder matches; "a or b" is a choice.
@@ -111,9 +111,9 @@ _MNIST = "https://ossci-datasets.s3.amazonaws.com/mnist/"
 _FASHION = "http://fashion-mnist.s3-website.eu-central-1.amazonaws.com/"
 
 
-# cell 16c169d7 e23310 · What we know about a data set
+# cell 16c169d7 83ff63 · What we know about a data set
 _DIGITS = (
-    Dataset(
+    DataSource(
         "mnist", "MNIST: 60,000 + 10,000 handwritten digits, 28×28 grey (12 MB)",
         "CC BY-SA 3.0 (LeCun, Cortes, Burges)",
         tuple(Download(_MNIST + file) for file in _IDX), _IDX,
@@ -123,7 +123,7 @@ _DIGITS = (
             "0fa7898d509279e482958e8ce81c8e77db3f2f8254e26661ceb7762c4d494ce7",
             "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2"), strict=True)),
         sample="scikit-learn's 1,797 handwritten digits, 8×8, enlarged to 28×28"),
-    Dataset(
+    DataSource(
         "fashion_mnist", "Fashion-MNIST: 60,000 + 10,000 pieces of clothing, 28×28 grey (31 MB)",
         "MIT (Zalando SE)",
         tuple(Download(_FASHION + file, sha256) for file, sha256 in zip(_IDX, (
@@ -135,27 +135,27 @@ _DIGITS = (
 )
 
 
-# cell 6ded2ea8 40a83e · What we know about a data set
+# cell 6ded2ea8 b5ddff · What we know about a data set
 _TEXTS = (
-    Dataset(
+    DataSource(
         "names", "32,033 given names, one a line (0.2 MB)",
         "MIT (karpathy/makemore, from the US Social Security Administration's public list)",
         (Download("https://raw.githubusercontent.com/karpathy/makemore/master/names.txt"),),
         ("names.txt",),
         {"names.txt": "0a30b5557f192f32ab962680889aac5f6fda0f4cecf40a6d0b5694f58ea8cc4d"},
         sample="32,033 names drawn from a 3rd-order Markov chain", truth="entropy rate"),
-    Dataset(
+    DataSource(
         "nietzsche", "600,893 characters of Nietzsche in English (0.6 MB)",
         "public domain (Project Gutenberg)",
         (Download(_S3 + "text-datasets/nietzsche.txt"),), ("nietzsche.txt",),
         {"nietzsche.txt": "23cf69874ab69d3d256099ab530ea4be24d47d9675b673bcc67cbcd6298ec647"},
         sample="the language reference that this Python carries (pydoc_data.topics)"),
-    Dataset(
+    DataSource(
         "fra_eng", "Tatoeba: 167,130 pairs of an English and a French sentence, as of 2019 (12 MB)",
         "CC BY 2.0 FR (Tatoeba's contributors, through manythings.org)",
         (Download("http://d2l-data.s3-accelerate.amazonaws.com/fra-eng.zip"),), ("fra.txt",),
         {"fra.txt": "0bb85dbaa1c896844649094d7eaf2e34bee34e84fe362b26ce7e8f2e12aae104"}),
-    Dataset(
+    DataSource(
         "word_vectors", "fastText: a million English words in 300 dimensions, .vec with a header "
         "(680 MB); or GloVe's .txt, without one, put there by hand",
         "CC BY-SA 3.0 (fastText); PDDL 1.0 (GloVe)",
@@ -164,10 +164,10 @@ _TEXTS = (
 )
 
 
-# cell 0d470f56 7d64c6 · What we know about a data set
+# cell 0d470f56 16b51e · What we know about a data set
 _UCI = "https://archive.ics.uci.edu/ml/machine-learning-databases/"
 _TABLES = (
-    Dataset(
+    DataSource(
         "movielens_100k", "MovieLens 100K: 100,000 ratings of 1,682 films by 943 people (5 MB)",
         "GroupLens: research use with citation, no redistribution",
         (Download("https://files.grouplens.org/datasets/movielens/ml-100k.zip",
@@ -177,7 +177,7 @@ _TABLES = (
          "u.item": "553841ebc7de3a0fd0d6b62a204ea30c1e651aacfb2814c7a6584ac52f2c5701"},
         sample="20,000 ratings drawn from known factors, biases and noise",
         truth="noise floor, factors, biases"),
-    Dataset(
+    DataSource(
         "rossmann", "Rossmann: 1,017,209 days of sales in 1,115 German drugstores (40 MB)",
         "Kaggle's competition rules: no redistribution",
         (Download("http://files.fast.ai/part2/lesson14/rossmann.tgz"),),
@@ -186,7 +186,7 @@ _TABLES = (
          "test.csv": "e75f79972de046d88c2fd55da19df627f5ca654aaf418090d4d30c60ea7dbe26",
          "store.csv": "f56bd124a2849489e6bbb5c000f5fc9640204355e316475c918ae4d089afb344",
          "store_states.csv": "86df632ad7469a4ed961df9844ff8a15ef9cbcd545514945a7291ccfb32b9797"}),
-    Dataset(
+    DataSource(
         "adult", "Adult: 48,842 people in the US census of 1994, income over $50,000 or not (6 MB)",
         "CC BY 4.0 (Becker and Kohavi, UCI)",
         (Download(_UCI + "adult/adult.data"), Download(_UCI + "adult/adult.test")),
@@ -196,30 +196,30 @@ _TABLES = (
 )
 
 
-# cell 11da8e69 378523 · What we know about a data set
+# cell 11da8e69 4cf941 · What we know about a data set
 _PICTURES = (
-    Dataset(
+    DataSource(
         "pascal_2007", "Pascal VOC 2007: 9,963 photographs with several labels each (1.6 GB)",
         "research use; each photograph under Flickr's terms",
         (Download(_S3 + "fast-ai-imagelocal/pascal_2007.tgz"),), ("train.csv", "train/*.jpg")),
-    Dataset(
+    DataSource(
         "biwi", "Biwi Kinect heads: 15,678 frames of 24 people, with the head's centre (0.4 GB)",
         "research use only (Fanelli et al., ETH Zürich)",
         (Download(_S3 + "fast-ai-imagelocal/biwi_head_pose.tgz"),),
         ("01/frame_*_rgb.jpg", "01/frame_*_pose.txt", "01/rgb.cal")),
-    Dataset(
+    DataSource(
         "pets", "Oxford-IIIT Pet: 7,390 photographs of 37 breeds of cats and dogs (790 MB)",
         "CC BY-SA 4.0 (Parkhi et al., Oxford)",
         (Download("https://www.robots.ox.ac.uk/~vgg/data/pets/data/images.tar.gz",
                   "67195c5e1c01f1ab5f9b6a5d22b8c27a580d896ece458917e61d459337fa318d", "images"),),
         ("images/*.jpg",)),
-    Dataset(
+    DataSource(
         "imagenette", "Imagenette, 160 px: 13,394 photographs of ten easy classes (99 MB)",
         "ImageNet's terms: research, not commercial (selection by fast.ai, Apache-2.0)",
         (Download(_S3 + "fast-ai-imageclas/imagenette2-160.tgz",
                   "88daccb09b6fce93f45e6c09ddeb269cce705549e6bff322092a2a5a11489863"),),
         ("train/*/*.JPEG", "val/*/*.JPEG")),
-    Dataset(
+    DataSource(
         "hymenoptera", "ants and bees: about 400 photographs in train/ and val/ (47 MB)",
         "ImageNet's terms: research, not commercial (selection by PyTorch's tutorial)",
         (Download("https://download.pytorch.org/tutorial/hymenoptera_data.zip"),),
@@ -231,8 +231,8 @@ _PICTURES = (
 DATASETS = {data.name: data for data in (*_DIGITS, *_TEXTS, *_TABLES, *_PICTURES)}
 
 
-# cell 64f421b1 2874ed · What we know about a data set
-def find_dataset(name: str) -> Dataset:
+# cell 64f421b1 0251c7 · What we know about a data set
+def find_dataset(name: str) -> DataSource:
     """Look a data set up by its name.
 
     Raises: ValueError with the nearest name, and all names, if there is none of that name.
@@ -244,12 +244,12 @@ def find_dataset(name: str) -> Dataset:
     return DATASETS[name]
 
 
-# cell 211b8d8b ebb144 · What we know about a data set
+# cell 211b8d8b d63b5a · What we know about a data set
 @dataclass(frozen=True)
 class DatasetTable:
     """The registry as a table that shows itself: as HTML in a notebook, as text elsewhere."""
 
-    rows: tuple[Dataset, ...]
+    rows: tuple[DataSource, ...]
 
     def __repr__(self) -> str:
         return "\n".join(f"{d.name:15} {'sample' if d.sample else '':7}{d.full}" for d in self.rows)
@@ -328,7 +328,7 @@ def file_sha256(path: Path, inside: bool = False) -> str:
     return sha256.hexdigest()
 
 
-# cell d9976a9e fd9ba8 · Verify
+# cell d9976a9e ee8754 · Verify
 def check_sha256(file: str, received: str, expected: str) -> None:
     """Compare a file's hash with the expected one; an empty `expected` is unknown and passes.
 
@@ -339,7 +339,7 @@ def check_sha256(file: str, received: str, expected: str) -> None:
                         f"not {expected}. It is damaged, incomplete, or changed at its source")
 
 
-def check_files(data: Dataset, folder: Path) -> None:
+def check_files(data: DataSource, folder: Path) -> None:
     """Compare the files of a folder with the hashes that the registry knows.
 
     Raises: DataError for the first one that differs or cannot be read.
@@ -487,8 +487,8 @@ def provide_folder(folder: Path, files: tuple[str, ...], fill: Callable[[Path], 
     return folder
 
 
-# cell c8e0a3d2 16fcff · Full mode
-def _fill_by_download(data: Dataset, folder: Path, progress: bool = True) -> None:
+# cell c8e0a3d2 6daf1c · Full mode
+def _fill_by_download(data: DataSource, folder: Path, progress: bool = True) -> None:
     """Fetch, check and unpack all files of a data set into `folder`.
 
     Raises: DataError if a file cannot be had, or is not the one that the registry knows.
@@ -513,8 +513,8 @@ def _fill_by_download(data: Dataset, folder: Path, progress: bool = True) -> Non
     check_files(data, folder)
 
 
-# cell dd78404b 7e11a6 · Full mode
-def _by_hand(data: Dataset) -> str:
+# cell dd78404b bd033a · Full mode
+def _by_hand(data: DataSource) -> str:
     """Say how to provide a data set without a network."""
     urls = "".join(f"\n    {item.url}" for item in data.downloads)
     cache, files = cache_path(), ", ".join(data.files)
@@ -523,8 +523,8 @@ def _by_hand(data: Dataset) -> str:
             f"  or put the finished files ({files}) into {cache / data.name}")
 
 
-# cell 56d0b0b9 87a073 · Full mode
-def _full_folder(data: Dataset, progress: bool = True) -> Path:
+# cell 56d0b0b9 725ae0 · Full mode
+def _full_folder(data: DataSource, progress: bool = True) -> Path:
     """Return the folder of the public data set, from the cache or else from the network."""
     fill = partial(_fill_by_download, data, progress=progress)
     try:
@@ -533,7 +533,7 @@ def _full_folder(data: Dataset, progress: bool = True) -> Path:
         raise DataError(f"{error}.\n{_by_hand(data)}") from error
 
 
-# cell 62d55656 dfffd6 · Sample mode
+# cell 62d55656 722927 · Sample mode
 _GENERATORS = "exp.nb00b"
 
 
@@ -543,7 +543,7 @@ def sample_version() -> str:
     return hashlib.sha256(source + platform.python_version().encode()).hexdigest()[:8]
 
 
-def _sample_folder(data: Dataset) -> Path:
+def _sample_folder(data: DataSource) -> Path:
     """Return the folder of the generated data set, from the cache or made on the spot.
 
     Raises: NotImplementedError if nothing generates it.

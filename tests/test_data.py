@@ -26,7 +26,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from exp import nb00a, nb00b
-from exp.nb00a import DATASETS, DataError, Dataset, Download, data_path, provide_folder
+from exp.nb00a import DATASETS, DataError, DataSource, Download, data_path, provide_folder
 
 ROOT = Path(__file__).parents[1]
 SAMPLES = [name for name, data in DATASETS.items() if data.sample]
@@ -86,7 +86,7 @@ def register(monkeypatch, **changes):
     """Put a data set `toys` into the registry."""
     toys = {"name": "toys", "full": "some toys", "licence": "none", "downloads": (),
             "files": ("a.txt",)} | changes
-    monkeypatch.setitem(DATASETS, "toys", Dataset(**toys))
+    monkeypatch.setitem(DATASETS, "toys", DataSource(**toys))
 
 
 def zipped(files):
@@ -184,7 +184,7 @@ def test_the_table_shows_every_name_as_text_and_as_html():
     for name in DATASETS:
         assert name in repr(table) and name in table._repr_html_()
     assert "<script" not in nb00a.DatasetTable(
-        (Dataset("<script>", "", "", (), ()),))._repr_html_()
+        (DataSource("<script>", "", "", (), ()),))._repr_html_()
 
 
 @pytest.mark.parametrize("name", ["minst", "", "MNIST", None])
