@@ -1,0 +1,367 @@
+"""A language model, character by character
+
+At the end you have language models that read a text in order without forgetting where they are, a table that says in bits which of them is better and at what price, and new text written by the best.
+"""
+
+# cell 0922d374 a6284e · A language model, character by character
+from __future__ import annotations
+
+# generated from nbs/11b_language_model.ipynb: do not edit
+__all__ = [
+    "bits_per_character",
+    "split_tail",
+    "TextBatches",
+    "Reading",
+    "WindowLM",
+    "LockedDropout",
+    "WeightDropLSTM",
+    "RecurrentLM",
+    "detach",
+    "StatefulTraining",
+    "TimeBudget",
+    "text_bits",
+    "ActivationPenalty",
+    "generate_text",
+]
+
+# cell 0922d374 5bd0a5 · A language model, character by character
+import math
+import time
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, ClassVar, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from exp.nb04 import Callback, CancelFit, Learner
+from exp.nb05 import CosineSchedule, combine_schedules, set_hyperparameter
+from exp.nb10 import draw_characters
+from exp.nb11 import Characters
+
+
+# cell d7136ffb fb2377 · Bits, on what comes later
+def bits_per_character(loss: float | Tensor) -> float:
+    """Turn a loss per character in nats into bits."""
+    return float(loss) / math.log(2)
+
+
+def split_tail(codes: Tensor, share: float = 0.1) -> tuple[Tensor, Tensor]:
+    """Cut off the last `share` of a text, to test on what comes later.
+
+    Raises: ValueError if either part would be empty.
+    """
+    cut = len(codes) - round(len(codes) * share)
+    if not 0 < cut < len(codes):
+        raise ValueError(f"share must leave something on both sides: {share} of {len(codes)} "
+                         "characters does not")
+    return codes[:cut], codes[cut:]
+
+
+# cell d79a145a 4dae03 · Rows that go on where they stopped
+class TextBatches:
+    """Batches of a text whose rows go on, from batch to batch, where they stopped.
+
+    Gives pairs (x, y) of shape (steps, batch_size); y is the character after x. With a generator,
+    each pass begins at a random one of the first `steps` places, so that the borders between
+    batches fall elsewhere each time, and what is left over at the end is not read.
+    Raises: ValueError if the text is too short for a single batch.
+    """
+
+    def __init__(self, codes: Tensor, batch_size: int, steps: int,
+                 generator: torch.Generator | None = None):
+        self.batch_size, self.steps, self.generator = batch_size, steps, generator
+        n = (len(codes) - 1) // batch_size  # characters in a row
+        if min(batch_size, steps) < 1 or n < 1 or (generator and n < 2 * steps - 1):
+            raise ValueError(f"{len(codes)} characters are too few for batch_size={batch_size} "
+                             f"rows of steps={steps}; both must be at least 1")
+        self.x = codes[:n * batch_size].reshape(batch_size, n).T       # (n, B)
+        self.y = codes[1:n * batch_size + 1].reshape(batch_size, n).T  # (n, B)
+
+    def __len__(self) -> int:
+        n = len(self.x)
+        return (n - self.steps + 1) // self.steps if self.generator else -(-n // self.steps)
+
+    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
+        first = 0
+        if self.generator:
+            first = torch.randint(self.steps, (), generator=self.generator).item()
+        for start in range(first, first + len(self) * self.steps, self.steps):
+            yield self.x[start:start + self.steps], self.y[start:start + self.steps]
+
+
+# cell ee276721 e6a825 · Models with one face
+class Reading(NamedTuple):
+    """What a model gives back: scores for the next character, and the state to go on from.
+
+    Shape: logits (T, B, V); raw and dropped, the last layer's output before and after dropout,
+        (T, B, H), or None for models that have no such layer.
+    """
+
+    logits: Tensor
+    state: Any
+    raw: Tensor | None = None
+    dropped: Tensor | None = None
+
+
+class WindowLM(nn.Module):
+    """Score the next character from the last `window` ones, by one hidden layer.
+
+    Shape: x (T, B) -> logits (T, B, V). Before the start stands character 0.
+    Source: Bengio and others 2003.
+    """
+
+    def __init__(self, n_characters: int, window: int = 8, embedding_size: int = 24,
+                 hidden_size: int = 256):
+        super().__init__()
+        self.window = window
+        self.embedding = nn.Embedding(n_characters, embedding_size)
+        self.hidden = nn.Linear(window * embedding_size, hidden_size)
+        self.out = nn.Linear(hidden_size, n_characters)
+
+    def forward(self, x: Tensor, state: Tensor | None = None) -> Reading:
+        """Go on from the characters in `state`, (window - 1, B)."""
+        before = x.new_zeros(self.window - 1, x.shape[1]) if state is None else state
+        known = torch.cat([before, x])                           # (K - 1 + T, B)
+        e = self.embedding(known).unfold(0, self.window, 1)      # (T, B, E, K)
+        logits = self.out(self.hidden(e.flatten(2)).tanh())      # (T, B, V)
+        return Reading(logits, known[len(known) - self.window + 1:])
+
+
+# cell ac5d06bc faccd3 · Models with one face
+class LockedDropout(nn.Module):
+    """Dropout with one mask for all time steps of a batch, drawn anew for each batch.
+
+    Shape: (T, B, H) -> (T, B, H).
+    Source: Gal and Ghahramani 2016, section 4.
+    """
+
+    def __init__(self, p: float):
+        super().__init__()
+        if not 0 <= p < 1:
+            raise ValueError(f"p must lie in 0 <= p < 1, got {p}")
+        self.p = p
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Drop the same places of every step, and divide the others by 1 - p."""
+        if not self.training or self.p == 0:
+            return x
+        return x * x.new_empty(1, *x.shape[1:]).bernoulli_(1 - self.p) / (1 - self.p)
+
+
+# cell 66faeb35 f1de23 · Models with one face
+class WeightDropLSTM(nn.LSTM):
+    """An LSTM that, in training, sets a share of its hidden-to-hidden weights to 0 in each call.
+
+    Its state_dict is that of torch.nn.LSTM.
+    Source: Merity and others 2018, section 2 (after DropConnect).
+    """
+
+    def __init__(self, *sizes: int, weight_drop: float = 0.0, **options: Any):
+        if not 0 <= weight_drop < 1:
+            raise ValueError(f"weight_drop must lie in 0 <= weight_drop < 1, got {weight_drop}")
+        super().__init__(*sizes, **options)
+        self.weight_drop = weight_drop
+
+    def forward(self, x: Tensor, state: tuple[Tensor, Tensor] | None = None
+                ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+        """Lend the layer thinned weights, and take them back, whatever happens."""
+        own = self._flat_weights
+        try:
+            self._flat_weights = [
+                F.dropout(w, self.weight_drop, self.training) if "weight_hh" in name else w
+                for name, w in zip(self._flat_weights_names, own, strict=True)]
+            return super().forward(x, state)
+        finally:
+            self._flat_weights = own
+
+
+# cell 5e50200d fa9a7e · Models with one face
+class RecurrentLM(nn.Module):
+    """Score the next character after each step, with a state that remembers what was read.
+
+    `layer` makes a recurrent layer from two sizes, such as torch.nn.GRU. `dropout_in` acts on the
+    embedding, `dropout_between` between layers, `dropout_out` on the last: locked, all three.
+    Shape: x (T, B) -> logits (T, B, V).
+    Source: Merity and others 2018; Press and Wolf 2017 for the tied weights.
+    """
+
+    def __init__(self, n_characters: int, hidden_size: int = 256, num_layers: int = 2,
+                 layer: Callable[[int, int], nn.Module] = nn.LSTM, tie_weights: bool = False,
+                 dropout_in: float = 0.0, dropout_between: float = 0.0, dropout_out: float = 0.0):
+        super().__init__()
+        self.embedding = nn.Embedding(n_characters, hidden_size)
+        self.layers = nn.ModuleList(layer(hidden_size, hidden_size) for _ in range(num_layers))
+        self.out = nn.Linear(hidden_size, n_characters)
+        self.dropout_in, self.dropout_out = LockedDropout(dropout_in), LockedDropout(dropout_out)
+        self.dropout_between = LockedDropout(dropout_between)
+        if tie_weights:
+            self.out.weight = self.embedding.weight  # one Parameter with two names
+            with torch.no_grad():
+                self.out.weight.uniform_(-0.1, 0.1)  # as an embedding's 1.0 it would shout
+
+    def forward(self, x: Tensor, state: tuple[Any, ...] | None = None) -> Reading:
+        """Go on from `state`, which holds the state of each layer."""
+        states, ends = state or (None,) * len(self.layers), []
+        h = self.dropout_in(self.embedding(x))  # (T, B, H)
+        for number, (layer, start) in enumerate(zip(self.layers, states, strict=True)):
+            h, end = layer(self.dropout_between(h) if number else h, start)  # (T, B, H)
+            ends.append(end)
+        dropped = self.dropout_out(h)
+        return Reading(self.out(dropped), tuple(ends), h, dropped)
+
+
+# cell f5f62ed8 33123e · In chunks as at once
+def detach(state: Any) -> Any:
+    """Cut a state off from its history: the same numbers, no gradient through them."""
+    if isinstance(state, tuple | list):
+        return tuple(map(detach, state))
+    return state.detach() if isinstance(state, Tensor) else state
+
+
+# cell 7406bd65 fd20a4 · Training with a state
+class StatefulTraining(Callback):
+    """Hand a model its own state from the batch before, cut off from history.
+
+    The model takes (x, state) and gives a `Reading`; the loss and the metrics get its logits.
+    `reading` keeps the last answer. A pass over the data begins without a state.
+    """
+
+    order: ClassVar[int] = 5
+    evaluates: ClassVar[bool] = True
+
+    def __init__(self) -> None:
+        self.reading: Reading | None = None
+        self._states: dict[bool, Any] = {}  # one for training, one for looking in between
+
+    def before_batch(self, learn: Learner) -> None:
+        if learn.batch_index == 0:
+            self._states.pop(learn.training, None)
+        learn.inputs = [*learn.inputs, self._states.get(learn.training)]
+
+    def after_pred(self, learn: Learner) -> None:
+        self.reading = learn.pred
+        learn.pred = self.reading.logits
+        self._states[learn.training] = detach(self.reading.state)
+
+    def cleanup_fit(self, learn: Learner) -> None:
+        self.reading = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"state": self._states.get(True)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._states = {True: detach(state["state"])}
+
+
+# cell cdc555d9 839ead · Training with a state
+class TimeBudget(Callback):
+    """End the fit after some seconds of training, with one cycle of the learning rate over them.
+
+    The rate rises over the first tenth and then falls, by cosines. `spent` has an entry a batch.
+    With `clock=time.process_time` only the work of this process counts, however busy the machine
+    is, but that of all its threads.
+    Units: seconds. Validation does not count.
+    """
+
+    order: ClassVar[int] = 100
+
+    def __init__(self, seconds: float, max_lr: float,
+                 clock: Callable[[], float] = time.perf_counter):
+        if not seconds > 0:
+            raise ValueError(f"seconds must be above 0, got {seconds}")
+        self.seconds, self.clock, self.spent = seconds, clock, []
+        self.schedule = combine_schedules([0.1, 0.9], [CosineSchedule(max_lr / 10, max_lr),
+                                                       CosineSchedule(max_lr, max_lr / 1000)])
+
+    def before_batch(self, learn: Learner) -> None:
+        if learn.training:
+            self._start = self.clock()
+            so_far = self.spent[-1] if self.spent else 0.0
+            for group in learn.opt.param_groups:
+                set_hyperparameter(group, "lr", self.schedule(min(1.0, so_far / self.seconds)))
+
+    def after_batch(self, learn: Learner) -> None:
+        if learn.training:
+            so_far = self.spent[-1] if self.spent else 0.0
+            self.spent.append(so_far + self.clock() - self._start)
+            if self.spent[-1] >= self.seconds:
+                raise CancelFit
+
+
+# cell b0180ab0 f98cb1 · Training with a state
+@torch.no_grad()
+def text_bits(model: nn.Module, batches: TextBatches) -> float:
+    """Average the bits per character over a text that is read in order, with the state handed on.
+
+    Each part of the model is put back into the mode it was in.
+    """
+    modes = [(part, part.training) for part in model.modules()]
+    state, total, n = None, 0.0, 0
+    try:
+        model.eval()
+        for x, y in batches:
+            logits, state, *_ = model(x, state)
+            total += F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="sum").item()
+            n += y.numel()
+    finally:
+        for part, mode in modes:
+            part.training = mode
+    return bits_per_character(total / n)
+
+
+# cell 0b1ea26f 498fdd · Holding back: AWD-LSTM's means, one by one
+class ActivationPenalty(Callback):
+    """Add alpha · mean(h²) after dropout, and beta · mean((h_t - h_{t-1})²) before it, to the loss.
+
+    Source: Merity and others 2018, section 4.4 (AR and TAR).
+    """
+
+    requires: ClassVar[tuple[type[Callback], ...]] = (StatefulTraining,)
+    order: ClassVar[int] = 6
+
+    def __init__(self, alpha: float = 0.0, beta: float = 0.0):
+        if alpha < 0 or beta < 0:
+            raise ValueError(f"alpha and beta must be 0 or more, got {alpha} and {beta}")
+        self.alpha, self.beta = alpha, beta
+
+    def after_loss(self, learn: Learner) -> None:
+        if learn.training:
+            reading = learn.callback(StatefulTraining).reading
+            if reading.raw is None:
+                raise TypeError(f"{type(learn.model).__name__} gives no activations to penalise; "
+                                "its Reading needs raw and dropped")
+            learn.loss = learn.loss + self.alpha * reading.dropped.square().mean()
+            if len(reading.raw) > 1:
+                learn.loss = learn.loss + self.beta * reading.raw.diff(dim=0).square().mean()
+
+
+# cell 989b53be 42b1d9 · Writing
+@torch.no_grad()
+def generate_text(model: nn.Module, characters: Characters, prompt: str, n: int = 200,
+                  temperature: float = 1.0, unknown: str | None = None,
+                  generator: torch.Generator | None = None) -> str:
+    """Read the prompt, then draw `n` characters, each given back as the next input, and no other.
+
+    `temperature` 0 takes the likeliest; `generator` makes the text repeatable; `unknown` replaces
+    characters of the prompt that are not in the alphabet. Modes and parameters stay as found.
+    Raises: ValueError for an empty prompt, an unknown character without a replacement, or a
+        temperature below 0.
+    """
+    if not prompt or n < 0 or not 0 <= temperature < math.inf:
+        raise ValueError(f"a text needs a prompt of at least one character, n >= 0 and a finite "
+                         f"temperature >= 0, got {prompt!r}, {n} and {temperature}")
+    device = next(iter(model.state_dict().values())).device
+    read, state = characters.encode(prompt, unknown)[:, None].to(device), None  # (T, 1)
+    written = [read]
+    modes = [(part, part.training) for part in model.modules()]
+    try:
+        model.eval()
+        for _ in range(n):
+            logits, state, *_ = model(read, state)
+            read = draw_characters(logits[-1].cpu(), temperature, generator).to(device)  # (1, 1)
+            written.append(read)
+    finally:
+        for part, mode in modes:
+            part.training = mode
+    return characters.decode(torch.cat(written)[:, 0])

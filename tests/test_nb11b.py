@@ -1,0 +1,247 @@
+"""Language models: reading in chunks, batches in order, regularisation, writing."""
+
+import copy
+import math
+from functools import partial
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import nn
+
+from exp.nb00 import test_eq, test_near
+from exp.nb03b import DataLoaders
+from exp.nb04 import Learner
+from exp.nb04c import pack, unpack
+from exp.nb11 import Characters, sequence_loss
+from exp.nb11b import (
+    ActivationPenalty,
+    LockedDropout,
+    RecurrentLM,
+    StatefulTraining,
+    TextBatches,
+    TimeBudget,
+    WeightDropLSTM,
+    WindowLM,
+    bits_per_character,
+    detach,
+    generate_text,
+    split_tail,
+    text_bits,
+)
+
+MODELS = {
+    "window": lambda: WindowLM(9, window=4, embedding_size=5, hidden_size=6),
+    "window of one": lambda: WindowLM(9, window=1, embedding_size=5, hidden_size=6),
+    "rnn": lambda: RecurrentLM(9, 7, 2, nn.RNN),
+    "gru": lambda: RecurrentLM(9, 7, 1, nn.GRU),
+    "lstm": lambda: RecurrentLM(9, 7, 3, nn.LSTM),
+    "awd": lambda: RecurrentLM(9, 7, 2, partial(WeightDropLSTM, weight_drop=0.5), True, 0.3, 0.3,
+                               0.3),
+}
+CODES = torch.randint(9, (500,), generator=torch.Generator().manual_seed(0))
+
+
+def make(name):
+    torch.manual_seed(1)
+    return MODELS[name]()
+
+
+def learner(model, *callbacks, batches=None):
+    train = batches or TextBatches(CODES, 4, 10)
+    return Learner(model, DataLoaders(train, None), sequence_loss, 0.1,
+                   callbacks=[StatefulTraining(), *callbacks])
+
+
+@pytest.mark.parametrize("name", MODELS)
+@settings(max_examples=8, deadline=None)
+@given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=6))
+def test_in_chunks_as_at_once(name, lengths):
+    model = make(name).eval()
+    x = CODES[:3 * sum(lengths)].reshape(-1, 3)
+    state, parts = None, []
+    for chunk in x.split(lengths):
+        reading = model(chunk, state)
+        state = detach(reading.state)
+        parts.append(reading.logits)
+    test_near(torch.cat(parts), model(x).logits)
+
+
+@given(n=st.integers(2, 300), batch_size=st.integers(1, 7), steps=st.integers(1, 40))
+def test_batches_give_each_character_once(n, batch_size, steps):
+    codes = torch.arange(n)
+    if (n - 1) // batch_size == 0:
+        with pytest.raises(ValueError, match="too few"):
+            TextBatches(codes, batch_size, steps)
+        return
+    batches = list(TextBatches(codes, batch_size, steps))
+    test_eq(len(batches), len(TextBatches(codes, batch_size, steps)))
+    rows = torch.cat([x for x, _ in batches]).T
+    test_eq(rows.flatten().tolist(), list(range(rows.numel())))
+    assert n - 1 - rows.numel() < batch_size  # what is left out is less than one a row
+    test_eq(torch.cat([y for _, y in batches]).T, rows + 1)
+
+
+@given(seed=st.integers(0, 99), steps=st.integers(1, 20))
+def test_shifted_batches_are_whole_and_in_order(seed, steps):
+    batches = TextBatches(torch.arange(200), 3, steps, torch.Generator().manual_seed(seed))
+    for _ in range(3):
+        found = list(batches)
+        test_eq(len(found), len(batches))
+        rows = torch.cat([x for x, _ in found])
+        test_eq((rows[1:] - rows[:-1]).unique().tolist(), [1])
+        test_eq({tuple(x.shape) for x, _ in found}, {(steps, 3)})
+
+
+def test_split_is_in_order():
+    train, tail = split_tail(torch.arange(100), 0.1)
+    test_eq((train.tolist(), tail.tolist()), (list(range(90)), list(range(90, 100))))
+    for share in (0.0, 1.0, 2.0):
+        with pytest.raises(ValueError, match="both sides"):
+            split_tail(torch.arange(100), share)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_scores_agree(name):
+    model, batches = make(name), TextBatches(CODES, 4, 17)  # the last batch is shorter
+    bits = text_bits(model, batches)
+    assert model.training
+    test_near(bits, bits_per_character(learner(model).evaluate(batches)["loss"]))
+    with torch.no_grad():
+        whole = sequence_loss(model.eval()(batches.x).logits, batches.y)
+    test_near(bits, whole.item() / math.log(2))
+
+
+def test_training_hands_the_state_on_and_cuts_the_gradient():
+    seen = []
+
+    class Spy(RecurrentLM):
+        def forward(self, x, state=None):
+            seen.append(state)
+            return super().forward(x, state)
+
+    learn = learner(Spy(9, 7, 1))
+    learn.fit(2)
+    n = len(learn.dls.train)
+    test_eq([i for i, state in enumerate(seen) if state is None], [0, n])
+    assert all(not s.requires_grad for state in seen if state for s in state[0])
+    learn.evaluate(TextBatches(CODES, 2, 10))  # other rows, in between: no state mixed up
+    assert seen[2 * n] is None
+
+
+def test_the_state_is_saved_with_the_callback():
+    learn = learner(make("lstm"))
+    learn.fit(1)
+    callback = learn.callback(StatefulTraining)
+    restored = StatefulTraining()
+    restored.load_state_dict(unpack(*pack(callback.state_dict())))
+    test_eq(restored.state_dict(), callback.state_dict())
+
+
+def test_tied_weights_survive():
+    model = RecurrentLM(9, 7, tie_weights=True)
+    for other in (model.to(torch.float64), copy.deepcopy(model)):
+        assert other.out.weight is other.embedding.weight
+    fresh = RecurrentLM(9, 7, tie_weights=True).double()
+    fresh.load_state_dict(model.state_dict())
+    assert fresh.out.weight is fresh.embedding.weight
+    before = model.embedding.weight.detach().clone()
+    learner(model, batches=TextBatches(CODES, 4, 10)).fit(1)
+    test_eq(model.out.weight, model.embedding.weight)
+    assert not torch.equal(before, model.embedding.weight)
+
+
+def test_weight_drop():
+    torch.manual_seed(0)
+    layer, x = WeightDropLSTM(4, 5, 2, weight_drop=0.6), torch.randn(6, 2, 4)
+    plain = nn.LSTM(4, 5, 2)
+    plain.load_state_dict(layer.state_dict())  # the same names
+    test_eq(layer.eval()(x)[0], plain(x)[0])
+    kept = copy.deepcopy(layer.state_dict())
+    layer.train()
+    assert not torch.equal(layer(x)[0], layer(x)[0])
+    layer(x)[0].sum().backward()
+    for name in ("weight_hh_l0", "weight_hh_l1"):
+        share = (getattr(layer, name).grad == 0).double().mean()
+        assert 0.4 < share < 0.8
+    with pytest.raises(RuntimeError):
+        layer(torch.randn(6, 2, 3))
+    test_eq(dict(layer.state_dict()), dict(kept))
+    assert layer._flat_weights[1] is layer.weight_hh_l0  # also after the error
+    with pytest.raises(ValueError, match="weight_drop"):
+        WeightDropLSTM(4, 5, weight_drop=1.0)
+
+
+def test_locked_dropout():
+    torch.manual_seed(0)
+    out = LockedDropout(0.99)(torch.ones(5, 40, 50))
+    test_eq(out, out[:1].expand_as(out))
+    test_near((out == 0).double().mean(), 0.99, tol=0.01)
+
+
+def test_penalties_act_in_training_only():
+    learn = learner(make("lstm"), ActivationPenalty(5.0, 5.0))
+    plain = learner(make("lstm"))
+    batches = TextBatches(CODES, 4, 10)
+    test_eq(learn.evaluate(batches), plain.evaluate(batches))
+    learn.fit(1)
+    plain.fit(1)
+    assert learn.recorder.losses[0] > plain.recorder.losses[0]
+    for alpha, beta in ((-1, 0), (0, -1)):
+        with pytest.raises(ValueError, match="0 or more"):
+            ActivationPenalty(alpha, beta)
+    with pytest.raises(TypeError, match="no activations"):
+        learner(make("window"), ActivationPenalty(1.0)).fit(1)
+    with pytest.raises(ValueError, match="requires StatefulTraining"):
+        Learner(make("lstm"), DataLoaders(batches, None), sequence_loss, 0.1,
+                callbacks=[ActivationPenalty(1.0)])
+
+
+def test_time_budget_counts_training_only():
+    ticks = iter(range(10_000))
+    budget = TimeBudget(20.0, 0.5, clock=lambda: float(next(ticks)))  # a batch takes one second
+    learn = learner(make("gru"), budget)
+    learn.fit(1000)
+    test_eq(budget.spent, [float(i + 1) for i in range(20)])
+    rates = [rates[0] for rates in learn.recorder.lrs]
+    test_eq(rates.index(max(rates)), 2)  # after the first tenth
+    test_near((max(rates), rates[0]), (0.5, 0.05))
+    assert len(learn.recorder.losses) == 20 and rates[-1] < 0.05
+    with pytest.raises(ValueError, match="above 0"):
+        TimeBudget(0.0, 0.1)
+
+
+ALPHABET = Characters("abcdefghi")
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_writing(name):
+    model, read = make(name), []
+    model.register_forward_hook(lambda module, inputs, output: read.append(inputs[0]))
+    made = generate_text(model, ALPHABET, "abc", 20, generator=torch.Generator().manual_seed(3))
+    assert made.startswith("abc") and len(made) == 23 and model.training
+    test_eq(ALPHABET.decode(torch.cat(read)[:, 0]), made[:-1])  # each character once, in order
+    again = generate_text(model, ALPHABET, "abc", 20, generator=torch.Generator().manual_seed(3))
+    other = generate_text(model, ALPHABET, "abc", 20, generator=torch.Generator().manual_seed(4))
+    assert again == made != other
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_greedy_is_the_likeliest_given_all(name):
+    model = make(name).eval()
+    made = generate_text(model, ALPHABET, "ab", 15, temperature=0)
+    for end in range(2, len(made)):
+        logits = model(ALPHABET.encode(made[:end])[:, None]).logits[-1, 0]
+        test_eq(ALPHABET.decode([logits.argmax()]), made[end])
+
+
+def test_writing_refuses():
+    model = make("gru")
+    with pytest.raises(ValueError, match=r"\['z'\] were never seen"):
+        generate_text(model, ALPHABET, "abz", 5)
+    assert generate_text(model, ALPHABET, "abz", 5, unknown="c").startswith("abc")
+    for options in ({"prompt": ""}, {"temperature": -1.0}, {"temperature": math.inf}, {"n": -1}):
+        with pytest.raises(ValueError, match="a text needs"):
+            generate_text(model, ALPHABET, **{"prompt": "a", **options})
+    assert model.training
