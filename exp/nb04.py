@@ -419,7 +419,7 @@ def _cancel_in_place() -> Iterator[None]:
                            "the table in 04_callbacks says which event allows which") from cancel
 
 
-# cell de424223 7977df · Metrics
+# cell de424223 3ef672 · Metrics
 class WeightedSums:
     """Add up the means of batches, each weighted by its items.
 
@@ -463,6 +463,12 @@ class WeightedSums:
         total = torch.stack([items.sum(), *[(items * c.to(device, dtype)).sum() for c in columns]])
         return total if self.sums is None else self.sums + total
 
+    def replace(self, change: Callable[[Tensor], Tensor]) -> None:
+        """Let `change` make new sums of the old, such as the sums over several processes."""
+        total = self._total()
+        if total is not None:
+            self.sums, self.items, self.waiting = change(total), [], []
+
     def state_dict(self) -> dict[str, Any]:
         """Give the sums and what waits, which stays apart: the rounding must not change."""
         return {"sums": self.sums, "items": list(self.items), "means": self._columns()}
@@ -500,7 +506,7 @@ def _name(metric: Any) -> str:
     return getattr(metric, "__name__", type(metric).__name__)
 
 
-# cell 55817562 323822 · Metrics
+# cell 55817562 37e311 · Metrics
 class MetricsCallback(Callback):
     """Average loss and metrics over the items of each epoch, into `learn.results`.
 
@@ -528,6 +534,11 @@ class MetricsCallback(Callback):
         """Average over the epoch so far, "train" or "valid"; {} before the first batch."""
         means = self._sums[phase].means()
         return dict(zip(["loss", *self.metrics], means, strict=True)) if means else {}
+
+    def pool(self, change: Callable[[Tensor], Tensor]) -> None:
+        """Let `change` make new sums of those of the epoch; processes add theirs up so."""
+        for sums in self._sums.values():
+            sums.replace(change)
 
     def after_epoch(self, learn: Learner) -> None:
         for phase in ("train", "valid"):
