@@ -24,8 +24,8 @@ __all__ = [
     "name_metrics",
     "MetricsCallback",
     "Recorder",
-    "Learner",
     "OUTLINE",
+    "Learner",
 ]
 
 # cell a177f35a 0bd427 · Imports
@@ -90,7 +90,7 @@ def _step(learn: Learner) -> None:
 ACTIONS = {"do_predict": _predict, "do_loss": _loss, "do_backward": _backward, "do_step": _step}
 
 
-# cell 3225f81b e8ef0a · A callback
+# cell 3225f81b b61c70 · A callback
 def _check_method(owner: type, name: str, method: Any) -> None:
     """Refuse a public method that looks like an event and is none, or that takes no learner."""
     moments = (*EVENTS, *ACTIONS)
@@ -109,6 +109,7 @@ def _check_method(owner: type, name: str, method: Any) -> None:
                             f"events are {', '.join(EVENTS)}; a helper's name starts with _")
 
 
+# cell 981c9d14 d4c7fe · A callback
 class Callback:
     """Something that acts at certain moments of a training: one method for each event, by its name.
 
@@ -197,8 +198,8 @@ def _check_batch(batch: Any) -> Sequence[Any]:
                     "data set return such pairs, or the loader's collate_fn make them")
 
 
-# cell ca55f7ee 462ee6 · The loop
-class _BatchLoop:
+# cell ca55f7ee dcbd6f · The loop
+class _StepLoop:
     """One batch through its events, as the table says; the lower half of the training loop."""
 
     def _run_batch(self, plan: _Plan, batch: Sequence[Any]) -> None:
@@ -244,7 +245,7 @@ def _explain_memory(error: RuntimeError | MemoryError, learn: Learner) -> None:
             "smaller model") from error
 
 
-# cell 9a8c00e6 e3640b · The loop
+# cell 9a8c00e6 490491 · The loop
 def _generators(loaders: Iterable[Any]) -> list[torch.Generator]:
     """Find the generators that loaders, their samplers and their data sets hold, each once."""
     found: dict[int, torch.Generator] = {}
@@ -257,6 +258,7 @@ def _generators(loaders: Iterable[Any]) -> list[torch.Generator]:
     return list(found.values())
 
 
+# cell a32b4b19 4f885c · The loop
 def random_state(loaders: Iterable[Any] = ()) -> dict[str, Any]:
     """Copy the state of all random numbers: Python's, NumPy's, torch's, CUDA's, the loaders'."""
     state = {"python": random.getstate(), "torch": torch.get_rng_state(),
@@ -268,6 +270,7 @@ def random_state(loaders: Iterable[Any] = ()) -> dict[str, Any]:
     return state
 
 
+# cell 1d68f890 93e5cd · The loop
 def set_random_state(state: Mapping[str, Any], loaders: Iterable[Any] = ()) -> None:
     """Put all random numbers back to where `random_state` saw them.
 
@@ -298,31 +301,9 @@ class Resumed:
     restore: Callable[[], None]
 
 
-# cell 9a30f513 e3c21a · The loop
-class _EpochLoop(_BatchLoop):
-    """All epochs of a fit, all batches of an epoch; the upper half of the training loop."""
-
-    def _run_epochs(self, plan: _Plan, train: Any, valid: Any) -> None:
-        while self.epoch < self.n_epochs:
-            try:
-                self._run_epoch(plan, train, valid)
-            except CancelEpoch:
-                self._drop_gradients()
-            self.epoch += 1
-
-    def _run_epoch(self, plan: _Plan, train: Any, valid: Any) -> None:
-        self.training = train is not None
-        self.model.train(self.training)
-        for call in plan.before_epoch:
-            call(self)
-        self.results = {}
-        if train is not None:
-            self._run_batches(plan, train, training=True)
-        if valid is not None:
-            self.model.eval()
-            self._run_batches(plan, valid, training=False)
-        for call in plan.after_epoch:
-            call(self)
+# cell 9a30f513 a392f5 · The loop
+class _BatchLoop(_StepLoop):
+    """All batches of a loader, cancelled ones included."""
 
     def _run_batches(self, plan: _Plan, loader: Iterable[Any], training: bool) -> None:
         self.training = training
@@ -358,6 +339,33 @@ class _EpochLoop(_BatchLoop):
                 self.batch_index = number
             resumed.restore()
         return batches
+
+
+# cell 3559f9f2 9d9699 · The loop
+class _EpochLoop(_BatchLoop):
+    """All epochs of a fit; the upper half of the training loop."""
+
+    def _run_epochs(self, plan: _Plan, train: Any, valid: Any) -> None:
+        while self.epoch < self.n_epochs:
+            try:
+                self._run_epoch(plan, train, valid)
+            except CancelEpoch:
+                self._drop_gradients()
+            self.epoch += 1
+
+    def _run_epoch(self, plan: _Plan, train: Any, valid: Any) -> None:
+        self.training = train is not None
+        self.model.train(self.training)
+        for call in plan.before_epoch:
+            call(self)
+        self.results = {}
+        if train is not None:
+            self._run_batches(plan, train, training=True)
+        if valid is not None:
+            self.model.eval()
+            self._run_batches(plan, valid, training=False)
+        for call in plan.after_epoch:
+            call(self)
 
 
 # cell 71a65b83 20747c · The loop
@@ -480,7 +488,7 @@ class WeightedSums:
         self.waiting = [mean for row in rows for mean in row]
 
 
-# cell e6beb185 9684d9 · Metrics
+# cell e6beb185 551008 · Metrics
 def name_metrics(metrics: Sequence[Callable] | Mapping[str, Callable]) -> dict[str, Callable]:
     """Give each metric the name of its function, unless they come in a dict with names already.
 
@@ -500,13 +508,14 @@ def name_metrics(metrics: Sequence[Callable] | Mapping[str, Callable]) -> dict[s
     return dict(named)
 
 
+# cell 55817562 b5966e · Metrics
 def _name(metric: Any) -> str:
     while isinstance(metric, partial):
         metric = metric.func
     return getattr(metric, "__name__", type(metric).__name__)
 
 
-# cell 55817562 37e311 · Metrics
+# cell 2af52697 37e311 · Metrics
 class MetricsCallback(Callback):
     """Average loss and metrics over the items of each epoch, into `learn.results`.
 
@@ -635,7 +644,7 @@ def _momentum(group: Mapping[str, Any]) -> float:
     return group["betas"][0] if "betas" in group else group.get("momentum", 0.0)
 
 
-# cell 77c0a632 6754ab · Looking without touching
+# cell 77c0a632 572828 · Looking without touching
 class _Collect(Callback):
     """Keep predictions and targets, and go on to the next batch."""
 
@@ -650,12 +659,14 @@ class _Collect(Callback):
         raise CancelBatch
 
 
+# cell 07e6a028 4d75ed · Looking without touching
 def _to_cpu(x: Any) -> Any:
     if isinstance(x, list | tuple):
         return tuple(map(_to_cpu, x))
     return x.detach().cpu() if isinstance(x, Tensor) else x
 
 
+# cell d3466532 858cfe · Looking without touching
 def _join(parts: list[Any]) -> Any:
     """Join the batches of a prediction or a target: a tensor, or a tuple of them."""
     if isinstance(parts[0], tuple):
@@ -663,7 +674,15 @@ def _join(parts: list[Any]) -> Any:
     return torch.cat(parts) if isinstance(parts[0], Tensor) else parts
 
 
-# cell 07e6a028 400bbe · Looking without touching
+# cell cdd79516 c125da · Looking without touching
+def _first_moment(n_epochs: int) -> dict[str, Any]:
+    """What says where a training is, as it is before the first event."""
+    return {"epoch": 0, "n_epochs": n_epochs, "batch_index": 0, "n_batches": None,
+            "training": False, "results": {}, "n_items": 0, "_resumed": None,
+            "inputs": [], "target": None, "pred": None, "loss": None}
+
+
+# cell 7a0620f3 08bd24 · Looking without touching
 class _Evaluator(_GuardedLoop):
     """Looks at data without learning from it; nothing is changed by that, random numbers included.
 
@@ -687,149 +706,21 @@ class _Evaluator(_GuardedLoop):
         """Give the model's output for one batch of inputs, on the CPU."""
         return self._look(_Collect(), [(*inputs, None)]).preds[0]
 
-    @staticmethod
-    def _moment(n_epochs: int = 0) -> dict[str, Any]:
-        """What describes where a training is, as it is before the first event."""
-        return {"epoch": 0, "n_epochs": n_epochs, "batch_index": 0, "n_batches": None,
-                "training": False, "results": {}, "n_items": 0, "_resumed": None,
-                "inputs": [], "target": None, "pred": None, "loss": None}
-
     def _look(self, callback: Any, loader: Any) -> Any:
         loader = self.dls.valid if loader is None else loader
         if loader is None:
             raise ValueError("there is no validation set: pass a loader")
-        kept = {name: value for name, value in vars(self).items() if name in self._moment()}
+        kept = {name: getattr(self, name) for name in _first_moment(0)}
         loaders = [*self.loaders, loader]
         state = random_state(loaders)
         try:
-            self._reset(n_epochs=1)
+            vars(self).update(_first_moment(n_epochs=1))
             helpers = [c for c in self.callbacks if c.evaluates and type(c) is not type(callback)]
             self._run(arrange([*helpers, callback]), None, loader)
         finally:
             set_random_state(state, loaders)
             vars(self).update(kept)
         return callback
-
-
-# cell 311bf06d 62408c · The Learner
-class Learner(_Evaluator):
-    """A model, its data, a loss and an optimizer, and the callbacks that take part in the training.
-
-    `dls` has the loaders `train` and `valid` (None for none); a batch is (inputs …, target).
-    `metrics` are functions (pred, target) -> mean over the batch, or a dict of them by name.
-    `MetricsCallback` and `Recorder` take part unasked.
-    Raises: TypeError or ValueError for parts that cannot work: at once, not in the first batch.
-    """
-
-    def __init__(self, model: nn.Module, dls: Any, loss_func: Callable[[Any, Any], Tensor],
-                 lr: float = 1e-2, opt_func: Callable[..., Any] = torch.optim.SGD,
-                 metrics: Sequence[Callable] | Mapping[str, Callable] = (),
-                 callbacks: Iterable[Callback] = ()):
-        _check_parts(model, dls, loss_func, lr, opt_func)
-        self.model, self.dls, self.loss_func, self.lr = model, dls, loss_func, lr
-        self.metrics = name_metrics(metrics)
-        self.callbacks = arrange(_with_defaults(callbacks, self.metrics))
-        self.opt = opt_func(model.parameters(), lr=lr)
-        self._first_lrs = [group["lr"] for group in self.opt.param_groups]
-        self.n_steps, self.n_fits, self._running = 0, 0, False
-        self._reset(0)
-
-    def _reset(self, n_epochs: int) -> None:
-        vars(self).update(self._moment(n_epochs))
-
-    @property
-    def loaders(self) -> list[Any]:
-        """The loaders that there are."""
-        return [loader for loader in (self.dls.train, self.dls.valid) if loader is not None]
-
-    @property
-    def recorder(self) -> Recorder:
-        """The callback that writes down losses, rates and results."""
-        return self.callback(Recorder)
-
-    def callback(self, kind: type[Callback]) -> Callback:
-        """Give the callback of this class.
-
-        Raises: LookupError if there is none.
-        """
-        for callback in self.callbacks:
-            if isinstance(callback, kind):
-                return callback
-        raise LookupError(f"no {kind.__name__} among {[type(c).__name__ for c in self.callbacks]}")
-
-    def fit(self, n_epochs: int, lr: float | Sequence[float] | None = None,
-            callbacks: Iterable[Callback] = ()) -> None:
-        """Train for some epochs, validating after each; `callbacks` take part in this fit only.
-
-        `lr` is for this fit, one for all parameter groups or one for each.
-        """
-        if self.dls.train is None:
-            raise ValueError("there is no training set: dls.train is None")
-        if not isinstance(n_epochs, int) or n_epochs < 1:
-            raise ValueError(f"n_epochs must be a whole number of at least 1, got {n_epochs!r}")
-        if self._running:
-            raise RuntimeError("fit was called from inside fit; evaluate and get_preds may be")
-        everyone = arrange([*self.callbacks, *callbacks])
-        self._set_lr(lr)
-        self._reset(n_epochs)
-        self.opt.zero_grad()
-        self._running = True
-        try:
-            self._run(everyone, self.dls.train, self.dls.valid)
-            self.n_fits += 1
-        finally:
-            self._running = False
-            self.opt.zero_grad()
-
-    def _set_lr(self, lr: float | Sequence[float] | None) -> None:
-        groups = self.opt.param_groups
-        lrs = self._first_lrs if lr is None else lr
-        lrs = lrs if isinstance(lrs, Sequence) else [lrs] * len(groups)
-        if len(lrs) != len(groups) or not all(rate >= 0 for rate in lrs):
-            raise ValueError(f"lr must be 0 or more, one or one for each of the {len(groups)} "
-                             f"parameter groups, got {lr!r}")
-        for group, rate in zip(groups, lrs, strict=True):
-            group["lr"] = rate
-
-    def resume_at(self, epoch: int, resumed: Resumed | None = None) -> None:
-        """Let this fit go on at an epoch, or inside it; to be called in `before_fit`."""
-        self.epoch, self._resumed = epoch, resumed
-
-    def trace(self, callbacks: Iterable[Callback] = ()) -> None:
-        """Print the events of a fit in their order and who acts at each; nothing else happens."""
-        everyone = arrange([*self.callbacks, *callbacks])
-        for line in OUTLINE.splitlines():
-            name = line.strip()
-            actors = [type(c).__name__ for c in everyone if hasattr(c, name)]
-            text = ", ".join(actors) or (f"({name[3:]})" if name in ACTIONS else "")
-            print(f"{line:<24}{text}".rstrip())
-
-
-# cell 1229e5f9 123fae · The Learner
-def _check_parts(model: Any, dls: Any, loss_func: Any, lr: Any, opt_func: Any) -> None:
-    """Refuse what a Learner cannot be made of."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    if not (hasattr(dls, "train") and hasattr(dls, "valid")):
-        raise TypeError(f"dls needs loaders `train` and `valid` (None for none), got a "
-                        f"{type(dls).__name__}; put two loaders into a DataLoaders of 03b")
-    for name, part in (("loss_func", loss_func), ("opt_func", opt_func)):
-        if not callable(part):
-            raise TypeError(f"{name} must be callable, got {part!r}")
-    if not isinstance(lr, float | int) or not lr > 0:
-        raise ValueError(f"lr must be a number above 0, got {lr!r}")
-
-
-def _with_defaults(callbacks: Iterable[Callback],
-                   metrics: Mapping[str, Callable]) -> list[Callback]:
-    """Add the callbacks that every training has, unless they are there."""
-    callbacks = list(callbacks)
-    given = [c for c in callbacks if isinstance(c, MetricsCallback)]
-    if given and metrics:
-        raise ValueError("metrics were given to the Learner and to a MetricsCallback; choose one")
-    if not any(isinstance(c, Recorder) for c in callbacks):
-        callbacks.insert(0, Recorder())
-    return callbacks if given else [MetricsCallback(metrics), *callbacks]
 
 
 # cell c80b94d4 31d5f6 · The Learner
@@ -858,3 +749,129 @@ every epoch
     after_epoch
 after_fit
 cleanup_fit"""
+
+
+# cell ecdffc7a ae0342 · The Learner
+class _Answers(_Evaluator):
+    """What a learner can be asked, and told by a callback that resumes."""
+
+    @property
+    def loaders(self) -> list[Any]:
+        """The loaders that there are."""
+        return [loader for loader in (self.dls.train, self.dls.valid) if loader is not None]
+
+    @property
+    def recorder(self) -> Recorder:
+        """The callback that writes down losses, rates and results."""
+        return self.callback(Recorder)
+
+    def callback(self, kind: type[Callback]) -> Callback:
+        """Give the callback of this class.
+
+        Raises: LookupError if there is none.
+        """
+        for callback in self.callbacks:
+            if isinstance(callback, kind):
+                return callback
+        raise LookupError(f"no {kind.__name__} among {[type(c).__name__ for c in self.callbacks]}")
+
+    def trace(self, callbacks: Iterable[Callback] = ()) -> None:
+        """Print the events of a fit in their order and who acts at each; nothing else happens."""
+        everyone = arrange([*self.callbacks, *callbacks])
+        for line in OUTLINE.splitlines():
+            name = line.strip()
+            actors = [type(c).__name__ for c in everyone if hasattr(c, name)]
+            text = ", ".join(actors) or (f"({name[3:]})" if name in ACTIONS else "")
+            print(f"{line:<24}{text}".rstrip())
+
+    def resume_at(self, epoch: int, resumed: Resumed | None = None) -> None:
+        """Let this fit go on at an epoch, or inside it; to be called in `before_fit`."""
+        self.epoch, self._resumed = epoch, resumed
+
+
+# cell a031746d 154f7e · The Learner
+def _check_parts(model: Any, dls: Any, loss_func: Any, lr: Any, opt_func: Any) -> None:
+    """Refuse what a Learner cannot be made of."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    if not (hasattr(dls, "train") and hasattr(dls, "valid")):
+        raise TypeError(f"dls needs loaders `train` and `valid` (None for none), got a "
+                        f"{type(dls).__name__}; put two loaders into a DataLoaders of 03b")
+    for name, part in (("loss_func", loss_func), ("opt_func", opt_func)):
+        if not callable(part):
+            raise TypeError(f"{name} must be callable, got {part!r}")
+    if not isinstance(lr, float | int) or not lr > 0:
+        raise ValueError(f"lr must be a number above 0, got {lr!r}")
+
+
+# cell 4658c33d df70c2 · The Learner
+def _with_defaults(callbacks: Iterable[Callback],
+                   metrics: Mapping[str, Callable]) -> list[Callback]:
+    """Add the callbacks that every training has, unless they are there."""
+    callbacks = list(callbacks)
+    given = [c for c in callbacks if isinstance(c, MetricsCallback)]
+    if given and metrics:
+        raise ValueError("metrics were given to the Learner and to a MetricsCallback; choose one")
+    if not any(isinstance(c, Recorder) for c in callbacks):
+        callbacks.insert(0, Recorder())
+    return callbacks if given else [MetricsCallback(metrics), *callbacks]
+
+
+# cell ac63f17d 9fd769 · The Learner
+def _set_lrs(groups: list[dict[str, Any]], lr: float | Sequence[float] | None) -> None:
+    """Give each parameter group its learning rate; None is the one that it was made with."""
+    first = [group.setdefault("initial_lr", group["lr"]) for group in groups]  # torch's own name
+    lrs = first if lr is None else lr if isinstance(lr, Sequence) else [lr] * len(groups)
+    if len(lrs) != len(groups) or not all(rate >= 0 for rate in lrs):
+        raise ValueError(f"lr must be 0 or more, one or one for each of the {len(groups)} "
+                         f"parameter groups, got {lr!r}")
+    for group, rate in zip(groups, lrs, strict=True):
+        group["lr"] = rate
+
+
+# cell 5c5a3c8e 7a943c · The Learner
+class Learner(_Answers):
+    """A model, its data, a loss and an optimizer, and the callbacks that take part in the training.
+
+    `dls` has the loaders `train` and `valid` (None for none); a batch is (inputs …, target).
+    `metrics` are functions (pred, target) -> mean over the batch, or a dict of them by name.
+    `MetricsCallback` and `Recorder` take part unasked.
+    Raises: TypeError or ValueError for parts that cannot work: at once, not in the first batch.
+    """
+
+    def __init__(self, model: nn.Module, dls: Any, loss_func: Callable[[Any, Any], Tensor],
+                 lr: float = 1e-2, opt_func: Callable[..., Any] = torch.optim.SGD,
+                 metrics: Sequence[Callable] | Mapping[str, Callable] = (),
+                 callbacks: Iterable[Callback] = ()):
+        _check_parts(model, dls, loss_func, lr, opt_func)
+        self.model, self.dls, self.loss_func, self.lr = model, dls, loss_func, lr
+        self.metrics = name_metrics(metrics)
+        self.callbacks = arrange(_with_defaults(callbacks, self.metrics))
+        self.opt = opt_func(model.parameters(), lr=lr)
+        _set_lrs(self.opt.param_groups, None)
+        self.n_steps, self.n_fits, self._running = 0, 0, False
+        vars(self).update(_first_moment(n_epochs=0))
+
+    def fit(self, n_epochs: int, lr: float | Sequence[float] | None = None,
+            callbacks: Iterable[Callback] = ()) -> None:
+        """Train for some epochs, validating after each; `callbacks` take part in this fit only.
+
+        `lr` is for this fit: one for all parameter groups, one for each, or that at the beginning.
+        """
+        if self.dls.train is None:
+            raise ValueError("there is no training set: dls.train is None")
+        if not isinstance(n_epochs, int) or n_epochs < 1:
+            raise ValueError(f"n_epochs must be a whole number of at least 1, got {n_epochs!r}")
+        if self._running:
+            raise RuntimeError("fit was called from inside fit; evaluate and get_preds may be")
+        everyone = arrange([*self.callbacks, *callbacks])
+        _set_lrs(self.opt.param_groups, lr)
+        vars(self).update(_first_moment(n_epochs))
+        self.opt.zero_grad()
+        self._running = True
+        try:
+            self._run(everyone, self.dls.train, self.dls.valid)
+            self.n_fits += 1
+        finally:
+            self._running = False
+            self.opt.zero_grad()

@@ -13,11 +13,15 @@ __all__ = [
     "plot_metrics",
     "plot_rates",
     "where_output_goes",
-    "Screen",
     "format_table",
     "format_line",
+    "Display",
+    "LinesDisplay",
+    "TerminalDisplay",
+    "NotebookDisplay",
     "is_first_process",
     "ProgressCallback",
+    "DISPLAYS",
     "default_device",
     "to_device",
     "DeviceCallback",
@@ -135,47 +139,6 @@ def where_output_goes() -> str:
     return "terminal" if sys.stderr is not None and sys.stderr.isatty() else "lines"
 
 
-# cell 25619157 b7cde2 · Progress
-def _make_bar(total: int | None, text: str, file: Any) -> Any:
-    """Start a tqdm bar that draws itself only when it is told to."""
-    from tqdm import tqdm
-
-    class Bar(tqdm):
-        monitor_interval = 0  # no thread of its own
-
-    size = get_terminal_size()  # 80 × 24 where a terminal does not say
-    return Bar(total=total, desc=text, file=file, leave=False, mininterval=inf, unit="batch",
-               ncols=size.columns - 1 if file is sys.stderr else 80, nrows=size.lines)
-
-
-# cell ed917d1f 81f55d · Progress
-class Screen:
-    """Shows one text and one picture in a notebook, and replaces them by later ones."""
-
-    def __init__(self) -> None:
-        self._handles: dict[str, Any] = {}
-
-    def show(self, kind: str, data: str) -> None:
-        from IPython.display import display
-
-        bundle = {kind: data} if kind == "text/plain" else {kind: data, "text/plain": "<loss>"}
-        if kind in self._handles:
-            self._handles[kind].update(bundle, raw=True)
-        else:
-            self._handles[kind] = display(bundle, raw=True, display_id=True)
-
-    def text(self, text: str) -> None:
-        self.show("text/plain", text)
-
-    def picture(self, recorder: Recorder) -> None:
-        from matplotlib.figure import Figure  # not pyplot, which would show the figure once more
-
-        figure, file = Figure(figsize=(5.5, 2.8), layout="constrained"), io.BytesIO()
-        plot_losses(recorder, figure.subplots())
-        figure.savefig(file, format="png", dpi=80)
-        self.show("image/png", b64encode(file.getvalue()).decode())
-
-
 # cell fcc8dcdc fbfcc7 · Progress
 def _cell(name: str, value: Any) -> str:
     if isinstance(value, int):
@@ -202,13 +165,115 @@ def format_line(row: Mapping[str, Any], n_epochs: int) -> str:
     return ", ".join([f"epoch {row['epoch']}/{n_epochs}", *parts, f"{row['seconds']:.1f} s"])
 
 
+# cell 5baedd51 5d43eb · Progress
+class Display:
+    """Shows nothing: what the other displays have in common, and all of it in a second process."""
+
+    is_live = False  # whether it shows more than the results of whole epochs
+
+    def look(self, title: str, done: int, total: int | None, loss: float) -> None:
+        """Show how far a phase is."""
+
+    def results(self, rows: list[dict[str, Any]], n_epochs: int) -> None:
+        """Show the results of all epochs so far, the last of which is new."""
+
+    def picture(self, recorder: Recorder) -> None:
+        """Show the curve of the loss."""
+
+    def close(self) -> None:
+        """Take away what is only of interest while it moves."""
+
+
+# cell dc48291f c74db8 · Progress
+class LinesDisplay(Display):
+    """Writes one line an epoch and nothing else, as for a log file."""
+
+    def results(self, rows: list[dict[str, Any]], n_epochs: int) -> None:
+        print(format_line(rows[-1], n_epochs), flush=True)
+
+
+# cell 25619157 b7cde2 · Progress
+def _make_bar(total: int | None, text: str, file: Any) -> Any:
+    """Start a tqdm bar that draws itself only when it is told to."""
+    from tqdm import tqdm
+
+    class Bar(tqdm):
+        monitor_interval = 0  # no thread of its own
+
+    size = get_terminal_size()  # 80 × 24 where a terminal does not say
+    return Bar(total=total, desc=text, file=file, leave=False, mininterval=inf, unit="batch",
+               ncols=size.columns - 1 if file is sys.stderr else 80, nrows=size.lines)
+
+
+# cell ed917d1f 4ddde5 · Progress
+class TerminalDisplay(LinesDisplay):
+    """Writes one line an epoch, and below them a bar that overwrites itself."""
+
+    is_live = True
+
+    def __init__(self, file: Any = None):
+        self._bar, self._title, self._file = None, "", file
+
+    def look(self, title: str, done: int, total: int | None, loss: float) -> None:
+        if self._bar is None or self._title != title:
+            self.close()
+            self._bar, self._title = _make_bar(total, title, self._file or sys.stderr), title
+        self._bar.n = done
+        self._bar.set_postfix_str(f"loss {loss:.4f}", refresh=True)
+
+    def results(self, rows: list[dict[str, Any]], n_epochs: int) -> None:
+        self.close()
+        super().results(rows, n_epochs)
+
+    def close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+
+# cell fad2280e b613bf · Progress
+class NotebookDisplay(TerminalDisplay):
+    """Shows a table with the bar below, and a picture, and replaces both by what is new."""
+
+    def __init__(self) -> None:
+        super().__init__(io.StringIO())  # the bar writes there, and we show its text
+        self._table, self._shown = "", {}
+
+    def look(self, title: str, done: int, total: int | None, loss: float) -> None:
+        super().look(title, done, total, loss)
+        self._show({"text/plain": f"{self._table}\n{self._bar}".lstrip()})
+
+    def results(self, rows: list[dict[str, Any]], n_epochs: int) -> None:
+        self.close()
+        self._table = format_table(rows)
+        self._show({"text/plain": self._table})
+
+    def picture(self, recorder: Recorder) -> None:
+        from matplotlib.figure import Figure  # not pyplot, which would show the figure once more
+
+        figure, file = Figure(figsize=(5.5, 2.8), layout="constrained"), io.BytesIO()
+        plot_losses(recorder, figure.subplots())
+        figure.savefig(file, format="png", dpi=80)
+        picture = b64encode(file.getvalue()).decode()
+        self._show({"image/png": picture, "text/plain": "<curve of the loss>"})
+
+    def _show(self, bundle: dict[str, str]) -> None:
+        from IPython.display import display
+
+        kind = min(bundle)  # "image/png" or "text/plain"
+        if kind in self._shown:
+            self._shown[kind].update(bundle, raw=True)
+        else:
+            self._shown[kind] = display(bundle, raw=True, display_id=True)
+
+
 # cell a2639b0c 463feb · Progress
 def is_first_process() -> bool:
     """Tell whether this process may write: of several that train together, only the first may."""
     return int(os.environ.get("RANK", "0")) == 0  # set by torchrun
 
 
-# cell 919dfc0a a4d358 · Progress
+# cell 919dfc0a aceada · Progress
 class ProgressCallback(Callback):
     """Show how the training goes: a bar with the loss so far, and the results of each epoch.
 
@@ -222,73 +287,50 @@ class ProgressCallback(Callback):
 
     def __init__(self, plot: bool = True, every: float = 0.2, plot_every: float = 1.0,
                  style: str | None = None):
-        if style not in (None, "notebook", "terminal", "lines"):
-            raise ValueError(f'style must be "notebook", "terminal" or "lines", got {style!r}')
+        if style not in (None, *DISPLAYS):
+            raise ValueError(f"style must be one of {list(DISPLAYS)}, got {style!r}")
         self.plot, self.every, self.plot_every, self.style = plot, every, plot_every, style
 
     def before_fit(self, learn: Learner) -> None:
-        self._style = self.style or where_output_goes()
-        self._style = self._style if is_first_process() else "silent"
-        self._screen = Screen() if self._style == "notebook" else None
-        self._rows, self._bar, self._title = [], None, ""
-        self._next_look = self._next_plot = 0.0
+        style = self.style or where_output_goes()
+        self._display = DISPLAYS[style]() if is_first_process() else Display()
+        self._rows, self._next_look, self._next_plot = [], 0.0, 0.0
 
     def before_epoch(self, learn: Learner) -> None:
         self._start = time.perf_counter()
 
     def after_batch(self, learn: Learner) -> None:
-        now = time.perf_counter()
-        if self._style in ("lines", "silent") or now < self._next_look:
+        if not self._display.is_live or (now := time.perf_counter()) < self._next_look:
             return
-        self._next_look = now + self.every
-        self._look(learn)
-        if self._screen and self.plot and now >= self._next_plot and learn.training:
+        phase = "train" if learn.training else "valid"
+        title = f"epoch {learn.epoch + 1}/{learn.n_epochs} {phase}"
+        loss = learn.callback(MetricsCallback).averages(phase)["loss"]
+        self._display.look(title, learn.batch_index + 1, learn.n_batches, loss)
+        if learn.training and now >= self._next_plot:
             self._draw(learn)
+        self._next_look = now + self.every
 
     def after_epoch(self, learn: Learner) -> None:
         seconds, self._next_look = time.perf_counter() - self._start, 0.0
-        self._close()
         self._rows.append({"epoch": learn.epoch + 1, **learn.results, "seconds": seconds})
-        if self._screen:
-            self._screen.text(format_table(self._rows))
-        elif self._style != "silent":
-            print(format_line(self._rows[-1], learn.n_epochs), flush=True)
+        self._display.results(self._rows, learn.n_epochs)
 
     def cleanup_fit(self, learn: Learner) -> None:
-        self._close()
-        if self._screen and self._rows:
-            self._screen.text(format_table(self._rows))
-            if self.plot:
-                self._draw(learn)
-
-    def _look(self, learn: Learner) -> None:
-        """Move the bar on and write the loss so far behind it."""
-        phase = "train" if learn.training else "valid"
-        title = f"epoch {learn.epoch + 1}/{learn.n_epochs} {phase}"
-        if self._bar is None or self._title != title:
-            self._close()
-            file = io.StringIO() if self._screen else sys.stderr
-            self._bar, self._title = _make_bar(learn.n_batches, title, file), title
-        self._bar.n = learn.batch_index + 1
-        averages = learn.callback(MetricsCallback).averages(phase)
-        if averages:
-            self._bar.set_postfix_str(f"loss {averages['loss']:.4f}", refresh=False)
-        if self._screen:
-            self._screen.text(f"{format_table(self._rows)}\n{self._bar}".lstrip())
-        else:
-            self._bar.refresh()
+        self._display.close()
+        if self._rows:
+            self._draw(learn)
 
     def _draw(self, learn: Learner) -> None:
-        start = time.perf_counter()
-        learn.recorder.read()
-        self._screen.picture(learn.recorder)
-        took = time.perf_counter() - start
-        self._next_plot = start + max(self.plot_every, 10 * took)  # a tenth of the time, at most
+        if self.plot and self._display.is_live:
+            start = time.perf_counter()
+            learn.recorder.read()
+            self._display.picture(learn.recorder)
+            took = time.perf_counter() - start
+            self._next_plot = start + max(self.plot_every, 10 * took)  # a tenth of the time at most
 
-    def _close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
+
+# cell c4f30ece 9a0455 · Progress
+DISPLAYS = {"notebook": NotebookDisplay, "terminal": TerminalDisplay, "lines": LinesDisplay}
 
 
 # cell 02018ca4 7f6dd8 · Devices
@@ -446,7 +488,7 @@ class StopOnNaN(Callback):
             raise CancelFit
 
 
-# cell 44eb4106 6fb82b · Stopping by itself
+# cell 44eb4106 fe577a · Stopping by itself
 class Monitor(Callback):
     """Watch one result of each epoch; the base of callbacks that act on the best one.
 
@@ -464,9 +506,6 @@ class Monitor(Callback):
             raise ValueError(f'mode must be "min" or "max", min_delta 0 or more, got {mode!r} '
                              f"and {min_delta}")
         self.monitor, self.min_delta, self.sign = monitor, min_delta, -1 if mode == "max" else 1
-        self.best, self.best_epoch = None, None
-
-    def before_fit(self, learn: Learner) -> None:
         self.best, self.best_epoch = None, None
 
     def is_better(self, learn: Learner) -> bool:
@@ -490,7 +529,7 @@ class Monitor(Callback):
         self.best, self.best_epoch = state["best"], state["best_epoch"]
 
 
-# cell 0606c469 e0bafd · Stopping by itself
+# cell 0606c469 ee97d2 · Stopping by itself
 class EarlyStopping(Monitor):
     """End the fit when the monitored result has not been better for `patience` epochs."""
 
@@ -502,8 +541,7 @@ class EarlyStopping(Monitor):
         self.patience, self.waited = patience, 0
 
     def before_fit(self, learn: Learner) -> None:
-        super().before_fit(learn)
-        self.waited = 0
+        self.best, self.best_epoch, self.waited = None, None, 0
 
     def after_epoch(self, learn: Learner) -> None:
         self.waited = 0 if self.is_better(learn) else self.waited + 1

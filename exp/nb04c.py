@@ -19,6 +19,7 @@ __all__ = [
     "restore_learner",
     "save_learner",
     "load_learner",
+    "checkpoint_files",
     "Checkpoint",
     "SaveBest",
     "export_model",
@@ -41,7 +42,7 @@ from exp.nb04 import Callback, Learner, Resumed, random_state, set_random_state
 from exp.nb04b import Monitor, is_first_process, to_device
 
 
-# cell 9677ad03 e7f741 · A file that cannot bite
+# cell 9677ad03 30e8f6 · A file that cannot bite
 def pack(state: Any) -> tuple[dict[str, Tensor], str]:
     """Part a nested state into its tensors, by name, and a JSON text that says where each belongs.
 
@@ -52,6 +53,7 @@ def pack(state: Any) -> tuple[dict[str, Tensor], str]:
     return tensors, json.dumps(tree)
 
 
+# cell 97516a92 ecf339 · A file that cannot bite
 def _pack(x: Any, place: str, tensors: dict[str, Tensor], names: dict[Any, str]) -> Any:
     if x is None or isinstance(x, bool | int | float | str):
         return x
@@ -88,12 +90,13 @@ def _name_tensor(x: Tensor, place: str, tensors: dict[str, Tensor], names: dict[
     return names[memory]
 
 
-# cell 4c1263e5 129b71 · A file that cannot bite
+# cell 4c1263e5 4467aa · A file that cannot bite
 def unpack(tensors: Mapping[str, Tensor], text: str) -> Any:
     """Put together what `pack` took apart."""
     return _unpack(json.loads(text), tensors)
 
 
+# cell 11eb109a d0e31b · A file that cannot bite
 def _unpack(x: Any, tensors: Mapping[str, Tensor]) -> Any:
     if isinstance(x, list):
         return [_unpack(part, tensors) for part in x]
@@ -112,10 +115,11 @@ def _unpack(x: Any, tensors: Mapping[str, Tensor]) -> Any:
     return {key: _unpack(value, tensors) for key, value in x.items()}
 
 
-# cell 659df258 e729f4 · A file that is whole, or not there
+# cell 659df258 7f8571 · A file that is whole, or not there
 FORMAT = "ground-up state 1"
 
 
+# cell 8889a4db 155465 · A file that is whole, or not there
 def write_state(path: str | Path, state: Any) -> Path:
     """Write a nested state into one file, completely or not at all.
 
@@ -138,6 +142,7 @@ def write_state(path: str | Path, state: Any) -> Path:
     return path
 
 
+# cell 6337b079 109033 · A file that is whole, or not there
 def _to_disk(path: Path) -> None:
     """Wait until a file, or the list of files in a folder, is on the disk and not on its way."""
     if os.name == "nt" and path.is_dir():
@@ -177,7 +182,7 @@ def save_weights(model: nn.Module, path: str | Path) -> Path:
     return write_state(path, {"model": model.state_dict()})
 
 
-# cell 2f9ebcc2 506467 · Weights
+# cell 2f9ebcc2 9f47ca · Weights
 def _check_same(found: Mapping[str, Any], own: Mapping[str, Any], path: str | Path) -> None:
     """Refuse the weights of another model, and name the keys that differ."""
     problems = [f"missing {name!r}" for name in own if name not in found]
@@ -191,6 +196,7 @@ def _check_same(found: Mapping[str, Any], own: Mapping[str, Any], path: str | Pa
         raise ValueError(f"{path} holds another model: {'; '.join([*problems[:10], *rest])}")
 
 
+# cell da09fbea e07bc0 · Weights
 def _kind(x: Any) -> str:
     return f"{tuple(x.shape)} {x.dtype}" if isinstance(x, Tensor) else type(x).__name__
 
@@ -266,7 +272,22 @@ def load_learner(learn: Learner, path: str | Path) -> None:
     restore_learner(learn, read_state(path), path, random=False)
 
 
-# cell f632a615 e7f61d · Going on where it stopped
+# cell f632a615 eeb6b6 · Going on where it stopped
+def checkpoint_files(folder: Path, fit: int) -> list[Path]:
+    """List the checkpoints in a folder of the fit with this number, the oldest first."""
+    pattern = rf"fit{fit}_epoch\d{{6}}_batch\d{{8}}\.safetensors"
+    return sorted(file for file in folder.iterdir() if re.fullmatch(pattern, file.name))
+
+
+# cell f1f3728d 725433 · Going on where it stopped
+def _plan_of(learn: Learner) -> dict[str, Any]:
+    """What has to be the same when a fit is resumed, and can be known before it."""
+    train = learn.dls.train
+    return {"n_epochs": learn.n_epochs, "lrs": [group["lr"] for group in learn.opt.param_groups],
+            "n_batches": len(train) if hasattr(train, "__len__") else None}
+
+
+# cell 816fbeb0 b3f325 · Going on where it stopped
 class Checkpoint(Callback):
     """Write the whole training into a folder after each epoch and every so many batches, and go on
     from the last such file when the same script runs again.
@@ -287,14 +308,12 @@ class Checkpoint(Callback):
         self._epoch_random: dict[str, Any] = {}
 
     def before_fit(self, learn: Learner) -> None:
-        train, lrs = learn.dls.train, [group["lr"] for group in learn.opt.param_groups]
-        self._plan = {"n_epochs": learn.n_epochs, "lrs": lrs,
-                      "n_batches": len(train) if hasattr(train, "__len__") else None}
+        self._plan = _plan_of(learn)
         self.folder.mkdir(parents=True, exist_ok=True)
         if is_first_process():
             for rest in self.folder.glob(".fit*.tmp"):  # of a process that was killed while writing
                 rest.unlink(missing_ok=True)
-        if files := self.files(learn):
+        if files := checkpoint_files(self.folder, learn.n_fits + 1):
             if not self.resume:
                 raise FileExistsError(f"{self.folder} holds checkpoints, and resume is False; "
                                       "empty the folder or take another")
@@ -313,19 +332,14 @@ class Checkpoint(Callback):
     def cleanup_fit(self, learn: Learner) -> None:
         self._epoch_random = {}
 
-    def files(self, learn: Learner) -> list[Path]:
-        """List the checkpoints of this fit, the oldest first."""
-        pattern = rf"fit{learn.n_fits + 1}_epoch\d{{6}}_batch\d{{8}}\.safetensors"
-        return sorted(f for f in self.folder.iterdir() if re.fullmatch(pattern, f.name))
-
     def _write(self, learn: Learner, epoch: int, n_batches: int) -> None:
         if is_first_process():
-            name = f"fit{learn.n_fits + 1}_epoch{epoch:06}_batch{n_batches:08}.safetensors"
-            inside = self._epoch_random if n_batches else None
-            write_state(self.folder / name, {**learner_state(learn), "plan": self._plan,
-                                             "epoch": epoch, "n_batches": n_batches,
-                                             "epoch_random": inside})
-            for old in self.files(learn)[:-self.keep]:
+            fit = learn.n_fits + 1
+            path = self.folder / f"fit{fit}_epoch{epoch:06}_batch{n_batches:08}.safetensors"
+            position = {"plan": self._plan, "epoch": epoch, "n_batches": n_batches,
+                        "epoch_random": self._epoch_random if n_batches else None}
+            write_state(path, {**learner_state(learn), **position})
+            for old in checkpoint_files(self.folder, fit)[:-self.keep]:
                 old.unlink(missing_ok=True)
 
     def _go_on(self, learn: Learner, path: Path) -> None:
@@ -339,10 +353,9 @@ class Checkpoint(Callback):
             self._epoch_random = state["epoch_random"] or {}
 
         restore()
-        done, resumed = state["n_batches"], None
-        if done:
-            resumed = Resumed(done, state["epoch_random"], restore)
-        learn.resume_at(state["epoch"], resumed)
+        done = state["n_batches"]
+        inside = Resumed(done, state["epoch_random"], restore) if done else None
+        learn.resume_at(state["epoch"], inside)
         if is_first_process():
             print(f"resumed from {path.name}: {state['epoch']} of {learn.n_epochs} epochs and "
                   f"{done} batches are done")

@@ -142,7 +142,7 @@ def test_a_failing_fit_closes_its_bar(monkeypatch):
     progress = ProgressCallback(style="terminal", every=0)
     with pytest.raises(ZeroDivisionError):
         learner([progress, failing]).fit(1)
-    assert progress._bar is None
+    assert progress._display._bar is None
 
 
 def test_only_the_first_process_shows_and_writes(monkeypatch, capsys, tmp_path):
