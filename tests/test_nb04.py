@@ -142,6 +142,21 @@ def test_many_small_losses_do_not_get_lost():
     assert metrics.averages("train")["loss"] == (1e8 + 1000) / 1001
 
 
+def test_sums_can_be_pooled_with_those_of_others():
+    """As over two processes: here the other one has seen 6 items with twice the loss."""
+
+    def pool(learn):
+        others = torch.tensor([6.0, 12.0], dtype=torch.float64)  # items, and their sum of losses
+        learn.callback(MetricsCallback).pool(lambda sums: sums + others)
+
+    dls = DataLoaders(data().train, None)
+    learn = learner([on("after_epoch", pool, order=5)], dls=dls, metrics=())
+    losses = []
+    learn.fit(1, callbacks=[on("after_batch", lambda learn: losses.append(learn.loss.item()))])
+    expected = (4 * sum(losses) + 12) / (20 + 6)
+    assert learn.results["train_loss"] == pytest.approx(expected, rel=1e-6)
+
+
 # ---------------------------------------------------------------- cancelling
 
 

@@ -2,7 +2,6 @@
 
 import csv
 import os
-import pty
 import subprocess
 import sys
 import textwrap
@@ -92,6 +91,8 @@ SCRIPT = """
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
 def test_a_clean_line_on_a_terminal():
     """On a pseudo-terminal: the bar is overwritten, and what stays is a line an epoch."""
+    import pty
+
     ours, theirs = pty.openpty()  # without a size, as in some containers
     process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(SCRIPT)], cwd=ROOT,
                                stdout=theirs, stderr=theirs)  # fmt: skip
