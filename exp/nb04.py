@@ -427,7 +427,7 @@ def _cancel_in_place() -> Iterator[None]:
                            "the table in 04_callbacks says which event allows which") from cancel
 
 
-# cell de424223 d3e8c1 · Metrics
+# cell de424223 f7afab · Metrics
 class WeightedSums:
     """Add up the means of batches, each weighted by its items.
 
@@ -459,8 +459,8 @@ class WeightedSums:
     def _columns(self) -> list[Tensor]:
         width = len(self.waiting) // max(1, len(self.items))
         columns = [self.waiting[i::width] for i in range(width)]
-        return [torch.stack([m if isinstance(m, Tensor) else torch.tensor(m) for m in column]).detach()
-                for column in columns]
+        tensors = ([m if isinstance(m, Tensor) else torch.tensor(m) for m in c] for c in columns)
+        return [torch.stack(column).detach() for column in tensors]
 
     def _total(self) -> Tensor | None:
         if not self.items:
