@@ -602,12 +602,11 @@ def test_a_killed_writer_leaves_whole_files(project):
     assert after["nb02.py"] == old["nb02.py"] and after["nb01.py"] != old["nb01.py"]
 
 
-@pytest.mark.skipif(
-    not hasattr(os, "geteuid") or os.geteuid() == 0, reason="root may write anywhere"
-)
 def test_read_only_folder(project):
     save(project / "nbs/01_a.ipynb", "#export\nx = 1")
     (project / "lib").mkdir(mode=0o500)
+    if os.access(project / "lib", os.W_OK):
+        pytest.skip("this user may write anywhere")
     with pytest.raises(ToolError, match="cannot write"):
         notebook2script()
 
