@@ -1,6 +1,7 @@
 """The same script alone and on two processes: equal weights, equal metrics, one log."""
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -14,15 +15,22 @@ from exp.nb00 import test_eq, test_near
 HERE = Path(__file__).parent
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 
+# About one start in twenty on a busy machine ends so, in a thread of torch's own, not in our code.
+EXIT_RACE = "terminate called without an active exception"
+
 
 def run(folder, *options, processes=1):
-    folder.mkdir()
     launcher = TORCHRUN if processes == 2 else []
     command = [sys.executable, *launcher, HERE / "distributed_train.py", folder, *options]
     keep = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
     environment = {**keep, "OMP_NUM_THREADS": "1", "EXP_DEVICE": "cpu",
                    "PYTHONPATH": str(HERE.parent)}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    for _ in range(3):
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir()
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+        if EXIT_RACE not in done.stderr:
+            break
     assert done.returncode == 0, done.stderr[-3000:]
     return [load_file(folder / f"rank{rank}.safetensors") for rank in range(processes)]
 
