@@ -541,14 +541,20 @@ def contents(project):
     return {p.name: p.read_text() for p in (project / "lib").glob("nb*.py")}
 
 
-@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), Crash()])
-def test_a_crash_at_every_step_leaves_whole_files(project, monkeypatch, error):
+def three_to_write_again(project):
+    """Export three notebooks and change them; the old modules."""
     for n in (1, 2, 3):
         save(project / f"nbs/0{n}_a{n}.ipynb", f"#export\nv{n} = 'old'")
     notebook2script()
     old = contents(project)
     for n in (1, 2, 3):
         save(project / f"nbs/0{n}_a{n}.ipynb", f"#export\nv{n} = 'new'")
+    return old
+
+
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), Crash()])
+def test_a_crash_at_every_step_leaves_whole_files(project, monkeypatch, error):
+    old = three_to_write_again(project)
     new = {n.with_suffix(".py").name: t for n, t in plan(nbs="nbs", lib="lib").files.items()}
     calls = ["mkstemp", "fdopen", "fsync", "chmod", "replace"]
     steps = 0
@@ -585,12 +591,7 @@ def test_a_crash_at_every_step_leaves_whole_files(project, monkeypatch, error):
 
 def test_a_killed_writer_leaves_whole_files(project):
     """Kill for real, in the middle of replacing."""
-    for n in (1, 2, 3):
-        save(project / f"nbs/0{n}_a{n}.ipynb", f"#export\nv{n} = 'old'")
-    notebook2script()
-    old = contents(project)
-    for n in (1, 2, 3):
-        save(project / f"nbs/0{n}_a{n}.ipynb", f"#export\nv{n} = 'new'")
+    old = three_to_write_again(project)
     code = (
         f"import sys; sys.path.insert(0, {str(TOOL.parent)!r})\n"
         "import os, signal, notebook2script as e\nreal = os.replace\n"

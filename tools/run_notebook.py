@@ -28,7 +28,6 @@ from notebooks import (
     Notebook,
     Settings,
     ToolError,
-    bound_names,
     cli,
     find,
     read,
@@ -69,7 +68,7 @@ def imported(cell: Cell, notebook: Notebook, package: str) -> str:
         what = f"{show(notebook.path)}: cell {cell.number} cannot be exported"
         raise ToolError(f"{what}; see what tools/notebook2script.py says")
     future = [block.text for block in cell.blocks() if block.kind == "future"]
-    names = {name: None for name, how, _ in bound_names(cell.tree) if how != "loop"}
+    names = {name: None for name, how, *_ in cell.bindings if how != "loop"}
     module = f"{package}.{notebook.module}"
     what = f"from {module} import {', '.join(names)}" if names else f"import {module}"
     return "\n".join([*future, what])
