@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import check_rules as rules
-from check_rules import FREE, METHODS, START, canonical, check, check_rules
+from check_rules import FREE, METHODS, canonical, check, check_rules
 from notebooks import NotebookError, ToolError, find, read
 
 TOOL = Path(rules.__file__)
@@ -367,7 +367,7 @@ def test_the_readme_is_kept_in_step(project, capsys):
     check_rules()
     with pytest.raises(ToolError, match="needs one line <!-- ledger -->"):
         check_rules(readme="README.md")
-    readme.write_bytes(f"# Häuser\r\n{START}\nold\n<!-- /ledger -->\nend\n".encode())
+    readme.write_bytes("# Häuser\r\n<!-- ledger -->\nold\n<!-- /ledger -->\nend\n".encode())
     with pytest.raises(NotebookError, match="README.md: its ledger is out of date; run"):
         check_rules()
     check_rules(nbs="nbs")  # it is the ledger of the project's own folder
@@ -375,7 +375,7 @@ def test_the_readme_is_kept_in_step(project, capsys):
     capsys.readouterr()
     check_rules(markdown=True, readme="README.md")
     table = capsys.readouterr().out
-    assert readme.read_text("utf-8") == f"# Häuser\n{START}\n{table}<!-- /ledger -->\nend\n"
+    assert readme.read_text("utf-8") == f"# Häuser\n<!-- ledger -->\n{table}<!-- /ledger -->\nend\n"
     assert readme.read_bytes().startswith("# Häuser\r\n".encode())
     check_rules()
     save(project / "nbs", "02_layers", "x = 1")

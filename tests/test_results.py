@@ -87,6 +87,7 @@ def test_cells_stay_cells():
 
 @pytest.mark.parametrize("text", [
     "", START, END, f"{END}\n{START}", f"{START}{END}{START}{END}", f"{START}\n{START}\n{END}",
+    f"x {START}\n{END}\n", f"{START}\n{END} x\n",
 ])  # fmt: skip
 def test_marks_must_be_there_once(text):
     with pytest.raises(ToolError, match="needs one line <!-- results -->"):
@@ -95,6 +96,9 @@ def test_marks_must_be_there_once(text):
 
 def test_a_table_may_hold_anything():
     assert fill(README, r"\1 \g<0>") == README.replace("old", r"\1 \g<0>")
+    windows = README.replace("\r", "").replace("\n", "\r\n")
+    assert fill(windows, "table") == windows.replace("old\r", "table")
+    assert fill(f"{START}\n{END}", "table") == f"{START}\ntable\n{END}"
 
 
 @pytest.mark.parametrize("content", [
@@ -121,7 +125,7 @@ def test_failed_write_leaves_the_old_readme(project, monkeypatch):
     def full(*args):
         raise OSError("disk full")
 
-    monkeypatch.setattr(tool.os, "replace", full)
+    monkeypatch.setattr("os.replace", full)
     with pytest.raises(OSError, match="disk full"):
         write_results()
     assert (root / "README.md").read_bytes() == README.encode()

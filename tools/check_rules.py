@@ -37,6 +37,7 @@ from pathlib import Path
 
 import notebooks
 from notebooks import Cell, Notebook, NotebookError, Problem, ToolError, bound_names, show
+from results import write_between
 
 MODULES = {  # used without being built: (from which notebook on, why)
     "matplotlib": ("00", "plots"),
@@ -143,7 +144,6 @@ SAME = {  # other names of one thing; `F.relu`, `torch.special.…` and METHODS 
     "torch.norm": "torch.linalg.norm",
     "torch.expit": "torch.sigmoid",
 }
-START, END = "<!-- ledger -->", "<!-- /ledger -->"
 
 
 @dataclass(frozen=True)
@@ -433,24 +433,6 @@ def table(ledger: Iterable[Earned], markdown: bool = False, root: Path | None = 
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
 
 
-def write_ledger(ledger: Iterable[Earned], path: Path, dry: bool = False) -> bool:
-    """Put the ledger between the marks of a README; False if it stood there already."""
-    try:
-        old = path.read_bytes().decode("utf-8")
-    except OSError as error:
-        raise ToolError(f"{show(path)} cannot be read: {error.strerror}") from None
-    match = re.fullmatch(f"(.*^{START}\\r?\n).*(^{END}.*)", old, re.M | re.S)
-    if match is None:
-        raise ToolError(f"{show(path)} needs one line {START} and below it one line {END}: "
-                        "the ledger goes between them")  # fmt: skip
-    new = f"{match[1]}{table(ledger, True, path.resolve().parent)}\n{match[2]}"
-    if new != old and not dry:
-        draft = path.with_name(path.name + ".tmp")
-        draft.write_bytes(new.encode("utf-8"))
-        os.replace(draft, path)
-    return new != old
-
-
 def check_rules(nbs: str = "", markdown: bool = False, readme: str | bool = "") -> None:
     """Check a folder of notebooks, and the ledger in the README if there is one; print the ledger.
 
@@ -476,10 +458,11 @@ def check_rules(nbs: str = "", markdown: bool = False, readme: str | bool = "") 
     if problems:
         raise NotebookError(problems)
     target = Path(readme) if isinstance(readme, str) and readme else config.root / "README.md"
+    rows = table(ledger, True, target.resolve().parent)
     if readme:
-        write_ledger(ledger, target)
-    elif not nbs and target.is_file() and START in target.read_text("utf-8"):
-        if write_ledger(ledger, target, dry=True):
+        write_between(target, rows, "ledger")
+    elif not nbs and target.is_file() and "<!-- ledger -->" in target.read_text("utf-8"):
+        if write_between(target, rows, "ledger", dry=True):
             remedy = "run `python tools/check_rules.py --readme`"
             raise NotebookError([Problem(target, "its ledger is out of date", remedy)])
     print(table(ledger, markdown, config.root))

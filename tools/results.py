@@ -9,11 +9,11 @@ and `<!-- /results -->` by a table of them. Figures recorded outside of a notebo
 from __future__ import annotations
 
 import json
-import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from notebook2script import write_all
 from notebooks import NUMBERED, ToolError, cli, settings, show
 
 COLUMNS = ("notebook", "figure", "value", "target", "mode", "device", "source")
@@ -59,29 +59,31 @@ def _cell(text: str) -> str:
 
 
 def fill(text: str, content: str, mark: str = "results") -> str:
-    """The text with what stands between `<!-- mark -->` and `<!-- /mark -->` replaced.
+    """The text with what stands between the lines `<!-- mark -->` and `<!-- /mark -->` replaced.
 
-    Raises: ToolError unless each mark is there once, in order.
+    Raises: ToolError unless each mark is there once, on a line of its own, in order.
     """
     start, end = f"<!-- {mark} -->", f"<!-- /{mark} -->"
-    if text.count(start) != 1 or text.count(end) != 1 or text.index(start) > text.index(end):
+    match = re.fullmatch(rf"(.*^{start}\r?\n).*?(^{end}\r?$.*)", text, re.M | re.S)
+    if match is None or text.count(start) != 1 or text.count(end) != 1:
         raise ToolError(f"the README needs one line {start} and below it one line {end}: "
                         "the table goes between them")  # fmt: skip
-    before, rest = text.split(start)
-    return f"{before}{start}\n{content}\n{end}{rest.split(end)[1]}"
+    return f"{match[1]}{content}\n{match[2]}"
 
 
-def write_between(target: Path, content: str, mark: str) -> None:
-    """Fill the marks in a file; a file that is right already is not touched."""
+def write_between(target: Path, content: str, mark: str, dry: bool = False) -> bool:
+    """Fill the marks in a file, as a whole or not at all; False if it was right already.
+
+    With `dry` it only looks.
+    """
     try:
         old = target.read_bytes().decode("utf-8")
     except OSError as error:
         raise ToolError(f"{show(target)} cannot be read: {error.strerror}") from None
     new = fill(old, content, mark)
-    if new != old:
-        draft = target.with_name(target.name + ".tmp")
-        draft.write_bytes(new.encode("utf-8"))
-        os.replace(draft, target)
+    if new != old and not dry:
+        write_all({target: new})
+    return new != old
 
 
 def write_results(results: str = "", readme: str = "") -> None:
