@@ -351,10 +351,10 @@ def test_the_ledger_is_a_table(project, capsys):
     ]
     check_rules(markdown=True)
     assert capsys.readouterr().out.splitlines() == [
-        "| API | earned in | at |",
+        "| earned in | at | API |",
         "| --- | --- | --- |",
-        r"| `@` | [01_matmul](nbs/01_matmul.ipynb) | Earn \| it |",
-        "| `torch.nn.Linear` | [02_layers](nbs/02_layers.ipynb) | A layer |",
+        r"| [01_matmul](nbs/01_matmul.ipynb) | Earn \| it | `@` |",
+        "| [02_layers](nbs/02_layers.ipynb) | A layer | `torch.nn.Linear` |",
     ]
     assert sorted(p.name for p in project.iterdir()) == ["nbs", "settings.ini"]
 

@@ -39,15 +39,18 @@ def project(tmp_path, monkeypatch):
 
 def test_table_between_the_marks(project, capsys):
     root, record = project
-    record(entry(), entry(name="loss", value=0.123456, unit="", target=None, met=None))
+    loss = entry(name="loss", value=0.123456, unit="", target=None, met=None)
+    full = entry(name="loss", value=0.25, unit="nats", target="< 1", mode="full")
+    record(entry(), loss, full, entry(mode="full", device="cuda"))
     write_results()
     assert (root / "README.md").read_bytes().decode() == README.replace("old", (
-        "| notebook | figure | value | target | mode | device | source |\n"
-        "| --- | --- | ---: | --- | --- | --- | --- |\n"
-        "| 01_matmul | loss | 0.1235 |  | sample | cpu |  |\n"
-        "| 01_matmul | speed | 53,125 × | >= 50000 | sample | cpu |  |"
+        "| notebook | figure | sample data | full data | device | source |\n"
+        "| --- | --- | ---: | ---: | --- | --- |\n"
+        "| 01_matmul | loss | 0.1235 | 0.25 nats (< 1) | cpu |  |\n"
+        "| 01_matmul | speed | 53,125 × (>= 50000) |  | cpu |  |\n"
+        "| 01_matmul | speed |  | 53,125 × (>= 50000) | cuda |  |"
     ))  # fmt: skip
-    assert capsys.readouterr().out == "README.md: 2 results, 0 missed their target\n"
+    assert capsys.readouterr().out == "README.md: 4 results, 0 missed their target\n"
 
 
 def test_written_once(project):
@@ -76,7 +79,7 @@ def test_missed_targets_say_so(project, capsys):
     root, record = project
     record(entry(met=False))
     write_results()
-    assert "| >= 50000 **missed** |" in (root / "README.md").read_text("utf-8")
+    assert "53,125 × (>= 50000, **missed**)" in (root / "README.md").read_text("utf-8")
     assert "1 results, 1 missed" in capsys.readouterr().out
 
 

@@ -33,6 +33,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
+from itertools import groupby
 from pathlib import Path
 
 import notebooks
@@ -417,20 +418,22 @@ def read_cell(notebook: Notebook, cell: Cell, number: str, reader: Reader,
             yield problem(*refusal, line + cell.first_line - 1)
 
 
-def table(ledger: Iterable[Earned], markdown: bool = False, root: Path | None = None) -> str:
-    """The ledger to read in a terminal, or as Markdown with links that hold in the root."""
+def table(ledger: Iterable[Earned]) -> str:
+    """The ledger to read in a terminal, a line for each API."""
     rows = [("API", "earned in", "at")]
-    for line in ledger:
-        name, at = line.notebook.path.stem, line.cell.heading
-        if markdown:
-            link = os.path.relpath(line.notebook.path, root or ".").replace(os.sep, "/")
-            name, at = f"[{name}]({link})", re.sub(r"([|<])", r"\\\1", at)
-        rows.append((f"`{line.api}`" if markdown else line.api, name, at))
-    if markdown:
-        rows.insert(1, ("---",) * 3)
-        return "\n".join(f"| {' | '.join(row)} |" for row in rows)
+    rows += [(line.api, line.notebook.path.stem, line.cell.heading) for line in ledger]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
     return "\n".join("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+
+
+def markdown_table(ledger: Iterable[Earned], root: Path) -> str:
+    """The ledger as Markdown, a line for each section, with links that hold in the root."""
+    rows = ["| earned in | at | API |", "| --- | --- | --- |"]
+    for (path, at), lines in groupby(ledger, lambda line: (line.notebook.path, line.cell.heading)):
+        link = os.path.relpath(path, root).replace(os.sep, "/")
+        at = re.sub(r"([|<])", r"\\\1", at)
+        rows.append(f"| [{path.stem}]({link}) | {at} | {', '.join(f'`{x.api}`' for x in lines)} |")
+    return "\n".join(rows)
 
 
 def check_rules(nbs: str = "", markdown: bool = False, readme: str | bool = "") -> None:
@@ -458,14 +461,14 @@ def check_rules(nbs: str = "", markdown: bool = False, readme: str | bool = "") 
     if problems:
         raise NotebookError(problems)
     target = Path(readme) if isinstance(readme, str) and readme else config.root / "README.md"
-    rows = table(ledger, True, target.resolve().parent)
+    rows = markdown_table(ledger, target.resolve().parent)
     if readme:
         write_between(target, rows, "ledger")
     elif not nbs and target.is_file() and "<!-- ledger -->" in target.read_text("utf-8"):
         if write_between(target, rows, "ledger", dry=True):
             remedy = "run `python tools/check_rules.py --readme`"
             raise NotebookError([Problem(target, "its ledger is out of date", remedy)])
-    print(table(ledger, markdown, config.root))
+    print(markdown_table(ledger, config.root) if markdown else table(ledger))
 
 
 if __name__ == "__main__":

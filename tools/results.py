@@ -11,12 +11,13 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable
+from itertools import groupby
 from pathlib import Path
 
 from notebook2script import write_all
 from notebooks import NUMBERED, ToolError, cli, settings, show
 
-COLUMNS = ("notebook", "figure", "value", "target", "mode", "device", "source")
+COLUMNS = ("notebook", "figure", "sample data", "full data", "device", "source")
 
 
 def read_results(path: Path) -> list[dict]:
@@ -38,19 +39,30 @@ def read_results(path: Path) -> list[dict]:
 
 def _order(entry: dict) -> tuple:
     number, letter, _ = NUMBERED.fullmatch(entry["notebook"]).groups()
-    return int(number), letter, entry["name"], entry["mode"], entry["device"]
+    return int(number), letter, entry["name"], entry["device"], entry["mode"]
 
 
 def table(entries: Iterable[dict]) -> str:
-    """The figures as a Markdown table; a target that was missed says so."""
-    rows = [COLUMNS, ("---", "---", "---:", "---", "---", "---", "---")]
-    for entry in entries:
-        value = entry["value"]
-        value = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-        target = (entry["target"] or "") + (" **missed**" if entry["met"] is False else "")
-        rows.append((entry["notebook"], entry["name"], f"{value} {entry['unit']}", target,
-                     entry["mode"], entry["device"], entry["source"]))  # fmt: skip
+    """The figures as a Markdown table, both modes side by side, each with its target.
+
+    A target that was missed says so.
+    """
+    rows = [COLUMNS, ("---", "---", "---:", "---:", "---", "---")]
+    for _, group in groupby(entries, lambda entry: _order(entry)[:-1]):
+        modes = {entry["mode"]: entry for entry in group}
+        one = next(iter(modes.values()))
+        values = (_value(modes[mode]) if mode in modes else "" for mode in ("sample", "full"))
+        rows.append((one["notebook"], one["name"], *values, one["device"], one["source"]))
     return "\n".join(f"| {' | '.join(map(_cell, row))} |" for row in rows)
+
+
+def _value(entry: dict) -> str:
+    """A figure with its unit, and its target in brackets."""
+    value = entry["value"]
+    text = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
+    missed = ", **missed**" if entry["met"] is False else ""
+    target = f" ({entry['target']}{missed})" if entry["target"] else ""
+    return f"{text} {entry['unit']}".strip() + target
 
 
 def _cell(text: str) -> str:
