@@ -243,7 +243,9 @@ def plan(*names: str | Path, nbs: str | Path, lib: str | Path) -> Plan:
     unsound = {problem.path for problem in problems}
     files, sources = {}, {}
     for notebook in mine:
-        if notebook in makers and notebook.path not in unsound:
+        if notebook.path in unsound:
+            problems += refusals.misplaced(notebook)
+        elif notebook in makers:
             text, target = render(notebook), targets[notebook.path]
             problems += refusals.whole_module(notebook, text, place)
             problems += edited_by_hand(notebook, target, text)

@@ -180,7 +180,7 @@ class Notebook:
         match = NUMBERED.fullmatch(self.path.stem)
         return re.sub(r"\W+", "_", match[3] if match else self.path.stem)
 
-    @property
+    @cached_property
     def module(self) -> str | None:
         """The module it exports to: `nb04` for `04_callbacks`, or what `#| default_exp` says."""
         for cell in self.cells:
@@ -189,7 +189,7 @@ class Notebook:
         match = NUMBERED.fullmatch(self.path.stem)
         return f"nb{match[1]}{match[2]}" if match else None
 
-    @property
+    @cached_property
     def exported(self) -> tuple[Cell, ...]:
         return tuple(cell for cell in self.cells if cell.exported and cell.code)
 

@@ -82,20 +82,32 @@ def resembles_export(word: str) -> bool:
 
 
 def not_python(notebook: Notebook) -> Iterator[Problem]:
-    """Every exported cell must compile as part of a module: no magics, no await or return."""
+    """Every exported cell must be plain Python, and hold no line that the exporter writes."""
     for cell in notebook.exported:
-        try:
-            compiled(cell.tree or cell.code)
-        except SyntaxError as error:
-            error.lineno = error.lineno and error.lineno + cell.first_line - 1
-            yield explain(notebook, cell, error)
-        except UNCOMPILABLE as error:
-            remedy = r"write unusual characters as escapes such as \ud800 or \x00, and nest less"
-            yield Problem(notebook.path, f"cannot be compiled: {error}", remedy, cell)
+        if cell.tree is None:
+            yield from uncompilable(notebook, cell)
         for number, line in enumerate(cell.code.split("\n"), cell.first_line):
             if re.match(r"# (cell [\w-]+ [0-9a-f]{6}( ·|$)|generated from .*: do not edit)", line):
                 what = f"the line `{line}` is what the exporter itself writes"
                 yield Problem(notebook.path, what, "reword it", cell, number)
+
+
+def misplaced(notebook: Notebook) -> Iterator[Problem]:
+    """What parses may still not compile as a part of a module: `return`, `await` outside of def."""
+    for cell in notebook.exported:
+        if cell.tree:
+            yield from uncompilable(notebook, cell)
+
+
+def uncompilable(notebook: Notebook, cell: Cell) -> Iterator[Problem]:
+    try:
+        compiled(cell.tree or cell.code)
+    except SyntaxError as error:
+        error.lineno = error.lineno and error.lineno + cell.first_line - 1
+        yield explain(notebook, cell, error)
+    except UNCOMPILABLE as error:
+        remedy = r"write unusual characters as escapes such as \ud800 or \x00, and nest less"
+        yield Problem(notebook.path, f"cannot be compiled: {error}", remedy, cell)
 
 
 def compiled(code: str | ast.Module) -> None:
@@ -264,15 +276,18 @@ def module_names(notebook: Notebook) -> set[str]:
 
 
 def whole_module(notebook: Notebook, text: str, place: Callable) -> Iterator[Problem]:
-    """Cells that compile one by one must also do so together."""
+    """The module must compile; if it does not, name each cell that fails, or the place."""
     try:
         compiled(text)
-    except SyntaxError as error:
-        cell, line = place(notebook, text, error.lineno or 1)
-        remedy = "correct it; each cell compiles alone, but not all of them together"
-        yield Problem(notebook.path, f"syntax error: {error.msg}", remedy, cell, line)
     except UNCOMPILABLE as error:
-        yield Problem(notebook.path, f"its module does not compile: {error}", "simplify it")
+        if alone := list(misplaced(notebook)):
+            yield from alone
+        elif isinstance(error, SyntaxError):
+            cell, line = place(notebook, text, error.lineno or 1)
+            remedy = "correct it; each cell compiles alone, but not all of them together"
+            yield Problem(notebook.path, f"syntax error: {error.msg}", remedy, cell, line)
+        else:
+            yield Problem(notebook.path, f"its module does not compile: {error}", "simplify it")
 
 
 def more_than_header(text: str) -> bool:
