@@ -20,9 +20,9 @@ __all__ = [
     "restarts_schedule",
     "one_cycle",
     "set_hyperparameter",
-    "ScheduleCallback",
-    "training_position",
     "get_hyperparameter",
+    "training_position",
+    "ScheduleCallback",
     "fit_one_cycle",
 ]
 
@@ -187,16 +187,24 @@ def restarts_schedule(start: float, end: float, cycles: int,
     return combine_schedules(shares, [CosineSchedule(start, end)] * cycles)
 
 
-# cell dfb76d8e 88cbd7 · One cycle, for two settings at once
+# cell dfb76d8e 4ffd6b · One cycle, for two settings at once
 def one_cycle(max_lr: float, total_steps: int, pct_start: float = 0.3, div_factor: float = 25.0,
               final_div_factor: float = 1e4, base_momentum: float = 0.85,
               max_momentum: float = 0.95) -> dict[str, CombinedSchedule]:
     """Give schedules for "lr", up and then down, and for "momentum", down and then up.
 
     The rate goes from max_lr / div_factor up to max_lr, and down to its start / final_div_factor.
-    Raises: ValueError if there are too few steps to go up and down (at 0.3, fewer than 4).
+    Raises: ValueError if there are too few steps to go up and down (at 0.3, fewer than 4), for a
+        rate or divisor that is not positive, or a momentum outside [0, 1).
     Source: Smith and Topin 2018; names and defaults as in torch.optim.lr_scheduler.OneCycleLR.
+    Differs: always cosines, always two phases, always the momentum too.
     """
+    for name, value in (("max_lr", max_lr), ("div_factor", div_factor),
+                        ("final_div_factor", final_div_factor)):
+        if not 0 < value < math.inf:
+            raise ValueError(f"{name} must be positive and finite, got {value}")
+    if not (0 <= base_momentum < 1 and 0 <= max_momentum < 1):
+        raise ValueError(f"a momentum lies in [0, 1), got {base_momentum} and {max_momentum}")
     top = pct_start * total_steps - 1  # the step at the top, as PyTorch counts
     if not 0 < top < total_steps - 1:
         raise ValueError(f"one cycle goes up and down: total_steps * pct_start is {total_steps} * "
@@ -227,28 +235,81 @@ def set_hyperparameter(group: dict[str, Any], name: str, value: Any) -> None:
         raise ValueError(f"this optimizer has no setting {name!r}; it has {', '.join(known)}")
 
 
-# cell c8192cb3 bbc4c2 · A callback that follows a schedule
+# cell 4a8d4099 1fb351 · One cycle, for two settings at once
+def get_hyperparameter(group: dict[str, Any], name: str) -> Any:
+    """Read a setting of one parameter group, under the names that `set_hyperparameter` takes.
+
+    Raises: ValueError if the group has no such setting.
+    """
+    set_hyperparameter(dict(group), name, None)  # on a copy: an unknown name is refused
+    return group["betas"][0] if name == "momentum" and "betas" in group else group[name]
+
+
+# cell c2efd90c 93f29f · A callback that follows a schedule
+def training_position(learn: Learner) -> float:
+    """Tell where in a fit its present training batch stands: 0 for the first, 1 for the last."""
+    total = learn.n_epochs * learn.n_batches
+    return (learn.epoch * learn.n_batches + learn.batch_index) / max(total - 1, 1)
+
+
+# cell f696b240 5e4b28 · A callback that follows a schedule
+def _one_for_each(given: Any, groups: list[Any]) -> list[Any]:
+    """Give a list with one item for each parameter group, from such a list or one item for all."""
+    items = list(given) if isinstance(given, list | tuple) else [given] * len(groups)
+    if len(items) != len(groups):
+        raise ValueError(f"one for all groups or one for each: got {len(items)} for "
+                         f"{len(groups)} parameter groups")
+    return items
+
+
+# cell eff9816b 7f2718 · A callback that follows a schedule
+def _check_schedule(name: str, learn: Learner) -> None:
+    """Refuse what no schedule can follow or move."""
+    names = [c.name for c in learn.callbacks if isinstance(c, ScheduleCallback)]
+    if names.count(name) > 1:
+        raise ValueError(f"two schedules for {name!r}; put them into one, for example with "
+                         "combine_schedules")
+    for group in learn.opt.param_groups:
+        value = get_hyperparameter(group, name)
+        if isinstance(value, bool) or not hasattr(value, "__float__"):
+            raise ValueError(f"{name!r} is {value!r}, and a schedule moves numbers only; Adam's "
+                             'first beta goes by the name "momentum"')
+    _training_batches(learn)
+
+
+def _training_batches(learn: Learner) -> int:
+    """Count the batches of an epoch."""
+    if not hasattr(learn.dls.train, "__len__"):
+        raise ValueError("the training loader has no length, so nobody knows where in the "
+                         "training it stands; give it a __len__")
+    return len(learn.dls.train)
+
+
+# cell 7b5666fc c1f2dd · A callback that follows a schedule
 class ScheduleCallback(Callback):
     """Set one setting of the optimizer before each training batch, as a schedule says.
 
     `schedule` is one for all parameter groups, or a list with one for each. "momentum" is also
     Adam's first beta. After the fit the setting is what it was before.
-    Raises: ValueError, as the fit begins, if the optimizer has no such setting or another number
-        of groups, if the loader has no length, or if two callbacks schedule the same setting.
+    Raises: TypeError for what is no schedule; ValueError, as the fit begins, if the optimizer has
+        no such setting, or another number of groups, if it is no number, if the loader has no
+        length, or if two callbacks schedule the same setting.
     """
 
     order = -10  # the others see the new value
     repeatable = True
 
     def __init__(self, name: str, schedule: Schedule | Sequence[Schedule]):
+        for each in schedule if isinstance(schedule, list | tuple) else [schedule]:
+            if not callable(each):
+                raise TypeError(f"a schedule is a function of the position, got {each!r}")
         self.name, self.schedule = name, schedule
-        self.kept: list[Any] | None = None
+        self.kept: list[Any] | None = None  # what the settings were; a resumed fit brings its own
 
     def before_fit(self, learn: Learner) -> None:
         groups = learn.opt.param_groups
         _check_schedule(self.name, learn)
         self._schedules = _one_for_each(self.schedule, groups)
-        # a resumed fit brings its own
         self.kept = self.kept or [get_hyperparameter(group, self.name) for group in groups]
 
     def before_batch(self, learn: Learner) -> None:
@@ -269,52 +330,17 @@ class ScheduleCallback(Callback):
         self.kept = state["kept"]
 
 
-# cell 0409ae50 6b694d · A callback that follows a schedule
-def _check_schedule(name: str, learn: Learner) -> None:
-    """Refuse a second schedule for one setting, and a training whose length nobody knows."""
-    names = [c.name for c in learn.callbacks if isinstance(c, ScheduleCallback)]
-    if names.count(name) > 1:
-        raise ValueError(f"two schedules for {name!r}; put them into one, for example with "
-                         "combine_schedules")
-    if not hasattr(learn.dls.train, "__len__"):
-        raise ValueError("the training loader has no length, so nobody knows where in the "
-                         "training it stands; give it a __len__")
-
-
-# cell c2efd90c 93f29f · A callback that follows a schedule
-def training_position(learn: Learner) -> float:
-    """Tell where in a fit its present training batch stands: 0 for the first, 1 for the last."""
-    total = learn.n_epochs * learn.n_batches
-    return (learn.epoch * learn.n_batches + learn.batch_index) / max(total - 1, 1)
-
-
-# cell ce695674 70691f · A callback that follows a schedule
-def get_hyperparameter(group: dict[str, Any], name: str) -> Any:
-    """Read a setting of one parameter group, under the names that `set_hyperparameter` takes."""
-    set_hyperparameter(dict(group), name, None)  # on a copy: an unknown name is refused
-    return group["betas"][0] if name == "momentum" and "betas" in group else group[name]
-
-
-# cell f696b240 5e4b28 · A callback that follows a schedule
-def _one_for_each(given: Any, groups: list[Any]) -> list[Any]:
-    """Give a list with one item for each parameter group, from such a list or one item for all."""
-    items = list(given) if isinstance(given, list | tuple) else [given] * len(groups)
-    if len(items) != len(groups):
-        raise ValueError(f"one for all groups or one for each: got {len(items)} for "
-                         f"{len(groups)} parameter groups")
-    return items
-
-
-# cell 4bae1d3c 884c83 · A callback that follows a schedule
+# cell 4bae1d3c 71b2c9 · A callback that follows a schedule
 def fit_one_cycle(learn: Learner, n_epochs: int, max_lr: float | Sequence[float] | None = None,
                   callbacks: Iterable[Callback] = (), **options: Any) -> None:
     """Train with one cycle of the learning rate and the momentum.
 
     `max_lr` is for all parameter groups or one for each, by default the Learner's `lr`; `options`
     go to `one_cycle`.
+    Raises: ValueError as `one_cycle`, and as `ScheduleCallback`.
     Source: Smith and Topin 2018.
     """
-    total_steps = n_epochs * len(learn.dls.train)
+    total_steps = n_epochs * _training_batches(learn)
     peaks = _one_for_each(learn.lr if max_lr is None else max_lr, learn.opt.param_groups)
     cycles = [one_cycle(peak, total_steps, **options) for peak in peaks]
     schedules = [ScheduleCallback(name, [cycle[name] for cycle in cycles])

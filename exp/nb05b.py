@@ -11,19 +11,23 @@ __all__ = [
     "smooth",
     "RateSweep",
     "plot_sweep",
+    "module_as_found",
     "as_found",
     "lr_find",
+    "bowl_limit",
 ]
 
-# cell c23cc91d 05d811 · Imports
+# cell c23cc91d c35f8f · Imports
 import math
+import os
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from copy import deepcopy
 from dataclasses import dataclass
 from types import SimpleNamespace
 
 import torch
+from torch import nn
 
 from exp.nb04 import Callback, CancelFit, Learner, random_state, set_random_state
 from exp.nb05 import ExponentialSchedule
@@ -41,7 +45,7 @@ def smooth(values: Sequence[float]) -> list[float]:
     return ((weights * torch.tensor(values)).sum(1) / weights.sum(1)).tolist()
 
 
-# cell ab75afa9 1c0f8b · The learning-rate finder
+# cell ab75afa9 1a1667 · The learning-rate finder
 @dataclass(frozen=True, repr=False)
 class RateSweep:
     """The loss that each learning rate led to.
@@ -70,13 +74,6 @@ class RateSweep:
         """The rate at which the smoothed loss falls fastest, before its minimum."""
         falls = torch.tensor(smooth(self.losses)).diff()[:max(1, self.lrs.index(self.minimum))]
         return self.lrs[falls.argmin().item()]
-
-    @property
-    def limit(self) -> float:
-        """The last rate at which the smoothed loss was below twice its minimum: the edge."""
-        smoothed = smooth(self.losses)
-        level = min(smoothed) + abs(min(smoothed))
-        return [lr for lr, loss in zip(self.lrs, smoothed, strict=True) if loss <= level][-1]
 
     def __repr__(self) -> str:
         end = "where the loss exploded" if self.exploded else "all of them"
@@ -133,44 +130,59 @@ class _Sweep(Callback):
         self.n_taken += 1
 
 
-# cell 028c8e80 19c691 · The learning-rate finder
+# cell 028c8e80 50166a · The learning-rate finder
+@contextmanager
+def module_as_found(module: nn.Module) -> Iterator[None]:
+    """Put a module's parameters, gradients, buffers and modes back, whatever ends the block."""
+    params = [(p, p.data, p.data.clone(), p.grad, p.requires_grad) for p in module.parameters()]
+    buffers = [(part, name, buffer, buffer.clone()) for part in module.modules()
+               for name, buffer in part.named_buffers(recurse=False)]
+    modes = [(part, part.training) for part in module.modules()]
+    try:
+        yield
+    finally:
+        for p, data, copy, grad, learns in params:
+            p.data, p.grad = data.copy_(copy), grad  # on the device it was on
+            p.requires_grad_(learns)
+        for part, name, buffer, copy in buffers:
+            setattr(part, name, buffer.copy_(copy))
+        for part, mode in modes:
+            part.training = mode
+
+
+# cell 31cdb9da 7b3274 · The learning-rate finder
 @contextmanager
 def as_found(learn: Learner) -> Iterator[None]:
     """Put a Learner back as it was: model, optimizer, callbacks, random numbers, attributes.
 
     Whatever ends the block, an exception or Ctrl-C included.
     """
-    model, opt, attributes = learn.model, learn.opt, dict(vars(learn))
-    params = [(p, p.data, p.data.clone(), p.grad) for p in model.parameters()]
-    buffers = [(part, name, buffer, buffer.clone()) for part in model.modules()
-               for name, buffer in part.named_buffers(recurse=False)]
-    modes = [(part, part.training) for part in model.modules()]
+    opt, attributes = learn.opt, dict(vars(learn))
     state, groups = dict(opt.state), [(group, dict(group)) for group in opt.param_groups]
     callbacks = [(callback, deepcopy(callback.state_dict())) for callback in learn.callbacks]
     numbers, loaders = random_state(learn.loaders), learn.loaders
     opt.state.update({p: deepcopy(kept) for p, kept in state.items()})
-    try:
-        yield
-    finally:
-        vars(learn).clear()
-        vars(learn).update(attributes)
-        for p, data, copy, grad in params:
-            p.data, p.grad = data.copy_(copy), grad  # on the device it was on
-        for part, name, buffer, copy in buffers:
-            setattr(part, name, buffer.copy_(copy))
-        for part, mode in modes:
-            part.training = mode
-        opt.state.clear()
-        opt.state.update(state)
-        opt.param_groups[:] = [group for group, _ in groups]
-        for group, kept in groups:
-            group.update(kept)
-        for callback, kept in callbacks:
-            callback.load_state_dict(kept)
-        set_random_state(numbers, loaders)
+    with ExitStack() as modules:
+        for part in (learn.model, learn.loss_func):
+            if isinstance(part, nn.Module):
+                modules.enter_context(module_as_found(part))
+        try:
+            yield
+        finally:
+            vars(learn).clear()
+            vars(learn).update(attributes)
+            opt.state.clear()
+            opt.state.update(state)
+            opt.param_groups[:] = [group for group, _ in groups]
+            for group, kept in groups:
+                group.clear()
+                group.update(kept)
+            for callback, kept in callbacks:
+                callback.load_state_dict(kept)
+            set_random_state(numbers, loaders)
 
 
-# cell dff6e452 dd2966 · The learning-rate finder
+# cell 8b623577 f07f1a · The learning-rate finder
 def lr_find(learn: Learner, start_lr: float = 1e-6, end_lr: float = 10.0, num_steps: int = 100,
             explode: float = 3.0, callbacks: Iterable[Callback] = ()) -> RateSweep:
     """Try rates from `start_lr` to `end_lr`, each a factor above the last, until the loss explodes.
@@ -178,13 +190,16 @@ def lr_find(learn: Learner, start_lr: float = 1e-6, end_lr: float = 10.0, num_st
     It explodes when it has risen by `explode` times its lowest value. Afterwards everything is as
     it was before. All parameter groups get the same rate. Of the Learner's callbacks only those
     take part that `evaluate` needs too; name others, such as gradient clipping, in `callbacks`.
-    Raises: ValueError for a range that is none, or if the loss explodes at once.
+    Raises: ValueError for a range that is none, or if the loss explodes at once; RuntimeError in
+        one of several processes, which would each stop at a loss of its own.
     Source: Smith 2017, section 3.3.
     Differs: Smith raises the rate by a constant amount and looks at the accuracy.
     """
     if not 0 < start_lr < end_lr < math.inf or num_steps < 10 or not explode > 0:
         raise ValueError(f"rates go up from a positive one, in 10 or more steps; got {start_lr} "
                          f"to {end_lr} in {num_steps}, explode {explode}")
+    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # as torchrun sets it
+        raise RuntimeError("lr_find goes by the losses of one process: run it without torchrun")
     lrs = [ExponentialSchedule(start_lr, end_lr)(i / (num_steps - 1)) for i in range(num_steps)]
     sweep = _Sweep(lrs, explode)
     with as_found(learn):
@@ -196,3 +211,19 @@ def lr_find(learn: Learner, start_lr: float = 1e-6, end_lr: float = 10.0, num_st
         raise ValueError(f"the loss exploded after {n} steps that began with lr {start_lr:g}: "
                          "begin lower, or look for what is wrong with the loss")
     return RateSweep(tuple(lrs[:n]), tuple(sweep.losses), sweep.exploded)
+
+
+# cell 26d520fe f4ee0a · Does it find the limit?
+def bowl_limit(sweep: RateSweep) -> float:
+    """Find the largest stable rate of a bowl, 2 / λ_max, from how fast the loss explodes.
+
+    The further the sweep lets it explode, the better.
+    Raises: ValueError if the loss did not explode.
+    Source: Polyak 1987, chapter 1, turned round: a step multiplies the loss by (ηλ - 1)².
+    """
+    level = min(smooth(sweep.losses))
+    before, last = (loss - level for loss in sweep.losses[-2:])
+    if not sweep.exploded or not min(before, last) > 0:
+        raise ValueError("the curvature shows in an explosion, and the loss ends "
+                         f"{before:g} and {last:g} above its lowest level: raise end_lr or explode")
+    return 2 * sweep.lrs[-1] / (1 + math.sqrt(last / before))

@@ -37,7 +37,7 @@ from torch import Tensor
 from exp.nb03 import Optimizer
 
 
-# cell 0dfd58ac fd662f · A step, made of parts
+# cell 0dfd58ac a2cca0 · A step, made of parts
 Part = Callable[[Tensor, Tensor, dict[str, Any], dict[str, Any]], Tensor]
 
 
@@ -47,7 +47,8 @@ class ComposedOptimizer(Optimizer):
     A subclass lists its `parts`: functions (p, step, state, group) -> step. A part gets the
     parameter, the step so far (at first the gradient), what is kept for this parameter and the
     settings of its group. It must not change `step` in place: it may be the gradient itself.
-    Raises: ValueError for a setting that makes no sense.
+    Raises: ValueError for a setting that makes no sense, or a saved state that asks for more.
+    Differs: no `maximize`, no `amsgrad`; one parameter after the other, so no `foreach`, `fused`.
     """
 
     parts: tuple[Part, ...] = ()
@@ -66,6 +67,14 @@ class ComposedOptimizer(Optimizer):
         for part in self.parts:
             step = part(p, step, state, group)
         p.sub_(step, alpha=group["lr"])
+
+    def load_state_dict(self, saved: dict[str, Any]) -> None:
+        asked = {name for group in saved["param_groups"] for name in ("amsgrad", "maximize")
+                 if group.get(name)} - self.defaults.keys()
+        if asked:
+            raise ValueError(f"the saved optimizer has {sorted(asked)} on, which no part of "
+                             f"{type(self).__name__} does; go on with PyTorch's, or write a part")
+        super().load_state_dict(saved)
 
 
 # cell bccb50a0 6791c5 · A step, made of parts

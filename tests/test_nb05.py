@@ -40,7 +40,7 @@ from exp.nb05 import (
     set_hyperparameter,
     training_position,
 )
-from exp.nb05b import RateSweep, as_found, lr_find, smooth
+from exp.nb05b import RateSweep, as_found, bowl_limit, lr_find, module_as_found, smooth
 from exp.nb05c import LAMB, Adam, AdamW, ComposedOptimizer, RMSprop
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -153,6 +153,14 @@ def test_one_cycle_is_torchs_in_every_step(total, pct_start, div, final_div, ada
         opt.step()
         if t < total - 1:
             scheduler.step()
+
+
+@pytest.mark.parametrize("options", [
+    {"max_lr": 0.0}, {"max_lr": math.nan}, {"div_factor": 0}, {"final_div_factor": -1},
+    {"base_momentum": 1.0}, {"max_momentum": -0.1}])
+def test_one_cycle_of_settings_that_make_no_sense(options):
+    with pytest.raises(ValueError, match=next(iter(options)).split("_")[-1]):
+        one_cycle(**{"max_lr": 0.1, "total_steps": 100, **options})
 
 
 @pytest.mark.parametrize("total", [1, 2, 3])
@@ -270,10 +278,18 @@ def test_what_the_callback_refuses():
         make().fit(1, callbacks=[ScheduleCallback("speed", one)])
     with pytest.raises(ValueError, match="two schedules for 'lr'"):
         make().fit(1, callbacks=[ScheduleCallback("lr", one), ScheduleCallback("lr", one)])
+    for opt_func, name in ((torch.optim.Adam, "betas"), (torch.optim.SGD, "nesterov")):
+        with pytest.raises(ValueError, match="moves numbers only"):
+            make(opt_func).fit(1, callbacks=[ScheduleCallback(name, one)])
+    for schedule in (0.1, [one, 0.1]):
+        with pytest.raises(TypeError, match="function of the position, got 0.1"):
+            ScheduleCallback("lr", schedule)
     learn = make()
     learn.dls = SimpleNamespace(train=iter([]), valid=None)
     with pytest.raises(ValueError, match="no length"):
         learn.fit(1, callbacks=[ScheduleCallback("lr", one)])
+    with pytest.raises(ValueError, match="no length"):
+        fit_one_cycle(learn, 1)
 
 
 def test_a_resumed_callback_puts_back_the_first_setting():
@@ -490,7 +506,7 @@ def test_suggestions_lie_where_they_should(scale):
     losses = [scale * (2.3 - 2 / (1 + (1e-2 / lr) ** 2) + (lr / 0.5) ** 4) for lr in lrs]
     sweep = RateSweep(tuple(lrs), tuple(losses), True)
     assert 5e-3 < sweep.steepest < 2e-2 and 0.03 < sweep.minimum < 0.3
-    assert sweep.minimum_tenth == sweep.minimum / 10 < sweep.minimum < sweep.limit
+    assert sweep.minimum_tenth == sweep.minimum / 10 < sweep.minimum < sweep.lrs[-1]
     assert "steepest" in repr(sweep)
 
 
@@ -505,8 +521,9 @@ def test_smoothing_stays_between_the_extremes_and_does_not_lag(values):
     assert found == pytest.approx(backwards, rel=1e-3, abs=room)
 
 
+@pytest.mark.parametrize("batch_size", [16, 256])  # with noise, and without
 @pytest.mark.parametrize("largest", [1.0, 10.0, 100.0])
-def test_the_limit_of_a_bowl(largest):
+def test_the_limit_of_a_bowl(largest, batch_size):
     class Bowl(nn.Module):
         def __init__(self):
             super().__init__()
@@ -518,10 +535,57 @@ def test_the_limit_of_a_bowl(largest):
 
     draw = torch.Generator().manual_seed(0)
     points = TensorDataset(torch.randn(256, 10, generator=draw), torch.zeros(256))
-    loader = DataLoader(points, 16, shuffle=True, generator=draw)
+    loader = DataLoader(points, batch_size, shuffle=True, generator=draw)
     learn = Learner(Bowl(), DataLoaders(loader, None), lambda pred, y: pred.mean(), 0.1)
     limit = 2 / largest
-    assert lr_find(learn, limit / 200, limit * 50, 400).limit == pytest.approx(limit, rel=0.35)
+    sweep = lr_find(learn, limit / 200, limit * 50, 400, explode=1000)
+    assert bowl_limit(sweep) == pytest.approx(limit, rel=0.05)
+
+
+@pytest.mark.parametrize(("losses", "exploded"), [((1.0, 2.0, 3.0), False), ((1.0, 1.0, 3.0), True)])
+def test_no_limit_without_an_explosion(losses, exploded):
+    with pytest.raises(ValueError, match="raise end_lr"):
+        bowl_limit(RateSweep((0.1, 0.2, 0.3), losses, exploded))
+
+
+def test_the_finder_is_for_one_process(monkeypatch):
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    with pytest.raises(RuntimeError, match="without torchrun"):
+        lr_find(make())
+
+
+def test_a_loss_with_weights_of_its_own_is_put_back():
+    class Loss(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.scale, self.weights = nn.Parameter(torch.ones(())), torch.ones(2)
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, pred, y):
+            self.calls += 1
+            return self.scale * nn.functional.cross_entropy(pred, y)
+
+    learn = make()
+    learn.loss_func = Loss()
+    learn.opt.add_param_group({"params": [learn.loss_func.scale]})
+    before = everything(learn), bits(learn.loss_func.state_dict())
+    lr_find(learn)
+    assert (everything(learn), bits(learn.loss_func.state_dict())) == before
+
+
+def test_a_module_comes_back_as_found():
+    model = Net()
+    before = bits(model.state_dict())
+    with pytest.raises(KeyError), module_as_found(model):
+        for p in model.parameters():
+            p.data.zero_()
+            p.requires_grad_(False)
+        model.eval()(torch.ones(2, 4))
+        model.seen = None
+        model.to(torch.float64)
+        raise KeyError
+    assert bits(model.state_dict()) == before and model.training
+    assert all(p.requires_grad for p in model.parameters()) and model.seen.dtype == torch.float32
 
 
 def test_as_found_passes_the_value_through_and_the_exception():
@@ -579,6 +643,16 @@ def test_twenty_steps_are_torchs(case, seed, size):
     for kind, exchange in ((ours, None), (ours, theirs), (theirs, ours), (ours, ours)):
         torch.testing.assert_close(steps(kind, options, gradients, exchange), expected,
                                    rtol=1e-9, atol=1e-10)
+
+
+@pytest.mark.parametrize("name", ["amsgrad", "maximize"])
+def test_a_saved_state_that_asks_for_more_is_refused(name):
+    p = nn.Parameter(torch.ones(2))
+    saved = torch.optim.Adam([p], lr=0.5, **{name: True}).state_dict()
+    opt = Adam([p])
+    with pytest.raises(ValueError, match=name):
+        opt.load_state_dict(saved)
+    assert opt.param_groups[0]["lr"] == 1e-3
 
 
 def test_a_variance_below_zero_by_rounding_is_zero():
