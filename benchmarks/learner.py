@@ -32,7 +32,7 @@ sys.path.insert(0, str(ROOT))
 from exp.nb03b import DataLoader, DataLoaders, TensorDataset  # noqa: E402
 from exp.nb03c import accuracy  # noqa: E402
 from exp.nb04 import Learner  # noqa: E402
-from exp.nb04b import ProgressCallback  # noqa: E402
+from exp.nb04a import ProgressCallback  # noqa: E402
 
 
 def makemore() -> tuple[nn.Module, torch.Tensor, torch.Tensor, int]:

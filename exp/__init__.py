@@ -8,8 +8,10 @@
     nb03    minibatch_training       Minibatch training
     nb03b   data_loaders             Data loaders
     nb03c   generalisation           Training that generalises
+    nb03d   bookkeeping              Bookkeeping: means that wait, chance that comes back
     nb04    callbacks                Callbacks: a training loop that others can extend
-    nb04b   everyday_callbacks       Everyday callbacks: progress, devices, guards
+    nb04a   watching                 Watching a training: curves, progress, a log
+    nb04b   everyday_callbacks       Everyday callbacks: devices, gradients, stopping
     nb04c   checkpoints              Checkpoints: a training that survives
     nb05    anneal                   Annealing: a rate for every moment
     nb05b   lr_find                  The learning-rate finder
@@ -21,7 +23,7 @@
     nb11    rnn                      Recurrent networks: one cell, any length
     nb11b   language_model           A language model, character by character
 """
-# generated from the notebooks: do not edit · 561325
+# generated from the notebooks: do not edit · 14adb4
 
 import importlib
 
@@ -34,7 +36,9 @@ _topics = {
     "minibatch_training": "nb03",
     "data_loaders": "nb03b",
     "generalisation": "nb03c",
+    "bookkeeping": "nb03d",
     "callbacks": "nb04",
+    "watching": "nb04a",
     "everyday_callbacks": "nb04b",
     "checkpoints": "nb04c",
     "anneal": "nb05",

@@ -17,32 +17,26 @@ __all__ = [
     "ACTIONS",
     "Callback",
     "arrange",
-    "random_state",
-    "set_random_state",
-    "Resumed",
-    "WeightedSums",
+    "loader_length",
     "name_metrics",
     "MetricsCallback",
     "Recorder",
-    "OUTLINE",
     "Learner",
 ]
 
-# cell a177f35a 0bd427 · Imports
-import random
-import sys
+# cell a177f35a 7a3576 · Imports
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
+from contextlib import ExitStack, contextmanager
 from difflib import get_close_matches
 from functools import partial
 from inspect import signature
-from itertools import islice
 from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
+
+from exp.nb03d import Column, DeferredMeans, random_state, set_random_state
 
 
 # cell 2b14d271 c53b56 · The events
@@ -70,7 +64,7 @@ class CancelFit(Cancel):
     """End the training; only `cleanup_fit` still happens."""
 
 
-# cell 4f98264d 3bc5e1 · A callback
+# cell 4f98264d f4fd27 · A callback
 def _predict(learn: Learner) -> None:
     learn.pred = learn.model(*learn.inputs)
 
@@ -87,7 +81,8 @@ def _step(learn: Learner) -> None:
     learn.opt.step()
 
 
-ACTIONS = {"do_predict": _predict, "do_loss": _loss, "do_backward": _backward, "do_step": _step}
+ACTIONS = {"do_predict": (_predict,), "do_loss": (_loss,), "do_backward": (_backward,),
+           "do_step": (_step,)}
 
 
 # cell 3225f81b b61c70 · A callback
@@ -167,25 +162,48 @@ def arrange(callbacks: Iterable[Callback]) -> list[Callback]:
     return sorted(callbacks, key=lambda callback: callback.order)
 
 
-# cell 84c74d34 596eaf · A callback
-class _Plan:
-    """What to call at each event, looked up once for a whole fit."""
-
-    def __init__(self, callbacks: Sequence[Callback]):
-        for name in EVENTS:
-            setattr(self, name, tuple(getattr(c, name) for c in callbacks if hasattr(c, name)))
-        for name, default in ACTIONS.items():
-            takers = [getattr(c, name) for c in callbacks if hasattr(c, name)]
-            setattr(self, name, takers[0] if takers else default)
+# cell 84c74d34 c4300c · A callback
+def _who_acts(callbacks: Sequence[Callback]) -> dict[str, tuple[Callable, ...]]:
+    """Look up once, for a whole fit, what to call at each moment; an action has its default."""
+    acts = {name: tuple(getattr(c, name) for c in callbacks if hasattr(c, name))
+            for name in (*EVENTS, *ACTIONS)}
+    return {name: found or ACTIONS.get(name, ()) for name, found in acts.items()}
 
 
-# cell a3672e5f 8d3120 · The loop
-def _items(x: Any) -> int:
-    """Count the items of a batch: the length of the first tensor in it."""
-    if isinstance(x, Tensor):
-        return x.shape[0] if x.ndim else 0
-    parts = x.values() if isinstance(x, Mapping) else x if isinstance(x, list | tuple) else ()
-    return next(filter(None, map(_items, parts)), 0)
+# cell 55024ce0 a180bd · A callback
+def _tell(learn: Learner, moment: str) -> None:
+    """Let everyone act who has something to do at this moment."""
+    for act in learn._acts[moment]:
+        act(learn)
+
+
+# cell a3672e5f ca743b · The loop
+def _run_batch(learn: Learner, batch: Any) -> None:
+    """Take one batch through its events, as the table says."""
+    *learn.inputs, learn.target = _check_batch(batch)
+    learn.n_items = _items(learn.target) or _items(learn.inputs) or 1
+    _tell(learn, "before_batch")
+    _tell(learn, "do_predict")
+    _tell(learn, "after_pred")
+    _tell(learn, "do_loss")
+    try:
+        _tell(learn, "after_loss")
+        if learn.training:
+            _run_step(learn)
+    except CancelStep:
+        if not learn.training:
+            raise
+    _tell(learn, "after_batch")
+
+
+# cell 815ed8f3 aadedb · The loop
+def _run_step(learn: Learner) -> None:
+    _tell(learn, "do_backward")
+    _tell(learn, "after_backward")
+    _tell(learn, "do_step")
+    learn.opt.zero_grad()
+    learn.n_steps += 1
+    _tell(learn, "after_step")
 
 
 # cell d55ebeaa 1d74e2 · The loop
@@ -198,39 +216,47 @@ def _check_batch(batch: Any) -> Sequence[Any]:
                     "data set return such pairs, or the loader's collate_fn make them")
 
 
-# cell ca55f7ee dcbd6f · The loop
-class _StepLoop:
-    """One batch through its events, as the table says; the lower half of the training loop."""
+# cell ca55f7ee 6e8235 · The loop
+def _items(x: Any) -> int:
+    """Count the items of a batch: the length of the first tensor in it that has one, else 0."""
+    if isinstance(x, Tensor):
+        return x.shape[0] if x.ndim else 0
+    parts = x.values() if isinstance(x, Mapping) else x if isinstance(x, list | tuple) else ()
+    return next(filter(None, map(_items, parts)), 0)
 
-    def _run_batch(self, plan: _Plan, batch: Sequence[Any]) -> None:
-        *self.inputs, self.target = _check_batch(batch)
-        self.n_items = _items(self.target) or _items(self.inputs)
-        for call in plan.before_batch:
-            call(self)
-        plan.do_predict(self)
-        for call in plan.after_pred:
-            call(self)
-        plan.do_loss(self)
-        try:
-            for call in plan.after_loss:
-                call(self)
-            if self.training:
-                self._run_step(plan)
-        except CancelStep:
-            if not self.training:
+
+# cell 07438e86 11db03 · The loop
+def _run_batches(learn: Learner, loader: Iterable[Any], training: bool) -> None:
+    """Take all batches of a loader through their events, cancelled ones included."""
+    learn.training, learn.n_batches, learn.batch_index = training, loader_length(loader), -1
+    numbered, learn.numbered = learn.numbered, enumerate
+    with torch.set_grad_enabled(training):
+        for learn.batch_index, batch in numbered(loader):
+            try:
+                _run_batch(learn, batch)
+            except CancelBatch:
+                if training:
+                    learn.opt.zero_grad()
+            except (RuntimeError, MemoryError) as error:
+                _explain_memory(error, learn)
                 raise
-        for call in plan.after_batch:
-            call(self)
+    if learn.batch_index < 0:
+        raise ValueError(f"the {_phase(learn)} loader gave no batch; is the data set smaller "
+                         "than a batch, with drop_last? Is the loader an iterator, used up?")
 
-    def _run_step(self, plan: _Plan) -> None:
-        plan.do_backward(self)
-        for call in plan.after_backward:
-            call(self)
-        plan.do_step(self)
-        self.opt.zero_grad()
-        self.n_steps += 1
-        for call in plan.after_step:
-            call(self)
+
+# cell db57cc6f 34e720 · The loop
+def _phase(learn: Learner) -> str:
+    return "train" if learn.training else "valid"
+
+
+# cell fd7a6af8 78dae4 · The loop
+def loader_length(loader: Any) -> int | None:
+    """Count the batches of a loader; None if it does not know, as over a stream of data."""
+    try:
+        return len(loader)
+    except TypeError:
+        return None
 
 
 # cell 1b7be7c8 a04f55 · The loop
@@ -245,251 +271,75 @@ def _explain_memory(error: RuntimeError | MemoryError, learn: Learner) -> None:
             "smaller model") from error
 
 
-# cell 9a8c00e6 490491 · The loop
-def _generators(loaders: Iterable[Any]) -> list[torch.Generator]:
-    """Find the generators that loaders, their samplers and their data sets hold, each once."""
-    found: dict[int, torch.Generator] = {}
-    for loader in loaders:
-        batch_sampler = getattr(loader, "batch_sampler", None)
-        for part in (loader, getattr(loader, "sampler", None), batch_sampler,
-                     getattr(batch_sampler, "sampler", None), getattr(loader, "dataset", None)):
-            values = getattr(part, "__dict__", {}).values()
-            found.update((id(v), v) for v in values if isinstance(v, torch.Generator))
-    return list(found.values())
+# cell 9a8c00e6 ed8ff5 · The loop
+def _run_epochs(learn: Learner, train: Any, valid: Any) -> None:
+    """Run the epochs that are left, each with its validation; without `train`, only that."""
+    while learn.epoch < learn.n_epochs:
+        try:
+            _run_epoch(learn, train, valid)
+        except CancelEpoch:
+            if train is not None:
+                learn.opt.zero_grad()
+        learn.epoch += 1
 
 
-# cell a32b4b19 4f885c · The loop
-def random_state(loaders: Iterable[Any] = ()) -> dict[str, Any]:
-    """Copy the state of all random numbers: Python's, NumPy's, torch's, CUDA's, the loaders'."""
-    state = {"python": random.getstate(), "torch": torch.get_rng_state(),
-             "loaders": [generator.get_state() for generator in _generators(loaders)]}
-    if numpy := sys.modules.get("numpy"):
-        state["numpy"] = numpy.random.get_state()
-    if torch.cuda.is_initialized():
-        state["cuda"] = torch.cuda.get_rng_state_all()
-    return state
+# cell a32b4b19 3d4abc · The loop
+def _run_epoch(learn: Learner, train: Any, valid: Any) -> None:
+    learn.training = train is not None
+    learn.model.train(learn.training)
+    _tell(learn, "before_epoch")
+    learn.results = {}
+    if train is not None:
+        _run_batches(learn, train, training=True)
+    if valid is not None:
+        learn.model.eval()
+        _run_batches(learn, valid, training=False)
+    _tell(learn, "after_epoch")
 
 
-# cell 1d68f890 93e5cd · The loop
-def set_random_state(state: Mapping[str, Any], loaders: Iterable[Any] = ()) -> None:
-    """Put all random numbers back to where `random_state` saw them.
-
-    Raises: ValueError if the loaders hold another number of generators.
-    """
-    generators = _generators(loaders)
-    if len(generators) != len(state["loaders"]):
-        raise ValueError(f"the loaders hold {len(generators)} generators, the state is of "
-                         f"{len(state['loaders'])}; build them as they were built then")
-    random.setstate(state["python"])
-    torch.set_rng_state(state["torch"])
-    for generator, saved in zip(generators, state["loaders"], strict=True):
-        generator.set_state(saved)
-    if "numpy" in state and (numpy := sys.modules.get("numpy")):
-        numpy.random.set_state(state["numpy"])
-    if "cuda" in state and len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["cuda"])
-
-
-# cell ec19d63f 6a618d · The loop
-@dataclass(frozen=True)
-class Resumed:
-    """Where a fit goes on inside an epoch: `n_batches` of it are done; `random_state` is the one in
-    which its order was drawn; `restore` puts back weights, states and random numbers."""
-
-    n_batches: int
-    random_state: Mapping[str, Any]
-    restore: Callable[[], None]
-
-
-# cell 9a30f513 a392f5 · The loop
-class _BatchLoop(_StepLoop):
-    """All batches of a loader, cancelled ones included."""
-
-    def _run_batches(self, plan: _Plan, loader: Iterable[Any], training: bool) -> None:
-        self.training = training
-        self.n_batches = len(loader) if hasattr(loader, "__len__") else None
-        self.batch_index = -1
-        with torch.set_grad_enabled(training):
-            for number, batch in self._numbered(loader):
-                self.batch_index = number
-                try:
-                    self._run_batch(plan, batch)
-                except CancelBatch:
-                    self._drop_gradients()
-                except (RuntimeError, MemoryError) as error:
-                    _explain_memory(error, self)
-                    raise
-        if self.batch_index < 0:
-            raise ValueError(f"the {_phase(self)} loader gave no batch; is the data set smaller "
-                             "than a batch, with drop_last? Is the loader an iterator, used up?")
-
-    def _drop_gradients(self) -> None:
-        """Forget what a cancelled batch may have added, or the next step would use it."""
-        if self.training:
-            self.opt.zero_grad()
-
-    def _numbered(self, loader: Iterable[Any]) -> Iterator[tuple[int, Any]]:
-        """Number the batches; if the fit resumes inside an epoch, pass over those that are done."""
-        resumed, self._resumed = self._resumed, None
-        if resumed:
-            set_random_state(resumed.random_state, self.loaders)  # the same order as then
-        batches = enumerate(loader)
-        if resumed:
-            for number, _ in islice(batches, resumed.n_batches):
-                self.batch_index = number
-            resumed.restore()
-        return batches
-
-
-# cell 3559f9f2 9d9699 · The loop
-class _EpochLoop(_BatchLoop):
-    """All epochs of a fit; the upper half of the training loop."""
-
-    def _run_epochs(self, plan: _Plan, train: Any, valid: Any) -> None:
-        while self.epoch < self.n_epochs:
-            try:
-                self._run_epoch(plan, train, valid)
-            except CancelEpoch:
-                self._drop_gradients()
-            self.epoch += 1
-
-    def _run_epoch(self, plan: _Plan, train: Any, valid: Any) -> None:
-        self.training = train is not None
-        self.model.train(self.training)
-        for call in plan.before_epoch:
-            call(self)
-        self.results = {}
-        if train is not None:
-            self._run_batches(plan, train, training=True)
-        if valid is not None:
-            self.model.eval()
-            self._run_batches(plan, valid, training=False)
-        for call in plan.after_epoch:
-            call(self)
-
-
-# cell 71a65b83 20747c · The loop
-class _GuardedLoop(_EpochLoop):
-    """A training loop that puts everything back as it was, whatever happens in it."""
-
-    def _run(self, callbacks: list[Callback], train: Any, valid: Any) -> None:
-        plan, entered = _Plan(callbacks), []
-        with self._as_found(callbacks), _cancel_in_place():
+# cell 1d68f890 46e74e · The loop
+def _run_fit(learn: Learner, callbacks: list[Callback], train: Any, valid: Any) -> None:
+    """Run a fit with these callbacks, and put everything back, whatever happens in it."""
+    try:
+        with _as_found(learn, callbacks), ExitStack() as at_the_end:
             try:
                 for callback in callbacks:
-                    entered.append(callback)
+                    if hasattr(callback, "cleanup_fit"):
+                        at_the_end.callback(callback.cleanup_fit, learn)
                     if hasattr(callback, "before_fit"):
-                        callback.before_fit(self)
-                self._run_epochs(plan, train, valid)
-                for call in plan.after_fit:
-                    call(self)
+                        callback.before_fit(learn)
+                _run_epochs(learn, train, valid)
+                _tell(learn, "after_fit")
             except CancelFit:
                 pass
-            finally:
-                self._clean_up(entered)
-
-    def _clean_up(self, entered: list[Callback]) -> None:
-        """Give every callback that began a chance to end, the last one first, errors or not."""
-        errors = []
-        for callback in reversed(entered):
-            try:
-                if hasattr(callback, "cleanup_fit"):
-                    callback.cleanup_fit(self)
-            except BaseException as error:
-                errors.append(error)
-        for other in errors[1:]:
-            errors[0].add_note(f"another error in cleanup_fit: {type(other).__name__}: {other}")
-        if errors:
-            raise errors[0]
-
-    @contextmanager
-    def _as_found(self, callbacks: list[Callback]) -> Iterator[None]:
-        """Put the list of callbacks, the training mode and the memory back as they were."""
-        kept, modes = self.callbacks, [(part, part.training) for part in self.model.modules()]
-        self.callbacks = callbacks
-        try:
-            yield
-        finally:
-            self.callbacks, self._resumed = kept, None
-            for part, mode in modes:
-                part.training = mode
-            self.inputs, self.target, self.pred, self.loss = [], None, None, None
-
-
-# cell 706f1a19 c8067c · The loop
-@contextmanager
-def _cancel_in_place() -> Iterator[None]:
-    """A cancellation that nothing has caught was raised where there is nothing to cancel."""
-    try:
-        yield
     except Cancel as cancel:
         raise RuntimeError(f"{type(cancel).__name__} was raised at an event that it cannot cancel; "
                            "the table in 04_callbacks says which event allows which") from cancel
 
 
-# cell de424223 f7afab · Metrics
-class WeightedSums:
-    """Add up the means of batches, each weighted by its items.
-
-    What comes in waits as it is, to be added up a hundred batches at a time. In float64 where the
-    device has it: in less, many small parts get lost.
-    """
-
-    def __init__(self) -> None:
-        self.items: list[int] = []  # of the batches that wait
-        self.waiting: list[Any] = []  # their means, batch after batch
-        self.sums: Tensor | None = None  # of all the others: items, and each weighted mean
-
-    def add(self, items: int, means: Sequence[Any]) -> None:
-        """Take in one batch; this waits for nothing."""
-        self.items.append(items)
-        self.waiting += means
-        if len(self.items) == 100:
-            self.sums = self._total()
-            self.items, self.waiting = [], []
-
-    def means(self) -> list[float]:
-        """Average over all items so far, [] if there are none; this waits for a GPU."""
-        total = self._total()
-        if total is None:
-            return []
-        items, *sums = total.tolist()
-        return [value / items for value in sums]
-
-    def _columns(self) -> list[Tensor]:
-        width = len(self.waiting) // max(1, len(self.items))
-        columns = [self.waiting[i::width] for i in range(width)]
-        tensors = ([m if isinstance(m, Tensor) else torch.tensor(m) for m in c] for c in columns)
-        return [torch.stack(column).detach() for column in tensors]
-
-    def _total(self) -> Tensor | None:
-        if not self.items:
-            return self.sums
-        columns = self._columns()
-        device = columns[0].device
-        dtype = torch.float32 if device.type == "mps" else torch.float64
-        items = torch.tensor(self.items, dtype=dtype).to(device, non_blocking=True)
-        total = torch.stack([items.sum(), *[(items * c.to(device, dtype)).sum() for c in columns]])
-        return total if self.sums is None else self.sums + total
-
-    def replace(self, change: Callable[[Tensor], Tensor]) -> None:
-        """Let `change` make new sums of the old, such as the sums over several processes."""
-        total = self._total()
-        if total is not None:
-            self.sums, self.items, self.waiting = change(total), [], []
-
-    def state_dict(self) -> dict[str, Any]:
-        """Give the sums and what waits, which stays apart: the rounding must not change."""
-        return {"sums": self.sums, "items": list(self.items), "means": self._columns()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` gave."""
-        self.sums, self.items = state["sums"], list(state["items"])
-        rows = zip(*(column.unbind() for column in state["means"]), strict=True)
-        self.waiting = [mean for row in rows for mean in row]
+# cell f20d10d9 c819b0 · The loop
+@contextmanager
+def _as_found(learn: Learner, callbacks: list[Callback]) -> Iterator[None]:
+    """Put callbacks, the mode of every layer and the memory back as they were."""
+    modes = [(part, part.training) for part in learn.model.modules()]
+    kept = learn.callbacks, learn._acts
+    learn.callbacks, learn._acts = callbacks, _who_acts(callbacks)
+    try:
+        yield
+    finally:
+        learn.callbacks, learn._acts = kept
+        for part, mode in modes:
+            part.training = mode
+        _forget_batch(learn)
 
 
-# cell e6beb185 551008 · Metrics
+# cell c33146ee a7ed75 · The loop
+def _forget_batch(learn: Learner) -> None:
+    """Let go of the tensors of the last batch."""
+    learn.inputs, learn.target, learn.pred, learn.loss, learn.n_items = [], None, None, None, 0
+
+
+# cell e6beb185 551008 · Metrics and a record
 def name_metrics(metrics: Sequence[Callable] | Mapping[str, Callable]) -> dict[str, Callable]:
     """Give each metric the name of its function, unless they come in a dict with names already.
 
@@ -509,14 +359,14 @@ def name_metrics(metrics: Sequence[Callable] | Mapping[str, Callable]) -> dict[s
     return dict(named)
 
 
-# cell 55817562 b5966e · Metrics
+# cell 55817562 b5966e · Metrics and a record
 def _name(metric: Any) -> str:
     while isinstance(metric, partial):
         metric = metric.func
     return getattr(metric, "__name__", type(metric).__name__)
 
 
-# cell 2af52697 37e311 · Metrics
+# cell 2af52697 139eed · Metrics and a record
 class MetricsCallback(Callback):
     """Average loss and metrics over the items of each epoch, into `learn.results`.
 
@@ -527,60 +377,50 @@ class MetricsCallback(Callback):
 
     def __init__(self, metrics: Sequence[Callable] | Mapping[str, Callable] = ()):
         self.metrics, self.results = name_metrics(metrics), {}
-        self._sums = {"train": WeightedSums(), "valid": WeightedSums()}
+        self._means = _both_phases(self.metrics)
 
     def before_epoch(self, learn: Learner) -> None:
-        self._functions = list(self.metrics.values())
-        self._sums = {"train": WeightedSums(), "valid": WeightedSums()}
+        self._means = _both_phases(self.metrics)
 
     def after_batch(self, learn: Learner) -> None:
-        means = [learn.loss.detach()]
-        if self._functions:
-            pred, target = _detached(learn.pred), learn.target
-            means += [metric(pred, target) for metric in self._functions]
-        self._sums["train" if learn.training else "valid"].add(learn.n_items, means)
+        means = [learn.loss]
+        if self.metrics:
+            with torch.no_grad():
+                means += [f(learn.pred, learn.target) for f in self.metrics.values()]
+        self._means[_phase(learn)].add(learn.n_items, means)
 
     def averages(self, phase: str) -> dict[str, float]:
         """Average over the epoch so far, "train" or "valid"; {} before the first batch."""
-        means = self._sums[phase].means()
-        return dict(zip(["loss", *self.metrics], means, strict=True)) if means else {}
+        return self._means[phase].means()
 
     def pool(self, change: Callable[[Tensor], Tensor]) -> None:
         """Let `change` make new sums of those of the epoch; processes add theirs up so."""
-        for sums in self._sums.values():
-            sums.replace(change)
+        for means in self._means.values():
+            means.change(change)
 
     def after_epoch(self, learn: Learner) -> None:
-        for phase in ("train", "valid"):
-            for name, value in self.averages(phase).items():
-                learn.results[f"{phase}_{name}"] = value
+        for phase in self._means:
+            averages = self.averages(phase).items()
+            learn.results.update({f"{phase}_{name}": value for name, value in averages})
         self.results = learn.results
 
     def cleanup_fit(self, learn: Learner) -> None:
-        self._sums = {"train": WeightedSums(), "valid": WeightedSums()}
+        self._means = _both_phases(self.metrics)
 
     def state_dict(self) -> dict[str, Any]:
-        return {phase: sums.state_dict() for phase, sums in self._sums.items()}
+        return {phase: means.state_dict() for phase, means in self._means.items()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        for phase, sums in self._sums.items():
-            sums.load_state_dict(state[phase])
+        for phase, means in self._means.items():
+            means.load_state_dict(state[phase])
 
 
-# cell 54d5d2b6 016077 · Metrics
-def _detached(pred: Any) -> Any:
-    """Cut a prediction off its history, so that metrics add nothing to it."""
-    if isinstance(pred, Tensor):
-        return pred.detach()
-    return type(pred)(map(_detached, pred)) if type(pred) in (list, tuple) else pred
+# cell e413d04a 0d37f4 · Metrics and a record
+def _both_phases(metrics: Iterable[str]) -> dict[str, DeferredMeans]:
+    return {phase: DeferredMeans(["loss", *metrics]) for phase in ("train", "valid")}
 
 
-# cell db57cc6f 34e720 · Metrics
-def _phase(learn: Learner) -> str:
-    return "train" if learn.training else "valid"
-
-
-# cell d0da73f0 fb2d7d · Metrics
+# cell 86f17f2b 623ba3 · Metrics and a record
 class Recorder(Callback):
     """Write down the loss and rates of each training batch and the results of each epoch.
 
@@ -597,18 +437,14 @@ class Recorder(Callback):
         self.momenta: list[float] = []
         self.epochs: list[dict[str, float]] = []
         self.epoch_ends: list[int] = []
-        self._waiting: list[Tensor] = []  # losses that nobody has read yet: the last ones,
-        self._joined: list[Tensor] = []  # and before them, by the hundred
+        self._unread = Column()
 
     def after_batch(self, learn: Learner) -> None:
         if learn.training:
             groups = learn.opt.param_groups
             self.lrs.append([group["lr"] for group in groups])
             self.momenta.append(_momentum(groups[0]))
-            self._waiting.append(learn.loss.detach())
-            if len(self._waiting) == 100:
-                self._joined.append(torch.stack(self._waiting))
-                self._waiting = []
+            self._unread.append(learn.loss)
 
     def after_epoch(self, learn: Learner) -> None:
         self.read()
@@ -620,27 +456,22 @@ class Recorder(Callback):
 
     def read(self) -> None:
         """Read the losses that still wait as tensors; the only thing here that waits for a GPU."""
-        if self._joined or self._waiting:
-            waiting = [torch.stack(self._waiting)] if self._waiting else []
-            self.losses += torch.cat([*self._joined, *waiting]).tolist()
-            self._joined, self._waiting = [], []
+        self.losses += self._unread.read().tolist()
+        self._unread = Column()
 
     def state_dict(self) -> dict[str, Any]:
         self.read()
-        return {"losses": torch.tensor(self.losses, dtype=torch.float64),
-                "lrs": torch.tensor(self.lrs, dtype=torch.float64),
-                "momenta": torch.tensor(self.momenta, dtype=torch.float64),
-                "epochs": [dict(results) for results in self.epochs],
+        return {"losses": torch.tensor(self.losses, dtype=torch.float64), "lrs": list(self.lrs),
+                "momenta": list(self.momenta), "epochs": [dict(r) for r in self.epochs],
                 "epoch_ends": list(self.epoch_ends)}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.losses, self._joined, self._waiting = state["losses"].tolist(), [], []
-        self.lrs, self.momenta = state["lrs"].tolist(), state["momenta"].tolist()
-        self.epochs = [dict(results) for results in state["epochs"]]
-        self.epoch_ends = list(state["epoch_ends"])
+        self.losses, self._unread = state["losses"].tolist(), Column()
+        self.lrs, self.momenta = list(state["lrs"]), list(state["momenta"])
+        self.epochs, self.epoch_ends = list(state["epochs"]), list(state["epoch_ends"])
 
 
-# cell 478fd007 ec031c · Metrics
+# cell 478fd007 ec031c · Metrics and a record
 def _momentum(group: Mapping[str, Any]) -> float:
     return group["betas"][0] if "betas" in group else group.get("momentum", 0.0)
 
@@ -667,94 +498,65 @@ def _to_cpu(x: Any) -> Any:
     return x.detach().cpu() if isinstance(x, Tensor) else x
 
 
-# cell d3466532 858cfe · Looking without touching
+# cell d3466532 f39d39 · Looking without touching
 def _join(parts: list[Any]) -> Any:
     """Join the batches of a prediction or a target: a tensor, or a tuple of them."""
+    if not parts:
+        raise ValueError("no batch is left to join: a callback has cancelled all of them")
     if isinstance(parts[0], tuple):
         return tuple(map(_join, map(list, zip(*parts, strict=True))))
-    return torch.cat(parts) if isinstance(parts[0], Tensor) else parts
+    if not isinstance(parts[0], Tensor):
+        return parts
+    return torch.cat(parts) if parts[0].ndim else torch.stack(parts)
 
 
-# cell cdd79516 c125da · Looking without touching
-def _first_moment(n_epochs: int) -> dict[str, Any]:
-    """What says where a training is, as it is before the first event."""
-    return {"epoch": 0, "n_epochs": n_epochs, "batch_index": 0, "n_batches": None,
-            "training": False, "results": {}, "n_items": 0, "_resumed": None,
-            "inputs": [], "target": None, "pred": None, "loss": None}
+# cell 7a0620f3 ab4a86 · Looking without touching
+def _begin(learn: Learner, n_epochs: int) -> None:
+    """Say where a training is: before the first event."""
+    learn.epoch, learn.n_epochs, learn.results = 0, n_epochs, {}
+    learn.batch_index, learn.n_batches, learn.training = 0, None, False
+    learn.numbered, learn._acts = enumerate, {}
+    _forget_batch(learn)
 
 
-# cell 7a0620f3 08bd24 · Looking without touching
-class _Evaluator(_GuardedLoop):
-    """Looks at data without learning from it; nothing is changed by that, random numbers included.
-
-    It is a fit of one epoch without training batches, for the callbacks that say `evaluates`.
-    """
-
-    def evaluate(self, loader: Any = None) -> dict[str, float]:
-        """Average loss and metrics over the items of a loader, by default the validation set."""
-        scores = self._look(MetricsCallback(self.metrics), loader)
-        return {name.removeprefix("valid_"): value for name, value in scores.results.items()}
-
-    def get_preds(self, loader: Any = None) -> tuple[Any, Any]:
-        """Give predictions and targets for a loader, by default the validation set, on the CPU.
-
-        Shape: (N, …) each; tuples of tensors where the model or the data gives tuples.
-        """
-        found = self._look(_Collect(), loader)
-        return _join(found.preds), _join(found.targets)
-
-    def predict(self, *inputs: Any) -> Any:
-        """Give the model's output for one batch of inputs, on the CPU."""
-        return self._look(_Collect(), [(*inputs, None)]).preds[0]
-
-    def _look(self, callback: Any, loader: Any) -> Any:
-        loader = self.dls.valid if loader is None else loader
-        if loader is None:
-            raise ValueError("there is no validation set: pass a loader")
-        kept = {name: getattr(self, name) for name in _first_moment(0)}
-        loaders = [*self.loaders, loader]
-        state = random_state(loaders)
-        try:
-            vars(self).update(_first_moment(n_epochs=1))
-            helpers = [c for c in self.callbacks if c.evaluates and type(c) is not type(callback)]
-            self._run(arrange([*helpers, callback]), None, loader)
-        finally:
-            set_random_state(state, loaders)
-            vars(self).update(kept)
-        return callback
+# cell b2a383e0 bbdf3e · Looking without touching
+def _look(learn: Learner, callback: Any, loader: Any) -> Any:
+    """Let a callback see all batches of a loader, as one epoch that is not trained on."""
+    loader = learn.dls.valid if loader is None else loader
+    if loader is None:
+        raise ValueError("there is no validation set: pass a loader")
+    kept, loaders = dict(vars(learn)), [*learn.loaders, loader]
+    state = random_state(loaders)
+    try:
+        _begin(learn, n_epochs=1)
+        helpers = [c for c in learn.callbacks if c.evaluates and type(c) is not type(callback)]
+        _run_fit(learn, arrange([*helpers, callback]), None, loader)
+    finally:
+        set_random_state(state, loaders)
+        vars(learn).update(kept)
+    return callback
 
 
-# cell c80b94d4 31d5f6 · The Learner
-OUTLINE = """\
-before_fit
-every epoch
-    before_epoch
-    every training batch
-        before_batch
-        do_predict
-        after_pred
-        do_loss
-        after_loss
-        do_backward
-        after_backward
-        do_step
-        after_step
-        after_batch
-    every validation batch
-        before_batch
-        do_predict
-        after_pred
-        do_loss
-        after_loss
-        after_batch
-    after_epoch
-after_fit
-cleanup_fit"""
+# cell c80b94d4 437a46 · The Learner
+def _outline(callbacks: Sequence[Callback]) -> str:
+    """Write the moments of a fit in their order, each with the callbacks that act there."""
+    batch = ["before_batch", "do_predict", "after_pred", "do_loss", "after_loss"]
+    step = ["do_backward", "after_backward", "do_step", "after_step"]
+    names = ["before_fit", "every epoch", "    before_epoch", "    every training batch",
+             *[f"        {name}" for name in (*batch, *step, "after_batch")],
+             "    every validation batch", *[f"        {name}" for name in (*batch, "after_batch")],
+             "    after_epoch", "after_fit", "cleanup_fit"]
+    lines = []
+    for name in names:
+        actors = [type(c).__name__ for c in callbacks if hasattr(c, name.strip())]
+        by_default = f"({name.strip()[3:]})" if name.strip() in ACTIONS else ""
+        lines.append(f"{name:<24}{', '.join(actors) or by_default}".rstrip())
+    return "\n".join(lines)
 
 
-# cell ecdffc7a ae0342 · The Learner
-class _Answers(_Evaluator):
-    """What a learner can be asked, and told by a callback that resumes."""
+# cell ecdffc7a 531b75 · The Learner
+class _Questions:
+    """What a learner can be asked; nothing is changed by that, random numbers included."""
 
     @property
     def loaders(self) -> list[Any]:
@@ -767,27 +569,32 @@ class _Answers(_Evaluator):
         return self.callback(Recorder)
 
     def callback(self, kind: type[Callback]) -> Callback:
-        """Give the callback of this class.
-
-        Raises: LookupError if there is none.
-        """
+        """Give the callback of this class. Raises: LookupError if there is none."""
         for callback in self.callbacks:
             if isinstance(callback, kind):
                 return callback
         raise LookupError(f"no {kind.__name__} among {[type(c).__name__ for c in self.callbacks]}")
 
-    def trace(self, callbacks: Iterable[Callback] = ()) -> None:
-        """Print the events of a fit in their order and who acts at each; nothing else happens."""
-        everyone = arrange([*self.callbacks, *callbacks])
-        for line in OUTLINE.splitlines():
-            name = line.strip()
-            actors = [type(c).__name__ for c in everyone if hasattr(c, name)]
-            text = ", ".join(actors) or (f"({name[3:]})" if name in ACTIONS else "")
-            print(f"{line:<24}{text}".rstrip())
+    def evaluate(self, loader: Any = None) -> dict[str, float]:
+        """Average loss and metrics over the items of a loader, by default the validation set."""
+        scores = _look(self, MetricsCallback(self.metrics), loader).results
+        return {name.removeprefix("valid_"): value for name, value in scores.items()}
 
-    def resume_at(self, epoch: int, resumed: Resumed | None = None) -> None:
-        """Let this fit go on at an epoch, or inside it; to be called in `before_fit`."""
-        self.epoch, self._resumed = epoch, resumed
+    def get_preds(self, loader: Any = None) -> tuple[Any, Any]:
+        """Give predictions and targets for a loader, by default the validation set, on the CPU.
+
+        Shape: (N, …) each; tuples of tensors where the model or the data gives tuples.
+        """
+        found = _look(self, _Collect(), loader)
+        return _join(found.preds), _join(found.targets)
+
+    def predict(self, *inputs: Any) -> Any:
+        """Give the model's output for one batch of inputs, on the CPU."""
+        return _look(self, _Collect(), [(*inputs, None)]).preds[0]
+
+    def trace(self, callbacks: Iterable[Callback] = ()) -> None:
+        """Print the moments of a fit in their order and who acts at each; nothing else happens."""
+        print(_outline(arrange([*self.callbacks, *callbacks])))
 
 
 # cell a031746d 154f7e · The Learner
@@ -803,6 +610,17 @@ def _check_parts(model: Any, dls: Any, loss_func: Any, lr: Any, opt_func: Any) -
             raise TypeError(f"{name} must be callable, got {part!r}")
     if not isinstance(lr, float | int) or not lr > 0:
         raise ValueError(f"lr must be a number above 0, got {lr!r}")
+
+
+# cell 882acbfc 3cc9ad · The Learner
+def _check_fit(learn: Learner, n_epochs: Any) -> None:
+    """Refuse a fit that cannot begin."""
+    if learn.dls.train is None:
+        raise ValueError("there is no training set: dls.train is None")
+    if not isinstance(n_epochs, int) or n_epochs < 1:
+        raise ValueError(f"n_epochs must be a whole number of at least 1, got {n_epochs!r}")
+    if learn._acts:
+        raise RuntimeError("fit was called from inside fit; evaluate and get_preds may be")
 
 
 # cell 4658c33d df70c2 · The Learner
@@ -830,8 +648,8 @@ def _set_lrs(groups: list[dict[str, Any]], lr: float | Sequence[float] | None) -
         group["lr"] = rate
 
 
-# cell 5c5a3c8e 7a943c · The Learner
-class Learner(_Answers):
+# cell 5c5a3c8e 51aeee · The Learner
+class Learner(_Questions):
     """A model, its data, a loss and an optimizer, and the callbacks that take part in the training.
 
     `dls` has the loaders `train` and `valid` (None for none); a batch is (inputs …, target).
@@ -850,8 +668,8 @@ class Learner(_Answers):
         self.callbacks = arrange(_with_defaults(callbacks, self.metrics))
         self.opt = opt_func(model.parameters(), lr=lr)
         _set_lrs(self.opt.param_groups, None)
-        self.n_steps, self.n_fits, self._running = 0, 0, False
-        vars(self).update(_first_moment(n_epochs=0))
+        self.n_steps, self.n_fits = 0, 0
+        _begin(self, n_epochs=0)
 
     def fit(self, n_epochs: int, lr: float | Sequence[float] | None = None,
             callbacks: Iterable[Callback] = ()) -> None:
@@ -859,20 +677,13 @@ class Learner(_Answers):
 
         `lr` is for this fit: one for all parameter groups, one for each, or that at the beginning.
         """
-        if self.dls.train is None:
-            raise ValueError("there is no training set: dls.train is None")
-        if not isinstance(n_epochs, int) or n_epochs < 1:
-            raise ValueError(f"n_epochs must be a whole number of at least 1, got {n_epochs!r}")
-        if self._running:
-            raise RuntimeError("fit was called from inside fit; evaluate and get_preds may be")
+        _check_fit(self, n_epochs)
         everyone = arrange([*self.callbacks, *callbacks])
         _set_lrs(self.opt.param_groups, lr)
-        vars(self).update(_first_moment(n_epochs))
+        _begin(self, n_epochs)
         self.opt.zero_grad()
-        self._running = True
         try:
-            self._run(everyone, self.dls.train, self.dls.valid)
+            _run_fit(self, everyone, self.dls.train, self.dls.valid)
             self.n_fits += 1
         finally:
-            self._running = False
             self.opt.zero_grad()

@@ -1,6 +1,6 @@
-"""Everyday callbacks: progress, devices, guards
+"""Everyday callbacks: devices, gradients, stopping
 
-In the end you can watch a training while it runs, in a notebook, on a terminal or in a log file, run it on a GPU by one word, keep its gradients in bounds, take large steps with little memory, and have it stop by itself.
+In the end you can run a training on a GPU by one word, keep its gradients in bounds, take large steps with little memory, and have it stop by itself.
 """
 
 # cell ae6c2ed0 a6284e · Imports
@@ -8,329 +8,29 @@ from __future__ import annotations
 
 # generated from nbs/04b_everyday_callbacks.ipynb: do not edit
 __all__ = [
-    "thin",
-    "plot_losses",
-    "plot_metrics",
-    "plot_rates",
-    "where_output_goes",
-    "format_table",
-    "format_line",
-    "Display",
-    "LinesDisplay",
-    "TerminalDisplay",
-    "NotebookDisplay",
-    "is_first_process",
-    "ProgressCallback",
-    "DISPLAYS",
     "default_device",
     "to_device",
     "DeviceCallback",
     "clip_gradients",
+    "trained_parameters",
     "GradientClip",
     "GradientAccumulation",
     "StopOnNaN",
     "Monitor",
     "EarlyStopping",
-    "CSVLogger",
 ]
 
-# cell ae6c2ed0 4744ee · Imports
-import csv
-import io
+# cell ae6c2ed0 1f5f55 · Imports
 import os
-import sys
-import time
 import warnings
-from base64 import b64encode
 from collections.abc import Iterable, Mapping
 from math import inf
-from pathlib import Path
-from shutil import get_terminal_size
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from exp.nb04 import Callback, CancelFit, CancelStep, Learner, MetricsCallback, Recorder
-
-
-# cell dfbe345f 3cbaf5 · Curves
-def thin(values: Tensor, n: int = 1000) -> tuple[Tensor, Tensor]:
-    """Average a long curve in equal pieces, so that about `n` points are left to draw.
-
-    Shape: values (T,) -> places (≤ n,) and means (≤ n,).
-    """
-    width = max(1, -(-len(values) // n))
-    whole = len(values) // width * width
-    means = values[:whole].reshape(-1, width).mean(1)
-    return torch.arange(len(means)) * width + (width - 1) / 2, means
-
-
-# cell 37aa906f 366c3c · Curves
-def plot_losses(recorder: Recorder, ax: Any = None, smooth: int = 20) -> Any:
-    """Draw the loss of each training batch, its running mean, and the loss of each validation."""
-    ax = ax or _axes()
-    losses = torch.tensor(recorder.losses)
-    ax.plot(*thin(losses), color="C0", alpha=0.35, lw=0.8)
-    if len(losses) > smooth:
-        sums = torch.cat([torch.zeros(1), losses.double().cumsum(0)])
-        places, means = thin((sums[smooth:] - sums[:-smooth]) / smooth)
-        ax.plot(places + smooth - 1, means, color="C0", label=f"training, mean of {smooth} batches")
-    pairs = zip(recorder.epoch_ends, recorder.epochs, strict=True)
-    valid = [(end, results["valid_loss"]) for end, results in pairs if "valid_loss" in results]
-    if valid:
-        ax.plot(*zip(*valid, strict=True), "C1o-", ms=4, label="validation, each epoch")
-    ax.set(title="Loss", xlabel="batch", ylabel="loss")
-    if ax.get_legend_handles_labels()[0]:
-        ax.legend(fontsize=8)
-    return ax
-
-
-# cell 68bfc6e4 9230c9 · Curves
-def plot_metrics(recorder: Recorder, *names: str, ax: Any = None) -> Any:
-    """Draw metrics after each epoch, training dashed; without names, all of them but the loss.
-
-    Raises: ValueError for a name that is no metric.
-    """
-    keys = list(dict.fromkeys(key for results in recorder.epochs for key in results))
-    known = list(dict.fromkeys(key.split("_", 1)[1] for key in keys))
-    if wrong := sorted(set(names) - set(known)):
-        raise ValueError(f"no metric {wrong}; there are {known}")
-    chosen = list(names) or [name for name in known if name != "loss"]
-    ax = ax or _axes()
-    for phase, line in (("train", ".--"), ("valid", "o-")):
-        for color, name in enumerate(chosen):
-            if (key := f"{phase}_{name}") in keys:
-                values = [results.get(key, float("nan")) for results in recorder.epochs]
-                label = f"{name}, {'training' if phase == 'train' else 'validation'}"
-                ax.plot(range(1, len(values) + 1), values, line, color=f"C{color}", label=label)
-    ax.set(title="Metrics", xlabel="epoch", ylabel="mean over the items")
-    ax.locator_params(axis="x", integer=True)
-    ax.legend(fontsize=8)
-    return ax
-
-
-# cell 0999927b d08fb9 · Curves
-def plot_rates(recorder: Recorder, axes: Any = None) -> Any:
-    """Draw the learning rate of each parameter group, and the momentum, at each training batch."""
-    left, right = _axes(2) if axes is None else axes
-    left.plot(recorder.lrs)
-    left.set(title="Learning rate", xlabel="batch", ylabel="lr")
-    right.plot(recorder.momenta)
-    right.set(title="Momentum", xlabel="batch", ylabel="momentum or first beta")
-    return left, right
-
-
-# cell fdaeb9c6 6d185e · Curves
-def _axes(columns: int = 1) -> Any:
-    import matplotlib.pyplot as plt
-
-    figsize = (5.5, 3) if columns == 1 else (8, 2.8)
-    return plt.subplots(1, columns, figsize=figsize, layout="constrained")[1]
-
-
-# cell 5f488918 735209 · Progress
-def where_output_goes() -> str:
-    """Tell whether output is shown in a "notebook", on a "terminal", or written as "lines"."""
-    ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython else None
-    if any(kind.__name__ == "ZMQInteractiveShell" for kind in type(shell).__mro__):
-        return "notebook"
-    return "terminal" if sys.stderr is not None and sys.stderr.isatty() else "lines"
-
-
-# cell fcc8dcdc fbfcc7 · Progress
-def _cell(name: str, value: Any) -> str:
-    if isinstance(value, int):
-        return str(value)
-    digits = ".1f" if name == "seconds" else ".4f" if abs(value) < 1e4 else ".3e"
-    return format(value, digits)
-
-
-# cell 9d8712fb 57b026 · Progress
-def format_table(rows: list[Mapping[str, Any]]) -> str:
-    """Write the results of several epochs as a table, "" for none."""
-    names = list(dict.fromkeys(name for row in rows for name in row))
-    texts = [names] + [[_cell(n, row[n]) if n in row else "" for n in names] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
-    lines = [[t.rjust(w) for t, w in zip(row, widths, strict=True)] for row in texts]
-    return "\n".join(map("  ".join, lines)) if rows else ""
-
-
-# cell 844dcf44 9dce39 · Progress
-def format_line(row: Mapping[str, Any], n_epochs: int) -> str:
-    """Write the results of one epoch as a line that needs no heading."""
-    rest = {name: value for name, value in row.items() if name not in ("epoch", "seconds")}
-    parts = [f"{name} {_cell(name, value)}" for name, value in rest.items()]
-    return ", ".join([f"epoch {row['epoch']}/{n_epochs}", *parts, f"{row['seconds']:.1f} s"])
-
-
-# cell 5baedd51 5d43eb · Progress
-class Display:
-    """Shows nothing: what the other displays have in common, and all of it in a second process."""
-
-    is_live = False  # whether it shows more than the results of whole epochs
-
-    def look(self, title: str, done: int, total: int | None, loss: float) -> None:
-        """Show how far a phase is."""
-
-    def results(self, rows: list[dict[str, Any]], n_epochs: int) -> None:
-        """Show the results of all epochs so far, the last of which is new."""
-
-    def picture(self, recorder: Recorder) -> None:
-        """Show the curve of the loss."""
-
-    def close(self) -> None:
-        """Take away what is only of interest while it moves."""
-
-
-# cell dc48291f c74db8 · Progress
-class LinesDisplay(Display):
-    """Writes one line an epoch and nothing else, as for a log file."""
-
-    def results(self, rows: list[dict[str, Any]], n_epochs: int) -> None:
-        print(format_line(rows[-1], n_epochs), flush=True)
-
-
-# cell 25619157 b7cde2 · Progress
-def _make_bar(total: int | None, text: str, file: Any) -> Any:
-    """Start a tqdm bar that draws itself only when it is told to."""
-    from tqdm import tqdm
-
-    class Bar(tqdm):
-        monitor_interval = 0  # no thread of its own
-
-    size = get_terminal_size()  # 80 × 24 where a terminal does not say
-    return Bar(total=total, desc=text, file=file, leave=False, mininterval=inf, unit="batch",
-               ncols=size.columns - 1 if file is sys.stderr else 80, nrows=size.lines)
-
-
-# cell ed917d1f 4ddde5 · Progress
-class TerminalDisplay(LinesDisplay):
-    """Writes one line an epoch, and below them a bar that overwrites itself."""
-
-    is_live = True
-
-    def __init__(self, file: Any = None):
-        self._bar, self._title, self._file = None, "", file
-
-    def look(self, title: str, done: int, total: int | None, loss: float) -> None:
-        if self._bar is None or self._title != title:
-            self.close()
-            self._bar, self._title = _make_bar(total, title, self._file or sys.stderr), title
-        self._bar.n = done
-        self._bar.set_postfix_str(f"loss {loss:.4f}", refresh=True)
-
-    def results(self, rows: list[dict[str, Any]], n_epochs: int) -> None:
-        self.close()
-        super().results(rows, n_epochs)
-
-    def close(self) -> None:
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
-
-
-# cell fad2280e b613bf · Progress
-class NotebookDisplay(TerminalDisplay):
-    """Shows a table with the bar below, and a picture, and replaces both by what is new."""
-
-    def __init__(self) -> None:
-        super().__init__(io.StringIO())  # the bar writes there, and we show its text
-        self._table, self._shown = "", {}
-
-    def look(self, title: str, done: int, total: int | None, loss: float) -> None:
-        super().look(title, done, total, loss)
-        self._show({"text/plain": f"{self._table}\n{self._bar}".lstrip()})
-
-    def results(self, rows: list[dict[str, Any]], n_epochs: int) -> None:
-        self.close()
-        self._table = format_table(rows)
-        self._show({"text/plain": self._table})
-
-    def picture(self, recorder: Recorder) -> None:
-        from matplotlib.figure import Figure  # not pyplot, which would show the figure once more
-
-        figure, file = Figure(figsize=(5.5, 2.8), layout="constrained"), io.BytesIO()
-        plot_losses(recorder, figure.subplots())
-        figure.savefig(file, format="png", dpi=80)
-        picture = b64encode(file.getvalue()).decode()
-        self._show({"image/png": picture, "text/plain": "<curve of the loss>"})
-
-    def _show(self, bundle: dict[str, str]) -> None:
-        from IPython.display import display
-
-        kind = min(bundle)  # "image/png" or "text/plain"
-        if kind in self._shown:
-            self._shown[kind].update(bundle, raw=True)
-        else:
-            self._shown[kind] = display(bundle, raw=True, display_id=True)
-
-
-# cell a2639b0c 463feb · Progress
-def is_first_process() -> bool:
-    """Tell whether this process may write: of several that train together, only the first may."""
-    return int(os.environ.get("RANK", "0")) == 0  # set by torchrun
-
-
-# cell 919dfc0a aceada · Progress
-class ProgressCallback(Callback):
-    """Show how the training goes: a bar with the loss so far, and the results of each epoch.
-
-    In a notebook with a live plot of the loss; on a terminal one clean line; else, as in a log
-    file, only a line an epoch. `style` is one of "notebook", "terminal", "lines", or found out.
-    Units: `every` and `plot_every`, seconds between two looks; each waits for a GPU.
-    """
-
-    order = 30
-    requires = (Recorder,)
-
-    def __init__(self, plot: bool = True, every: float = 0.2, plot_every: float = 1.0,
-                 style: str | None = None):
-        if style not in (None, *DISPLAYS):
-            raise ValueError(f"style must be one of {list(DISPLAYS)}, got {style!r}")
-        self.plot, self.every, self.plot_every, self.style = plot, every, plot_every, style
-
-    def before_fit(self, learn: Learner) -> None:
-        style = self.style or where_output_goes()
-        self._display = DISPLAYS[style]() if is_first_process() else Display()
-        self._rows, self._next_look, self._next_plot = [], 0.0, 0.0
-
-    def before_epoch(self, learn: Learner) -> None:
-        self._start = time.perf_counter()
-
-    def after_batch(self, learn: Learner) -> None:
-        if not self._display.is_live or (now := time.perf_counter()) < self._next_look:
-            return
-        phase = "train" if learn.training else "valid"
-        title = f"epoch {learn.epoch + 1}/{learn.n_epochs} {phase}"
-        loss = learn.callback(MetricsCallback).averages(phase)["loss"]
-        self._display.look(title, learn.batch_index + 1, learn.n_batches, loss)
-        if learn.training and now >= self._next_plot:
-            self._draw(learn)
-        self._next_look = now + self.every
-
-    def after_epoch(self, learn: Learner) -> None:
-        seconds, self._next_look = time.perf_counter() - self._start, 0.0
-        self._rows.append({"epoch": learn.epoch + 1, **learn.results, "seconds": seconds})
-        self._display.results(self._rows, learn.n_epochs)
-
-    def cleanup_fit(self, learn: Learner) -> None:
-        self._display.close()
-        if self._rows:
-            self._draw(learn)
-
-    def _draw(self, learn: Learner) -> None:
-        if self.plot and self._display.is_live:
-            start = time.perf_counter()
-            learn.recorder.read()
-            self._display.picture(learn.recorder)
-            took = time.perf_counter() - start
-            self._next_plot = start + max(self.plot_every, 10 * took)  # a tenth of the time at most
-
-
-# cell c4f30ece 9a0455 · Progress
-DISPLAYS = {"notebook": NotebookDisplay, "terminal": TerminalDisplay, "lines": LinesDisplay}
+from exp.nb04 import Callback, CancelFit, CancelStep, Learner
 
 
 # cell 02018ca4 7f6dd8 · Devices
@@ -349,11 +49,12 @@ def default_device() -> torch.device:
     return torch.device(wanted or ("cuda" if there else "cpu"))
 
 
-# cell 9f603a74 4bee2b · Devices
+# cell 9f603a74 8fd8e5 · Devices
 def to_device(x: Any, device: torch.device | str) -> Any:
     """Move a tensor, or all tensors in lists, tuples and dicts; leave the rest as it is."""
     if isinstance(x, Tensor):
-        return x.to(device, non_blocking=True)
+        to_gpu = torch.device(device).type == "cuda"  # the other way, nobody may read too early
+        return x.to(device, non_blocking=to_gpu)
     if isinstance(x, list | tuple):
         parts = [to_device(part, device) for part in x]
         return type(x)(*parts) if hasattr(x, "_fields") else type(x)(parts)
@@ -402,7 +103,13 @@ def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
     return norm
 
 
-# cell 0dbbb27f bdce3d · Gradients in bounds
+# cell 0dbbb27f 33699c · Gradients in bounds
+def trained_parameters(learn: Learner) -> list[Tensor]:
+    """List the parameters that the optimizer steps, of all its groups."""
+    return [p for group in learn.opt.param_groups for p in group["params"]]
+
+
+# cell c0c7cd47 962185 · Gradients in bounds
 class GradientClip(Callback):
     """Limit the norm of all gradients together, and keep the last norm before that, in `norm`.
 
@@ -417,13 +124,13 @@ class GradientClip(Callback):
         self.max_norm, self.norm = max_norm, None
 
     def after_backward(self, learn: Learner) -> None:
-        self.norm = nn.utils.clip_grad_norm_(learn.model.parameters(), self.max_norm)
+        self.norm = nn.utils.clip_grad_norm_(trained_parameters(learn), self.max_norm)
 
     def cleanup_fit(self, learn: Learner) -> None:
         self.norm = None
 
 
-# cell 42eac033 2ab74c · Large batches in little memory
+# cell 42eac033 12bccd · Large batches in little memory
 class GradientAccumulation(Callback):
     """Step once in `n_batches` batches, with the mean gradient of all their items.
 
@@ -441,7 +148,7 @@ class GradientAccumulation(Callback):
     def after_loss(self, learn: Learner) -> None:
         if not learn.training:
             return
-        if all(p.grad is None for p in learn.model.parameters()):  # also after a cancelled batch
+        if all(p.grad is None for p in trained_parameters(learn)):  # also after a cancelled batch
             self.batches, self.items, self.unit = 0, 0, learn.n_items
         self._loss = learn.loss
         learn.loss = learn.loss * (learn.n_items / self.unit)  # a batch weighs what it holds
@@ -452,7 +159,7 @@ class GradientAccumulation(Callback):
         is_last = learn.n_batches is not None and learn.batch_index == learn.n_batches - 1
         if self.batches < self.n_batches and not is_last:
             raise CancelStep
-        for p in learn.model.parameters():
+        for p in trained_parameters(learn):
             if p.grad is not None:
                 p.grad.mul_(self.unit / self.items)
 
@@ -466,11 +173,12 @@ class GradientAccumulation(Callback):
         self.batches, self.items, self.unit = state["batches"], state["items"], state["unit"]
 
 
-# cell 9432d953 11d13f · Stopping by itself
+# cell 9432d953 12000c · Stopping by itself
 class StopOnNaN(Callback):
     """End the fit with a warning, and before the step, when the loss is no longer a finite number.
 
-    `every`: look only at every so manieth batch, since each look waits for a GPU.
+    `every`: look only at every so manieth batch, since each look waits for a GPU; the weights may
+    be spoilt by then.
     """
 
     def __init__(self, every: int = 1):
@@ -556,44 +264,3 @@ class EarlyStopping(Monitor):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
         self.waited = state["waited"]
-
-
-# cell f88bbe61 325ade · A log that survives
-class CSVLogger(Callback):
-    """Write the results of each epoch as a row of a CSV file, at once.
-
-    A file that is there is replaced, or with `append` continued. A fit that resumes from a
-    checkpoint takes back the rows that were written after it.
-    """
-
-    order = 90
-
-    def __init__(self, path: str | Path, append: bool = False):
-        self.path, self.append, self.size = Path(path), append, 0
-
-    def before_fit(self, learn: Learner) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        keep = self.append or self.size
-        self.size = self.path.stat().st_size if keep and self.path.exists() else 0
-        self._start = time.perf_counter()
-
-    def after_epoch(self, learn: Learner) -> None:
-        row = {"epoch": learn.epoch + 1, **learn.results,
-               "seconds": round(time.perf_counter() - self._start, 3)}
-        if not is_first_process():
-            return
-        with open(self.path, "r+" if self.size else "w", newline="", encoding="utf-8") as file:
-            file.seek(self.size)
-            file.truncate()
-            writer = csv.DictWriter(file, list(row))
-            if not self.size:
-                writer.writeheader()
-            writer.writerow(row)
-            self.size = file.tell()
-        self._start = time.perf_counter()
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"size": self.size}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.size = state["size"] if self.path.exists() else 0

@@ -26,20 +26,27 @@ __all__ = [
     "load_exported",
 ]
 
-# cell c5ff5d8c 198823 · Imports
+# cell c5ff5d8c 6e16df · Imports
 import json
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from importlib import import_module
+from inspect import isfunction
+from itertools import islice
 from pathlib import Path
-from typing import Any
+from shutil import rmtree
+from tempfile import mkdtemp
+from types import ModuleType
+from typing import Any, get_type_hints
 
 import torch
 from torch import Tensor, nn
 
-from exp.nb04 import Callback, Learner, Resumed, random_state, set_random_state
-from exp.nb04b import Monitor, is_first_process, to_device
+from exp.nb03d import random_state, set_random_state
+from exp.nb04 import Callback, Learner, MetricsCallback, loader_length
+from exp.nb04a import is_first_process
+from exp.nb04b import Monitor, to_device
 
 
 # cell 9677ad03 30e8f6 · A file that cannot bite
@@ -119,26 +126,26 @@ def _unpack(x: Any, tensors: Mapping[str, Tensor]) -> Any:
 FORMAT = "ground-up state 1"
 
 
-# cell 8889a4db 155465 · A file that is whole, or not there
+# cell 8889a4db 2df111 · A file that is whole, or not there
 def write_state(path: str | Path, state: Any) -> Path:
     """Write a nested state into one file, completely or not at all.
 
-    It is written beside its place and then renamed: a reader, or a crash at any moment, meets the
-    old file or the new one.
+    It is written in a folder beside its place and then renamed: a reader, or a crash at any
+    moment, meets the old file or the new one. Only a killed process leaves that folder, `.….tmp`.
     """
     from safetensors.torch import save_file
 
     path = Path(path)
     tensors, text = pack(state)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    beside = Path(mkdtemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent))
     try:
-        save_file(tensors, temporary, metadata={"format": FORMAT, "state": text})
-        _to_disk(temporary)
-        os.replace(temporary, path)
+        save_file(tensors, beside / path.name, metadata={"format": FORMAT, "state": text})
+        _to_disk(beside / path.name)
+        os.replace(beside / path.name, path)
         _to_disk(path.parent)
     finally:
-        temporary.unlink(missing_ok=True)
+        rmtree(beside, ignore_errors=True)
     return path
 
 
@@ -182,15 +189,13 @@ def save_weights(model: nn.Module, path: str | Path) -> Path:
     return write_state(path, {"model": model.state_dict()})
 
 
-# cell 2f9ebcc2 9f47ca · Weights
+# cell 2f9ebcc2 b2e145 · Weights
 def _check_same(found: Mapping[str, Any], own: Mapping[str, Any], path: str | Path) -> None:
     """Refuse the weights of another model, and name the keys that differ."""
     problems = [f"missing {name!r}" for name in own if name not in found]
     problems += [f"unknown {name!r}" for name in found if name not in own]
-    for name in own.keys() & found.keys():
-        a, b = found[name], own[name]
-        if _kind(a) != _kind(b):
-            problems.append(f"{name!r} is {_kind(a)}, not {_kind(b)}")
+    kinds = [(name, _kind(found[name]), _kind(own[name])) for name in own if name in found]
+    problems += [f"{name!r} is {a}, not {b}" for name, a, b in kinds if a != b]
     if problems:
         rest = [f"and {len(problems) - 10} more"] if problems[10:] else []
         raise ValueError(f"{path} holds another model: {'; '.join([*problems[:10], *rest])}")
@@ -212,14 +217,28 @@ def load_weights(model: nn.Module, path: str | Path) -> None:
     model.load_state_dict(weights)
 
 
-# cell 67dc4cb0 051928 · The whole training
+# cell 67dc4cb0 f202ad · The whole training
 def learner_state(learn: Learner) -> dict[str, Any]:
     """Gather all that the next step of a training depends on."""
     gradients = {name: p.grad for name, p in learn.model.named_parameters() if p.grad is not None}
-    return {"model": learn.model.state_dict(), "gradients": gradients,
-            "optimizer": {"kind": type(learn.opt).__name__, "state": learn.opt.state_dict()},
-            "callbacks": [[type(c).__name__, c.state_dict()] for c in _keepers(learn)],
+    return {"parts": _parts_of(learn), "model": learn.model.state_dict(), "gradients": gradients,
+            "optimizer": learn.opt.state_dict(), "loss": _loss_state(learn),
+            "callbacks": [c.state_dict() for c in _keepers(learn)],
             "n_steps": learn.n_steps, "random": random_state(learn.loaders)}
+
+
+# cell 7dc0cceb 21558c · The whole training
+def _parts_of(learn: Learner) -> dict[str, Any]:
+    """Name what has to be the same for a state to fit, besides the model."""
+    return {"optimizer": type(learn.opt).__name__,
+            "metrics": list(learn.callback(MetricsCallback).metrics),
+            "callbacks": [type(c).__name__ for c in _keepers(learn)]}
+
+
+# cell 2ea7fc08 13b070 · The whole training
+def _loss_state(learn: Learner) -> dict[str, Any]:
+    """The tensors of a loss that is a module, such as a running statistic."""
+    return learn.loss_func.state_dict() if isinstance(learn.loss_func, nn.Module) else {}
 
 
 # cell 7050a02d a8f2fb · The whole training
@@ -228,7 +247,7 @@ def _keepers(learn: Learner) -> list[Callback]:
     return [c for c in learn.callbacks if type(c).state_dict is not Callback.state_dict]
 
 
-# cell 88316faa 8481a5 · The whole training
+# cell 88316faa 382792 · The whole training
 def restore_learner(learn: Learner, state: Mapping[str, Any], path: str | Path = "the state",
                     random: bool = True) -> None:
     """Put a learner into a state that `learner_state` gathered; without `random`, not the random
@@ -237,20 +256,20 @@ def restore_learner(learn: Learner, state: Mapping[str, Any], path: str | Path =
     Raises: ValueError for another model, optimizer or other callbacks; then nothing changes.
     """
     _check_same(state["model"], learn.model.state_dict(), path)
-    kind, kinds = state["optimizer"]["kind"], [name for name, _ in state["callbacks"]]
-    if kind != type(learn.opt).__name__:
-        raise ValueError(f"{path} is of a training with {kind}, this one has "
-                         f"{type(learn.opt).__name__}")
-    if kinds != [type(c).__name__ for c in _keepers(learn)]:
-        raise ValueError(f"{path} holds the states of {kinds}, here are "
-                         f"{[type(c).__name__ for c in _keepers(learn)]}; use the same callbacks")
-    learn.opt.load_state_dict(state["optimizer"]["state"])
+    _check_same(state["loss"], _loss_state(learn), f"the loss of {path}")
+    for kind, here in _parts_of(learn).items():
+        if state["parts"][kind] != here:
+            raise ValueError(f"{path} is of a training with the {kind} {state['parts'][kind]}, "
+                             f"this one has {here}; build the learner as it was built then")
+    learn.opt.load_state_dict(state["optimizer"])
     learn.model.load_state_dict(state["model"])
+    if state["loss"]:
+        learn.loss_func.load_state_dict(state["loss"])
     for name, p in learn.model.named_parameters():
         gradient = state["gradients"].get(name)
         p.grad = None if gradient is None else gradient.to(p.device, copy=True)
     device = next((p.device for p in learn.model.parameters()), "cpu")
-    for callback, (_, kept) in zip(_keepers(learn), state["callbacks"], strict=True):
+    for callback, kept in zip(_keepers(learn), state["callbacks"], strict=True):
         callback.load_state_dict(to_device(kept, device))
     learn.n_steps = state["n_steps"]
     if random:
@@ -279,15 +298,52 @@ def checkpoint_files(folder: Path, fit: int) -> list[Path]:
     return sorted(file for file in folder.iterdir() if re.fullmatch(pattern, file.name))
 
 
-# cell f1f3728d 725433 · Going on where it stopped
+# cell f1f3728d 01337b · Going on where it stopped
+def _last_file(folder: Path, fit: int, resume: bool) -> Path | None:
+    """Find the last checkpoint of this fit, and clear away what a killed process left half done."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if is_first_process():
+        for rest in folder.glob(".fit*.tmp"):
+            rmtree(rest, ignore_errors=True)
+    files = checkpoint_files(folder, fit)
+    if files and not resume:
+        raise FileExistsError(f"{folder} holds checkpoints, and resume is False; empty the folder "
+                              "or take another")
+    return files[-1] if files else None
+
+
+# cell 816fbeb0 12a0f9 · Going on where it stopped
 def _plan_of(learn: Learner) -> dict[str, Any]:
     """What has to be the same when a fit is resumed, and can be known before it."""
-    train = learn.dls.train
     return {"n_epochs": learn.n_epochs, "lrs": [group["lr"] for group in learn.opt.param_groups],
-            "n_batches": len(train) if hasattr(train, "__len__") else None}
+            "n_batches": loader_length(learn.dls.train)}
 
 
-# cell 816fbeb0 b3f325 · Going on where it stopped
+# cell 3baca5c4 530aea · Going on where it stopped
+def _go_on(learn: Learner, path: Path, plan: Mapping[str, Any]) -> dict[str, Any]:
+    """Put a learner to the place in its fit where a checkpoint was written, and give its state."""
+    state = read_state(path)
+    if state["plan"] != plan:
+        raise ValueError(f"{path} is of a fit with {state['plan']}, this one has {plan}; "
+                         "empty the folder, or take the weights over with load_weights")
+    restore_learner(learn, state, path)
+
+    def behind_those_done(loader: Iterable[Any]) -> Iterator[tuple[int, Any]]:
+        batches = enumerate(loader)
+        for learn.batch_index, _ in islice(batches, state["n_batches"]):
+            pass
+        restore_learner(learn, state, path)
+        return batches
+
+    learn.epoch = state["epoch"]
+    learn.numbered = behind_those_done if state["n_batches"] else enumerate
+    if is_first_process():
+        print(f"resumed from {path.name}: {state['epoch']} of {learn.n_epochs} epochs and "
+              f"{state['n_batches']} batches are done")
+    return state
+
+
+# cell 64cb8828 13799b · Going on where it stopped
 class Checkpoint(Callback):
     """Write the whole training into a folder after each epoch and every so many batches, and go on
     from the last such file when the same script runs again.
@@ -301,26 +357,19 @@ class Checkpoint(Callback):
 
     def __init__(self, folder: str | Path, every: int | None = None, keep: int = 2,
                  resume: bool = True):
-        for name, value in (("every", 1 if every is None else every), ("keep", keep)):
-            if not isinstance(value, int) or value < 1:
-                raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+        _check_counts(every=1 if every is None else every, keep=keep)
         self.folder, self.every, self.keep, self.resume = Path(folder), every, keep, resume
-        self._epoch_random: dict[str, Any] = {}
+        self._plan, self._epoch_random, self._resumed = {}, {}, None
 
     def before_fit(self, learn: Learner) -> None:
-        self._plan = _plan_of(learn)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if is_first_process():
-            for rest in self.folder.glob(".fit*.tmp"):  # of a process that was killed while writing
-                rest.unlink(missing_ok=True)
-        if files := checkpoint_files(self.folder, learn.n_fits + 1):
-            if not self.resume:
-                raise FileExistsError(f"{self.folder} holds checkpoints, and resume is False; "
-                                      "empty the folder or take another")
-            self._go_on(learn, files[-1])
+        self._plan, self._resumed = _plan_of(learn), None
+        if path := _last_file(self.folder, learn.n_fits + 1, self.resume):
+            self._resumed = _go_on(learn, path, self._plan)
 
     def before_epoch(self, learn: Learner) -> None:
-        self._epoch_random = random_state(learn.loaders)  # the order of the batches comes from it
+        if self._resumed and self._resumed["n_batches"]:
+            set_random_state(self._resumed["epoch_random"], learn.loaders)
+        self._resumed, self._epoch_random = None, random_state(learn.loaders)  # of its order
 
     def after_batch(self, learn: Learner) -> None:
         if learn.training and self.every and (learn.batch_index + 1) % self.every == 0:
@@ -329,36 +378,28 @@ class Checkpoint(Callback):
     def after_epoch(self, learn: Learner) -> None:
         self._write(learn, learn.epoch + 1, 0)
 
-    def cleanup_fit(self, learn: Learner) -> None:
-        self._epoch_random = {}
-
     def _write(self, learn: Learner, epoch: int, n_batches: int) -> None:
         if is_first_process():
-            fit = learn.n_fits + 1
-            path = self.folder / f"fit{fit}_epoch{epoch:06}_batch{n_batches:08}.safetensors"
             position = {"plan": self._plan, "epoch": epoch, "n_batches": n_batches,
                         "epoch_random": self._epoch_random if n_batches else None}
-            write_state(path, {**learner_state(learn), **position})
-            for old in checkpoint_files(self.folder, fit)[:-self.keep]:
-                old.unlink(missing_ok=True)
+            _write_file(learn, self.folder, position, self.keep)
 
-    def _go_on(self, learn: Learner, path: Path) -> None:
-        state = read_state(path)
-        if state["plan"] != self._plan:
-            raise ValueError(f"{path} is of a fit with {state['plan']}, this one has {self._plan}; "
-                             "empty the folder, or take the weights over with load_weights")
 
-        def restore() -> None:
-            restore_learner(learn, state, path)
-            self._epoch_random = state["epoch_random"] or {}
+# cell e6b3a04a d2dc2c · Going on where it stopped
+def _check_counts(**counts: Any) -> None:
+    for name, value in counts.items():
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
 
-        restore()
-        done = state["n_batches"]
-        inside = Resumed(done, state["epoch_random"], restore) if done else None
-        learn.resume_at(state["epoch"], inside)
-        if is_first_process():
-            print(f"resumed from {path.name}: {state['epoch']} of {learn.n_epochs} epochs and "
-                  f"{done} batches are done")
+
+# cell 4e7f4df0 c0ea6f · Going on where it stopped
+def _write_file(learn: Learner, folder: Path, position: Mapping[str, Any], keep: int) -> None:
+    """Write a checkpoint, and then remove those that are older than the last `keep`."""
+    fit, epoch, n_batches = learn.n_fits + 1, position["epoch"], position["n_batches"]
+    name = f"fit{fit}_epoch{epoch:06}_batch{n_batches:08}.safetensors"
+    write_state(folder / name, {**learner_state(learn), **position})
+    for old in checkpoint_files(folder, fit)[:-keep]:
+        old.unlink(missing_ok=True)
 
 
 # cell 5e52804e a87e5e · The best weights
@@ -397,23 +438,31 @@ def _import_path(factory: str | Callable[..., nn.Module]) -> str:
     return name
 
 
-# cell b86b3fb2 0faca4 · Out into the world
-def _build(path: str, arguments: Mapping[str, Any], trusted: Sequence[str]) -> nn.Module:
-    """Import a factory from a trusted package, and call it."""
+# cell b86b3fb2 f42cca · Out into the world
+def _find_factory(path: str, trusted: Sequence[str]) -> Callable[..., nn.Module]:
+    """Import what `module:name` names, if a trusted package defines it and it makes a model."""
     module, _, name = path.partition(":")
-    if not any(module == package or module.startswith(f"{package}.") for package in trusted):
-        raise ValueError(f"the model is built by {path}, and {module} is none of the packages "
-                         f"{list(trusted)}; if you trust the file, add it to `trusted`")
-    found = import_module(module)
+    found = import_module(module) if _is_in(module, trusted) else None
     for part in name.split("."):
-        found = getattr(found, part)
-    model = found(**arguments)
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"{path} must return a torch.nn.Module, got {type(model).__name__}")
-    return model
+        found = getattr(found, part, None)
+        if isinstance(found, ModuleType):  # a door into other packages
+            found = None
+    if not _is_in(getattr(found, "__module__", None) or "", trusted):
+        raise ValueError(f"the model is built by {path}, and none of the packages {list(trusted)} "
+                         "defines that; if you trust the file, add its package to `trusted`")
+    made = get_type_hints(found).get("return") if isfunction(found) else found
+    if not (isinstance(made, type) and issubclass(made, nn.Module)):
+        raise ValueError(f"{path} must be a subclass of torch.nn.Module, or a function that says "
+                         f"it returns one: def {name}(…) -> nn.Module")
+    return found
 
 
-# cell bf4bed1e 340caf · Out into the world
+# cell bf4bed1e 590755 · Out into the world
+def _is_in(module: str, packages: Sequence[str]) -> bool:
+    return any(module == package or module.startswith(f"{package}.") for package in packages)
+
+
+# cell 31ae9146 c972dd · Out into the world
 def export_model(model: nn.Module, path: str | Path, factory: str | Callable[..., nn.Module],
                  arguments: Mapping[str, Any] | None = None, extra: Any = None) -> Path:
     """Write what predicting needs: the weights, how to build the model, and `extra` (say, the means
@@ -424,13 +473,13 @@ def export_model(model: nn.Module, path: str | Path, factory: str | Callable[...
     Raises: ValueError for a factory that cannot be imported or builds another model.
     """
     name, arguments = _import_path(factory), dict(arguments or {})
-    rebuilt = _build(name, arguments, [name.partition(":")[0]])
+    rebuilt = _find_factory(name, [name.partition(".")[0].partition(":")[0]])(**arguments)
     _check_same(model.state_dict(), rebuilt.state_dict(), f"{name}({arguments})")
     return write_state(path, {"factory": name, "arguments": arguments, "extra": extra,
                               "model": model.state_dict()})
 
 
-# cell 31ae9146 c8a98f · Out into the world
+# cell a59ab5a1 edb1cf · Out into the world
 def load_exported(path: str | Path, device: torch.device | str = "cpu",
                   trusted: Sequence[str] = ("exp", "torch.nn")) -> tuple[nn.Module, Any]:
     """Rebuild an exported model on a device, ready to predict; and give `extra`.
@@ -441,7 +490,7 @@ def load_exported(path: str | Path, device: torch.device | str = "cpu",
     state = read_state(path)
     if "factory" not in state:
         raise ValueError(f"{path} was not written by export_model; load_weights reads its weights")
-    model = _build(state["factory"], state["arguments"], trusted)
+    model = _find_factory(state["factory"], trusted)(**state["arguments"])
     _check_same(state["model"], model.state_dict(), path)
     model.load_state_dict(state["model"])
     return model.to(device).eval(), to_device(state["extra"], device)

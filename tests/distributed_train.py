@@ -18,7 +18,8 @@ from torch import nn
 from exp.nb03b import TensorDataset
 from exp.nb03c import accuracy
 from exp.nb04 import Learner
-from exp.nb04b import CSVLogger, DeviceCallback, GradientAccumulation, GradientClip
+from exp.nb04a import CSVLogger
+from exp.nb04b import DeviceCallback, GradientAccumulation, GradientClip
 from exp.nb06c import (
     AverageGradients,
     DistributedCallback,

@@ -23,10 +23,12 @@ import torch.nn.functional as F
 from safetensors import torch as safetensors
 from torch import nn
 
-from exp import nb04, nb04c
+from exp import nb04c
 from exp.nb03b import DataLoader, DataLoaders, TensorDataset
-from exp.nb04 import EVENTS, Callback, Learner, random_state
-from exp.nb04b import CSVLogger, EarlyStopping, GradientAccumulation, GradientClip
+from exp.nb03d import random_state
+from exp.nb04 import EVENTS, Callback, Learner
+from exp.nb04a import CSVLogger
+from exp.nb04b import EarlyStopping, GradientAccumulation, GradientClip
 from exp.nb04c import Checkpoint, SaveBest, learner_state, pack
 
 
@@ -115,7 +117,7 @@ def train(job):
         callbacks=callbacks,
     )
     if job.get("careless"):
-        nb04.set_random_state = nb04c.set_random_state = lambda state, loaders: None
+        nb04c.set_random_state = lambda state, loaders: None
     if "replace" in job or "half" in job:
         die_at_write(job.get("replace") or job["half"], "half" in job)
     learn.fit(2)

@@ -1,13 +1,7 @@
-"""Progress, devices, guards: what the notebook does not check."""
+"""Devices, gradients, stopping: what the notebook does not check."""
 
-import csv
-import os
-import subprocess
-import sys
-import textwrap
 import warnings
 from functools import partial
-from pathlib import Path
 
 import pytest
 import torch
@@ -21,27 +15,17 @@ from exp.nb03b import DataLoaders, TensorDataset
 from exp.nb03c import accuracy
 from exp.nb04 import Callback, CancelBatch, Learner
 from exp.nb04b import (
-    CSVLogger,
     DeviceCallback,
     EarlyStopping,
     GradientAccumulation,
     GradientClip,
-    ProgressCallback,
     StopOnNaN,
     clip_gradients,
     default_device,
-    format_table,
-    is_first_process,
-    plot_losses,
-    plot_metrics,
-    plot_rates,
-    thin,
     to_device,
-    where_output_goes,
 )
 
 torch.set_num_threads(1)
-ROOT = Path(__file__).parent.parent
 on_cuda = [
     pytest.mark.cuda,
     pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
@@ -61,129 +45,6 @@ def learner(callbacks=(), n=40, batch_size=4, lr=0.1, batches=None, **options):
     model = nn.Sequential(nn.Linear(6, 8), nn.Tanh(), nn.Linear(8, 3))
     options = {"metrics": [accuracy], "callbacks": callbacks, **options}
     return Learner(model, dls, F.cross_entropy, lr, **options)
-
-
-# ---------------------------------------------------------------- progress
-
-
-def test_one_line_an_epoch_where_there_is_no_terminal(capsys):
-    learner([ProgressCallback()]).fit(3)
-    out, err = capsys.readouterr()
-    heads = [line.split(",")[0] for line in out.splitlines()]
-    assert heads == ["epoch 1/3", "epoch 2/3", "epoch 3/3"]
-    assert "valid_accuracy" in out and err == "" and "\r" not in out
-    assert where_output_goes() == "lines"
-
-
-SCRIPT = """
-    import torch, torch.nn.functional as F
-    from exp.nb03b import DataLoaders, TensorDataset
-    from exp.nb04 import Learner
-    from exp.nb04b import ProgressCallback
-    torch.set_num_threads(1)
-    data = TensorDataset(torch.randn(400, 3), torch.zeros(400, dtype=torch.long))
-    dls = DataLoaders.from_datasets(data, data, batch_size=2)
-    Learner(torch.nn.Linear(3, 2), dls, F.cross_entropy,
-            callbacks=[ProgressCallback(every=0.001)]).fit(2)
-"""
-
-
-@pytest.mark.skipif(sys.platform == "win32", reason="needs a pseudo-terminal")
-def test_a_clean_line_on_a_terminal():
-    """On a pseudo-terminal: the bar is overwritten, and what stays is a line an epoch."""
-    import pty
-
-    ours, theirs = pty.openpty()  # without a size, as in some containers
-    process = subprocess.Popen([sys.executable, "-c", textwrap.dedent(SCRIPT)], cwd=ROOT,
-                               stdout=theirs, stderr=theirs)  # fmt: skip
-    os.close(theirs)
-    text = b""
-    try:
-        while part := os.read(ours, 65536):
-            text += part
-    except OSError:  # the other side is closed
-        pass
-    assert process.wait(60) == 0
-    text = text.decode()
-    assert "epoch 1/2 train" in text and "epoch 2/2 valid" in text and "loss 0." in text
-    lines = [line.split("\r")[-1] for line in text.replace("\r\n", "\n").split("\n")]
-    stays = [line for line in lines if line.strip()]
-    assert len(stays) == 2 and stays[1].startswith("epoch 2/2, train_loss")
-
-
-def test_in_a_notebook_one_text_and_one_picture(monkeypatch):
-    shown, handles = [], []
-
-    class Handle:
-        def update(self, bundle, raw):
-            shown.append(bundle)
-
-    def display(bundle, raw, display_id):
-        shown.append(bundle)
-        handles.append(Handle())
-        return handles[-1]
-
-    monkeypatch.setattr("IPython.display.display", display)
-    learn = learner([ProgressCallback(style="notebook", every=0, plot_every=0)])
-    learn.fit(2)
-    assert len(handles) == 2
-    texts = [bundle["text/plain"] for bundle in shown if "image/png" not in bundle]
-    assert any("epoch 1/2 train" in text and "loss" in text for text in texts)
-    assert len(texts[-1].splitlines()) == 3  # heading and two epochs, and no bar
-    learn.fit(1)
-    assert len(handles) == 4  # a new fit has its own
-
-
-def test_a_failing_fit_closes_its_bar(monkeypatch):
-    def fail(self, learn):
-        if learn.batch_index == 3:
-            raise ZeroDivisionError
-
-    failing = type("Failing", (Callback,), {"after_batch": fail, "order": 99})()
-    progress = ProgressCallback(style="terminal", every=0)
-    with pytest.raises(ZeroDivisionError):
-        learner([progress, failing]).fit(1)
-    assert progress._display._bar is None
-
-
-def test_only_the_first_process_shows_and_writes(monkeypatch, capsys, tmp_path):
-    monkeypatch.setenv("RANK", "1")
-    assert not is_first_process()
-    learner([ProgressCallback(), CSVLogger(tmp_path / "log.csv")]).fit(1)
-    assert capsys.readouterr().out == "" and not (tmp_path / "log.csv").exists()
-
-
-def test_tables():
-    first = {"epoch": 1, "loss": float("nan"), "seconds": 0.12}
-    assert format_table([first, {"epoch": 10, "loss": 1e9, "x": -1.0}]).splitlines() == [
-        "epoch       loss  seconds        x",
-        "    1        nan      0.1         ",
-        "   10  1.000e+09           -1.0000",
-    ]
-
-
-@given(n=st.integers(1, 5000), wanted=st.integers(1, 300))
-@settings(max_examples=50, deadline=None)
-def test_thin_keeps_means(n, wanted):
-    values = torch.rand(n)
-    places, means = thin(values, wanted)
-    width = -(-n // wanted)
-    assert len(places) == len(means) == n // width <= wanted
-    assert 0 <= places.min() and places.max() <= n - 1
-    test_near(means.mean(), values[: len(means) * width].mean(), tol=1e-5)
-
-
-def test_plots_of_little_data():
-    import matplotlib
-
-    matplotlib.use("agg")
-    learn = learner(batches=40)
-    plot_losses(learn.recorder)  # nothing yet
-    learn.fit(1)
-    plot_losses(learn.recorder)
-    plot_metrics(learn.recorder, "loss", "accuracy")
-    plot_rates(learn.recorder)
-    matplotlib.pyplot.close("all")
 
 
 # ---------------------------------------------------------------- devices
@@ -307,6 +168,23 @@ def test_accumulation_clips_the_whole_gradient_once():
     test_near(small.model.state_dict(), large.model.state_dict(), tol=1e-5)
 
 
+def two_parts(params, lr):
+    """An optimizer for the first layer only."""
+    return torch.optim.SGD(list(params)[:2], lr)
+
+
+def test_gradients_that_nobody_steps_with_are_left_out():
+    """The optimizer has the first layer; the gradients of the last one grow, and must not count."""
+    large = learner([GradientClip(0.1)], batches=8, opt_func=two_parts)
+    large.fit(2)
+    assert large.model[2].weight.grad.norm() > 1  # nobody forgets it
+    small = learner([GradientClip(0.1), GradientAccumulation(2)], batches=4, opt_func=two_parts)
+    small.fit(2)
+    assert small.n_steps == large.n_steps == 10
+    trained = lambda learn: list(learn.model.parameters())[:2]  # noqa: E731
+    test_near(trained(small), trained(large), tol=1e-5)
+
+
 def test_accumulation_starts_anew_after_a_cancelled_batch():
     """Batch 1 of 4 is cancelled after backward: batch 0 is forgotten, 2 and 3 make a step."""
 
@@ -375,20 +253,3 @@ def test_early_stopping_on_a_metric():
     learn = learner([Script([1, 2, 3, 2, 5]), stopping])
     learn.fit(5)
     assert len(learn.recorder.epochs) == 4 and stopping.best == 3 and stopping.best_epoch == 3
-
-
-# ---------------------------------------------------------------- the log
-
-
-def test_csv_log(tmp_path):
-    path = tmp_path / "deep" / "log.csv"
-    learn = learner([CSVLogger(path)])
-    learn.fit(2)
-    rows = list(csv.DictReader(path.open()))
-    assert [row["epoch"] for row in rows] == ["1", "2"]
-    losses = [results["train_loss"] for results in learn.recorder.epochs]
-    assert [float(row["train_loss"]) for row in rows] == losses
-    learner([CSVLogger(path, append=True)]).fit(1)
-    assert len(list(csv.DictReader(path.open()))) == 3
-    learner([CSVLogger(path)]).fit(1)  # a new logger begins a new file
-    assert len(list(csv.DictReader(path.open()))) == 1
