@@ -47,15 +47,19 @@ def digits() -> tuple[nn.Module, torch.Tensor, torch.Tensor, int]:
     return model, torch.randn(20_000, 784), torch.randint(10, (20_000,)), 64
 
 
-def by_hand(model: nn.Module, batches) -> Callable[[], None]:
+def by_hand(model: nn.Module, batches, score: bool = False) -> Callable[[], None]:
     opt = torch.optim.SGD(model.parameters(), lr=0.01)
 
     def run() -> None:
+        accuracies = []
         for xb, yb in batches():
-            loss = F.cross_entropy(model(xb), yb)
+            pred = model(xb)
+            loss = F.cross_entropy(pred, yb)
             loss.backward()
             opt.step()
             opt.zero_grad()
+            if score:
+                accuracies.append(accuracy(pred.detach(), yb))
 
     return run
 
@@ -72,7 +76,7 @@ def through_learner(model: nn.Module, loader, **options) -> Callable[[], None]:
 
 def ways(make: Callable, steps: int) -> dict[str, Callable[[], None]]:
     """Every way to train `steps` steps, each with a model of its own."""
-    models = [make() for _ in range(5)]
+    models = [make() for _ in range(6)]
     _, x, y, size = models[0]
     x, y = x[: steps * size], y[: steps * size]
     loader = DataLoader(TensorDataset(x, y), size, shuffle=True)
@@ -86,9 +90,10 @@ def ways(make: Callable, steps: int) -> dict[str, Callable[[], None]]:
     return {
         "by hand": by_hand(models[0][0], lambda: loader),
         "by hand, x[perm]": by_hand(models[1][0], permuted),
-        "Learner": through_learner(models[2][0], loader),
-        "with accuracy": through_learner(models[3][0], loader, **scored),
-        "and progress": through_learner(models[4][0], loader, **shown),
+        "by hand, accuracy": by_hand(models[2][0], lambda: loader, score=True),
+        "Learner": through_learner(models[3][0], loader),
+        "with accuracy": through_learner(models[4][0], loader, **scored),
+        "and progress": through_learner(models[5][0], loader, **shown),
     }
 
 

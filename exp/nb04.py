@@ -17,6 +17,8 @@ __all__ = [
     "ACTIONS",
     "Callback",
     "arrange",
+    "FORWARD",
+    "STEP",
     "loader_length",
     "name_metrics",
     "MetricsCallback",
@@ -24,13 +26,14 @@ __all__ = [
     "Learner",
 ]
 
-# cell a177f35a 7a3576 · Imports
+# cell a177f35a aa1701 · Imports
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from difflib import get_close_matches
 from functools import partial
 from inspect import signature
+from itertools import chain
 from typing import Any, ClassVar
 
 import torch
@@ -64,7 +67,7 @@ class CancelFit(Cancel):
     """End the training; only `cleanup_fit` still happens."""
 
 
-# cell 4f98264d f4fd27 · A callback
+# cell 4f98264d 3bc5e1 · A callback
 def _predict(learn: Learner) -> None:
     learn.pred = learn.model(*learn.inputs)
 
@@ -81,8 +84,7 @@ def _step(learn: Learner) -> None:
     learn.opt.step()
 
 
-ACTIONS = {"do_predict": (_predict,), "do_loss": (_loss,), "do_backward": (_backward,),
-           "do_step": (_step,)}
+ACTIONS = {"do_predict": _predict, "do_loss": _loss, "do_backward": _backward, "do_step": _step}
 
 
 # cell 3225f81b b61c70 · A callback
@@ -162,48 +164,54 @@ def arrange(callbacks: Iterable[Callback]) -> list[Callback]:
     return sorted(callbacks, key=lambda callback: callback.order)
 
 
-# cell 84c74d34 c4300c · A callback
-def _who_acts(callbacks: Sequence[Callback]) -> dict[str, tuple[Callable, ...]]:
-    """Look up once, for a whole fit, what to call at each moment; an action has its default."""
-    acts = {name: tuple(getattr(c, name) for c in callbacks if hasattr(c, name))
-            for name in (*EVENTS, *ACTIONS)}
-    return {name: found or ACTIONS.get(name, ()) for name, found in acts.items()}
+# cell 84c74d34 80c6d0 · The plan
+def _forget_gradients(learn: Learner) -> None:
+    for group in learn.opt.param_groups:
+        for p in group["params"]:
+            p.grad = None
 
 
-# cell 55024ce0 a180bd · A callback
-def _tell(learn: Learner, moment: str) -> None:
-    """Let everyone act who has something to do at this moment."""
-    for act in learn._acts[moment]:
+def _finish_step(learn: Learner) -> None:
+    _forget_gradients(learn)
+    learn.n_steps += 1
+
+
+# cell 55024ce0 a7e923 · The plan
+FORWARD = ("before_batch", "do_predict", "after_pred", "do_loss")
+STEP = ("after_loss", "do_backward", "after_backward", "do_step", "_finish_step", "after_step")
+
+
+# cell 3d5fc730 8217fd · The plan
+def _plan(callbacks: Sequence[Callback]) -> dict[str, tuple[Callable, ...]]:
+    """Look up once, for a whole fit, what to call in each part of it."""
+    acts = {name: [getattr(c, name) for c in callbacks if hasattr(c, name)] or [default]
+            for name, default in ACTIONS.items()}
+    acts |= {name: [getattr(c, name) for c in callbacks if hasattr(c, name)] for name in EVENTS}
+    acts["_finish_step"] = [_finish_step]
+    parts = {name: (name,) for name in EVENTS} | {"forward": FORWARD, "step": STEP}
+    return {part: tuple(chain.from_iterable(acts[name] for name in names))
+            for part, names in parts.items()}
+
+
+# cell 78136ba9 623097 · The plan
+def _tell(learn: Learner, part: str) -> None:
+    """Let everyone act who has something to do in this part of the fit."""
+    for act in learn._plan[part]:
         act(learn)
 
 
-# cell a3672e5f ca743b · The loop
+# cell a3672e5f 150413 · The loop
 def _run_batch(learn: Learner, batch: Any) -> None:
     """Take one batch through its events, as the table says."""
     *learn.inputs, learn.target = _check_batch(batch)
     learn.n_items = _items(learn.target) or _items(learn.inputs) or 1
-    _tell(learn, "before_batch")
-    _tell(learn, "do_predict")
-    _tell(learn, "after_pred")
-    _tell(learn, "do_loss")
+    _tell(learn, "forward")
     try:
-        _tell(learn, "after_loss")
-        if learn.training:
-            _run_step(learn)
+        _tell(learn, "step" if learn.training else "after_loss")
     except CancelStep:
         if not learn.training:
             raise
     _tell(learn, "after_batch")
-
-
-# cell 815ed8f3 aadedb · The loop
-def _run_step(learn: Learner) -> None:
-    _tell(learn, "do_backward")
-    _tell(learn, "after_backward")
-    _tell(learn, "do_step")
-    learn.opt.zero_grad()
-    learn.n_steps += 1
-    _tell(learn, "after_step")
 
 
 # cell d55ebeaa 1d74e2 · The loop
@@ -225,7 +233,7 @@ def _items(x: Any) -> int:
     return next(filter(None, map(_items, parts)), 0)
 
 
-# cell 07438e86 11db03 · The loop
+# cell 07438e86 72527d · The loop
 def _run_batches(learn: Learner, loader: Iterable[Any], training: bool) -> None:
     """Take all batches of a loader through their events, cancelled ones included."""
     learn.training, learn.n_batches, learn.batch_index = training, loader_length(loader), -1
@@ -236,7 +244,7 @@ def _run_batches(learn: Learner, loader: Iterable[Any], training: bool) -> None:
                 _run_batch(learn, batch)
             except CancelBatch:
                 if training:
-                    learn.opt.zero_grad()
+                    _forget_gradients(learn)
             except (RuntimeError, MemoryError) as error:
                 _explain_memory(error, learn)
                 raise
@@ -271,7 +279,7 @@ def _explain_memory(error: RuntimeError | MemoryError, learn: Learner) -> None:
             "smaller model") from error
 
 
-# cell 9a8c00e6 ed8ff5 · The loop
+# cell 9a8c00e6 1fe76f · The loop
 def _run_epochs(learn: Learner, train: Any, valid: Any) -> None:
     """Run the epochs that are left, each with its validation; without `train`, only that."""
     while learn.epoch < learn.n_epochs:
@@ -279,7 +287,7 @@ def _run_epochs(learn: Learner, train: Any, valid: Any) -> None:
             _run_epoch(learn, train, valid)
         except CancelEpoch:
             if train is not None:
-                learn.opt.zero_grad()
+                _forget_gradients(learn)
         learn.epoch += 1
 
 
@@ -317,17 +325,17 @@ def _run_fit(learn: Learner, callbacks: list[Callback], train: Any, valid: Any) 
                            "the table in 04_callbacks says which event allows which") from cancel
 
 
-# cell f20d10d9 c819b0 · The loop
+# cell f20d10d9 5abdfd · The loop
 @contextmanager
 def _as_found(learn: Learner, callbacks: list[Callback]) -> Iterator[None]:
     """Put callbacks, the mode of every layer and the memory back as they were."""
     modes = [(part, part.training) for part in learn.model.modules()]
-    kept = learn.callbacks, learn._acts
-    learn.callbacks, learn._acts = callbacks, _who_acts(callbacks)
+    kept = learn.callbacks, learn._plan
+    learn.callbacks, learn._plan = callbacks, _plan(callbacks)
     try:
         yield
     finally:
-        learn.callbacks, learn._acts = kept
+        learn.callbacks, learn._plan = kept
         for part, mode in modes:
             part.training = mode
         _forget_batch(learn)
@@ -366,7 +374,7 @@ def _name(metric: Any) -> str:
     return getattr(metric, "__name__", type(metric).__name__)
 
 
-# cell 2af52697 139eed · Metrics and a record
+# cell 2af52697 0a3dc9 · Metrics and a record
 class MetricsCallback(Callback):
     """Average loss and metrics over the items of each epoch, into `learn.results`.
 
@@ -385,8 +393,8 @@ class MetricsCallback(Callback):
     def after_batch(self, learn: Learner) -> None:
         means = [learn.loss]
         if self.metrics:
-            with torch.no_grad():
-                means += [f(learn.pred, learn.target) for f in self.metrics.values()]
+            pred = _detached(learn.pred)
+            means += [metric(pred, learn.target) for metric in self.metrics.values()]
         self._means[_phase(learn)].add(learn.n_items, means)
 
     def averages(self, phase: str) -> dict[str, float]:
@@ -413,6 +421,16 @@ class MetricsCallback(Callback):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         for phase, means in self._means.items():
             means.load_state_dict(state[phase])
+
+
+# cell 6d7d4fc3 26c1d9 · Metrics and a record
+def _detached(pred: Any) -> Any:
+    """Cut a prediction off its history, so that metrics add nothing to it."""
+    if isinstance(pred, Tensor):
+        return pred.detach()
+    if isinstance(pred, Mapping):
+        return {key: _detached(part) for key, part in pred.items()}
+    return type(pred)(map(_detached, pred)) if type(pred) in (list, tuple) else pred
 
 
 # cell e413d04a 0d37f4 · Metrics and a record
@@ -510,12 +528,12 @@ def _join(parts: list[Any]) -> Any:
     return torch.cat(parts) if parts[0].ndim else torch.stack(parts)
 
 
-# cell 7a0620f3 ab4a86 · Looking without touching
+# cell 7a0620f3 f5888b · Looking without touching
 def _begin(learn: Learner, n_epochs: int) -> None:
     """Say where a training is: before the first event."""
     learn.epoch, learn.n_epochs, learn.results = 0, n_epochs, {}
     learn.batch_index, learn.n_batches, learn.training = 0, None, False
-    learn.numbered, learn._acts = enumerate, {}
+    learn.numbered, learn._plan = enumerate, {}
     _forget_batch(learn)
 
 
@@ -537,20 +555,21 @@ def _look(learn: Learner, callback: Any, loader: Any) -> Any:
     return callback
 
 
-# cell c80b94d4 437a46 · The Learner
+# cell c80b94d4 1b63f6 · The Learner
 def _outline(callbacks: Sequence[Callback]) -> str:
     """Write the moments of a fit in their order, each with the callbacks that act there."""
-    batch = ["before_batch", "do_predict", "after_pred", "do_loss", "after_loss"]
-    step = ["do_backward", "after_backward", "do_step", "after_step"]
-    names = ["before_fit", "every epoch", "    before_epoch", "    every training batch",
-             *[f"        {name}" for name in (*batch, *step, "after_batch")],
-             "    every validation batch", *[f"        {name}" for name in (*batch, "after_batch")],
-             "    after_epoch", "after_fit", "cleanup_fit"]
+    step = [name for name in STEP if not name.startswith("_")]
     lines = []
-    for name in names:
-        actors = [type(c).__name__ for c in callbacks if hasattr(c, name.strip())]
-        by_default = f"({name.strip()[3:]})" if name.strip() in ACTIONS else ""
-        lines.append(f"{name:<24}{', '.join(actors) or by_default}".rstrip())
+    for depth, names in ((0, ["before_fit", "every epoch"]),
+                         (1, ["before_epoch", "every training batch"]),
+                         (2, [*FORWARD, *step, "after_batch"]),
+                         (1, ["every validation batch"]),
+                         (2, [*FORWARD, "after_loss", "after_batch"]),
+                         (1, ["after_epoch"]), (0, ["after_fit", "cleanup_fit"])):
+        for name in names:
+            actors = [type(c).__name__ for c in callbacks if hasattr(c, name)]
+            by_default = f"({name[3:]})" if name in ACTIONS else ""
+            lines.append(f"{4 * depth * ' ' + name:<24}{', '.join(actors) or by_default}".rstrip())
     return "\n".join(lines)
 
 
@@ -612,14 +631,14 @@ def _check_parts(model: Any, dls: Any, loss_func: Any, lr: Any, opt_func: Any) -
         raise ValueError(f"lr must be a number above 0, got {lr!r}")
 
 
-# cell 882acbfc 3cc9ad · The Learner
+# cell 882acbfc 8ccd45 · The Learner
 def _check_fit(learn: Learner, n_epochs: Any) -> None:
     """Refuse a fit that cannot begin."""
     if learn.dls.train is None:
         raise ValueError("there is no training set: dls.train is None")
     if not isinstance(n_epochs, int) or n_epochs < 1:
         raise ValueError(f"n_epochs must be a whole number of at least 1, got {n_epochs!r}")
-    if learn._acts:
+    if learn._plan:
         raise RuntimeError("fit was called from inside fit; evaluate and get_preds may be")
 
 
@@ -648,7 +667,7 @@ def _set_lrs(groups: list[dict[str, Any]], lr: float | Sequence[float] | None) -
         group["lr"] = rate
 
 
-# cell 5c5a3c8e 51aeee · The Learner
+# cell 5c5a3c8e b70130 · The Learner
 class Learner(_Questions):
     """A model, its data, a loss and an optimizer, and the callbacks that take part in the training.
 
@@ -681,9 +700,9 @@ class Learner(_Questions):
         everyone = arrange([*self.callbacks, *callbacks])
         _set_lrs(self.opt.param_groups, lr)
         _begin(self, n_epochs)
-        self.opt.zero_grad()
+        _forget_gradients(self)
         try:
             _run_fit(self, everyone, self.dls.train, self.dls.valid)
             self.n_fits += 1
         finally:
-            self.opt.zero_grad()
+            _forget_gradients(self)

@@ -287,7 +287,7 @@ def test_keyboard_interrupt_is_cleaned_up_after():
     learn = learner([Hooked()])
     with pytest.raises(KeyboardInterrupt):
         learn.fit(1, callbacks=[on("after_backward", interrupt)])
-    assert not learn.model[0]._forward_hooks and not learn._acts and learn.n_fits == 0
+    assert not learn.model[0]._forward_hooks and not learn._plan and learn.n_fits == 0
 
 
 def test_cleanup_runs_for_those_who_began_in_reverse_order_errors_or_not():
@@ -622,17 +622,24 @@ def test_a_loss_or_a_metric_of_several_numbers_is_refused():
 
 
 def test_metrics_cannot_hold_on_to_the_graph():
-    """Neither through the prediction nor through the weights."""
-    kept = []
+    """Neither through the prediction, in whatever form, nor through the weights."""
+    model = nn.Linear(6, 3)
+    forward = model.forward
+    model.forward = lambda x: {"logits": forward(x), "more": [forward(x), (forward(x),)]}
+    seen = []
 
     def size(pred, target):
-        value = sum(p.square().sum() for p in learn.model.parameters()) + pred.sum() * 0
-        kept.append(value.requires_grad)
-        return value
+        seen.extend([pred["logits"], pred["more"][0], pred["more"][1][0]])
+        return sum(p.square().sum() for p in model.parameters())
 
-    learn = learner(metrics=[size])
-    learn.fit(1)
-    assert kept and not any(kept)
+    def look(learn):
+        means = learn.callback(MetricsCallback)._means["train"]
+        seen.extend(number for column in means.columns.values() for number in column._loose)
+
+    loss = lambda pred, target: F.cross_entropy(pred["logits"], target)  # noqa: E731
+    learn = Learner(model, data(), loss, metrics={"size": size})
+    learn.fit(1, callbacks=[on("after_batch", look, order=99)])
+    assert len(seen) > 20 and not any(number.requires_grad for number in seen)
 
 
 def test_targets_without_axes():
