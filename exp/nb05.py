@@ -285,24 +285,21 @@ def _training_batches(learn: Learner) -> int:
     return len(learn.dls.train)
 
 
-# cell 7b5666fc c1f2dd · A callback that follows a schedule
+# cell 7b5666fc f73b33 · A callback that follows a schedule
 class ScheduleCallback(Callback):
     """Set one setting of the optimizer before each training batch, as a schedule says.
 
     `schedule` is one for all parameter groups, or a list with one for each. "momentum" is also
     Adam's first beta. After the fit the setting is what it was before.
-    Raises: TypeError for what is no schedule; ValueError, as the fit begins, if the optimizer has
-        no such setting, or another number of groups, if it is no number, if the loader has no
-        length, or if two callbacks schedule the same setting.
+    Raises: TypeError for what is no schedule; ValueError, as the fit begins, for an unknown setting
+        or one that is no number, another number of groups, or a second schedule for it.
     """
 
-    order = -10  # the others see the new value
-    repeatable = True
+    order, repeatable = -10, True  # the others see the new value
 
     def __init__(self, name: str, schedule: Schedule | Sequence[Schedule]):
-        for each in schedule if isinstance(schedule, list | tuple) else [schedule]:
-            if not callable(each):
-                raise TypeError(f"a schedule is a function of the position, got {each!r}")
+        if not all(map(callable, schedule if isinstance(schedule, list | tuple) else [schedule])):
+            raise TypeError(f"a schedule is a function of the position, got {schedule!r}")
         self.name, self.schedule = name, schedule
         self.kept: list[Any] | None = None  # what the settings were; a resumed fit brings its own
 

@@ -19,10 +19,11 @@ __all__ = [
     "adaptive_avg_pool2d",
     "ForwardHooks",
     "modules_of_kind",
+    "describe_outputs",
     "ActivationStats",
+    "ActivationStatsCallback",
     "plot_activation_stats",
     "plot_activation_histograms",
-    "ActivationStatsCallback",
     "lsuv",
 ]
 
@@ -55,15 +56,18 @@ def show_batch(loaders: Any, n: int = 16, title: str = "A training batch") -> No
     show_images(images, targets[:n].tolist(), suptitle=title)
 
 
-# cell 32c3e258 a72301 · Sizes
+# cell 32c3e258 f35eaa · Sizes
 def conv_output_size(size: int, kernel_size: int, stride: int = 1, padding: int = 0,
                      dilation: int = 1) -> int:
     """Count the places of a window along one axis.
 
     Units: pixels.
-    Raises: ValueError if the window does not fit even once.
+    Raises: ValueError if the window does not fit even once, or a setting makes no sense.
     Source: Dumoulin and Visin 2016, relationships 6 and 12.
     """
+    if min(kernel_size, stride, dilation) < 1 or padding < 0:
+        raise ValueError("kernel_size, stride and dilation must be at least 1 and padding 0, got "
+                         f"{kernel_size}, {stride}, {dilation} and {padding}")
     span = dilation * (kernel_size - 1) + 1
     if size + 2 * padding < span:
         raise ValueError(f"a window of {span} pixels does not fit into {size} + 2 · {padding}; "
@@ -104,7 +108,7 @@ def windows(x: Tensor, kernel_size: int | tuple[int, int], stride: int | tuple[i
                                            row * d[0], column * d[1]))
 
 
-# cell f564fea9 4f0aba · One matrix product
+# cell f564fea9 59490c · One matrix product
 def _check_channels(x: Tensor, weight: Tensor, groups: int) -> None:
     """Refuse images, kernels and groups that do not fit together."""
     if x.ndim != 4 or weight.ndim != 4 or groups < 1:
@@ -116,6 +120,7 @@ def _check_channels(x: Tensor, weight: Tensor, groups: int) -> None:
                          f"{weight.shape[0]} kernels")
 
 
+# cell 45569c49 c49c4f · One matrix product
 def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None,
            stride: int | tuple[int, int] = 1, padding: int | tuple[int, int] = 0,
            dilation: int | tuple[int, int] = 1, groups: int = 1) -> Tensor:
@@ -131,20 +136,22 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None,
     C_out, C_group, *kernel_size = weight.shape
     view = windows(x, tuple(kernel_size), stride, padding, dilation)  # (B, C, H', W', kh, kw)
     B, _, h, w = view.shape[:4]
+    K = C_group * math.prod(kernel_size)
     rows = view.unflatten(1, (groups, C_group)).permute(0, 1, 3, 4, 2, 5, 6)
-    rows = rows.reshape(B, groups, h * w, -1)  # (B, G, H'W', K)
-    columns = weight.reshape(groups, C_out // groups, -1).mT  # (G, K, C_out / G)
+    rows = rows.reshape(B, groups, h * w, K)
+    columns = weight.reshape(groups, C_out // groups, K).mT  # (G, K, C_out / G)
     y = (rows @ columns).mT.reshape(B, C_out, h, w)
     return y if bias is None else y + bias[:, None, None]
 
 
-# cell f9262095 2f5a14 · A layer
+# cell f9262095 cfac1f · A layer
 class Conv2d(nn.Module):
     """Lay `out_channels` kernels, which are learned, on every window of the images.
 
     Shape: x (B, in_channels, H, W) -> (B, out_channels, H', W').
     Raises: ValueError if groups do not divide both channels, or a setting makes no sense.
-    Differs: no padding_mode, no padding "same"; else as torch's, the first weights included.
+    Differs: no padding "same" or "valid" and no padding_mode, only zeros; no `device`, use `.to`;
+        else as torch's, the first weights included.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int | tuple[int, int],
@@ -168,29 +175,44 @@ class Conv2d(nn.Module):
                       self.groups)
 
 
-# cell 0770f12d 15c6e3 · Pooling: forget exactly where
+# cell 0770f12d 3d77cd · Pooling: forget exactly where
+def _pool_windows(x: Tensor, kernel_size: int | tuple[int, int],
+                  stride: int | tuple[int, int] | None, padding: int | tuple[int, int],
+                  fill: float) -> Tensor:
+    """View the windows of a pooling; without `stride`, they lie side by side."""
+    k, p = _pair(kernel_size, "kernel_size", 1), _pair(padding, "padding", 0)
+    if p[0] > k[0] // 2 or p[1] > k[1] // 2:
+        raise ValueError(f"padding may be half a window at most, got {p} for windows of {k}")
+    return windows(x, k, k if stride is None else stride, p, fill=fill)
+
+
+# cell 0b6de410 732052 · Pooling: forget exactly where
 def max_pool2d(x: Tensor, kernel_size: int | tuple[int, int],
                stride: int | tuple[int, int] | None = None,
                padding: int | tuple[int, int] = 0) -> Tensor:
     """Take the largest number of each window; without `stride`, windows lie side by side.
 
     Shape: x (B, C, H, W) -> (B, C, H', W').
+    Raises: ValueError for a padding of more than half a window, or as `windows`.
+    Differs: no dilation, no ceil_mode, no indices.
     """
-    view = windows(x, kernel_size, stride or kernel_size, padding, fill=-math.inf)
-    return view.flatten(-2).max(-1).values
+    return _pool_windows(x, kernel_size, stride, padding, -math.inf).flatten(-2).max(-1).values
 
 
+# cell 61bdccb1 3d60b8 · Pooling: forget exactly where
 def avg_pool2d(x: Tensor, kernel_size: int | tuple[int, int],
                stride: int | tuple[int, int] | None = None,
                padding: int | tuple[int, int] = 0) -> Tensor:
     """Average each window, zeros of the border included.
 
     Shape: x (B, C, H, W) -> (B, C, H', W').
+    Raises: ValueError for a padding of more than half a window, or as `windows`.
+    Differs: no ceil_mode; the border always counts.
     """
-    return windows(x, kernel_size, stride or kernel_size, padding).mean((-2, -1))
+    return _pool_windows(x, kernel_size, stride, padding, 0.0).mean((-2, -1))
 
 
-# cell 7e632081 668516 · Pooling: forget exactly where
+# cell 7e632081 eea30b · Pooling: forget exactly where
 def pooling_matrix(n: int, m: int, dtype: torch.dtype | None = None) -> Tensor:
     """Write the averages of n pixels in m cells, which cover all and may overlap, as a matrix.
 
@@ -201,6 +223,7 @@ def pooling_matrix(n: int, m: int, dtype: torch.dtype | None = None) -> Tensor:
     return inside.to(dtype or torch.get_default_dtype()) / inside.sum(1, keepdim=True)
 
 
+# cell 4c881547 9c6092 · Pooling: forget exactly where
 def adaptive_avg_pool2d(x: Tensor, output_size: int | tuple[int, int]) -> Tensor:
     """Average images of any size down, or up, to cells of a fixed number.
 
@@ -211,7 +234,7 @@ def adaptive_avg_pool2d(x: Tensor, output_size: int | tuple[int, int]) -> Tensor
     return rows @ x @ columns.mT
 
 
-# cell b426d97c a2eacb · Hooks: look without touching
+# cell b426d97c 120465 · Hooks: look without touching
 class ForwardHooks:
     """Call `function(name, module, output)` after each forward pass of the modules, in a `with`.
 
@@ -233,36 +256,43 @@ class ForwardHooks:
             for name, module in self.modules.items():
                 self.handles.append(module.register_forward_hook(partial(self._call, name)))
         except BaseException:
-            self.remove()
+            self.__exit__()
             raise
         return self
 
     def _call(self, name: str, module: nn.Module, inputs: tuple, output: Any) -> None:
         self.function(name, module, output)
 
-    def remove(self) -> None:
-        """Take all hooks off; nothing happens if none is on."""
+    def __exit__(self, *error: Any) -> None:
         while self.handles:
             self.handles.pop().remove()
 
-    def __exit__(self, *error: Any) -> None:
-        self.remove()
 
-
+# cell 4f93eb66 db667f · Hooks: look without touching
 def modules_of_kind(model: nn.Module, kinds: type | tuple[type, ...]) -> dict[str, nn.Module]:
     """Find the modules of some classes, by name, in the order in which they were added."""
     return {name or "model": m for name, m in model.named_modules() if isinstance(m, kinds)}
 
 
-# cell 935c3a44 4ec340 · The health of a network
+# cell 935c3a44 31d859 · The health of a network
+def describe_outputs(x: Tensor) -> Tensor:
+    """Give mean, standard deviation and share of dead units of a layer's outputs.
+
+    A unit is a channel, on axis 1; it is dead if it exceeds 0 nowhere in the batch, NaN included.
+    Shape: x (B, units, …) -> (3,).
+    """
+    alive = x.transpose(0, 1).flatten(1).amax(1) > 0  # never true of NaN
+    return torch.stack([x.mean(), x.std(), 1 - alive.float().mean()])
+
+
+# cell 86400d06 5e851f · The health of a network
 class ActivationStats:
     """Record mean, spread, dead units and a histogram of modules' outputs, batch by batch.
 
-    Use it as `with ActivationStats(model) as stats:` around a training; passes in evaluation mode
-    do not count. A unit is an output channel; it is dead in a batch if it never exceeds 0 there.
+    Use it as `with ActivationStats(model) as stats:`; passes in evaluation mode do not count.
     Shape: outputs (B, units, …); `numbers(name)` (batches, 3); `histogram(name)` (bins, batches).
     Raises: ValueError if the model has no module of these kinds; TypeError if an output is no
-    tensor (B, units, …).
+        tensor (B, units, …).
     """
 
     def __init__(self, model: nn.Module, kinds: type | tuple[type, ...] = nn.ReLU, bins: int = 40,
@@ -281,14 +311,12 @@ class ActivationStats:
         self.hooks.__exit__(*error)
 
     def _record(self, name: str, module: nn.Module, output: Any) -> None:
-        if not module.training:
-            return
-        if not isinstance(output, Tensor) or output.ndim < 2:
-            raise TypeError(f"{name} gives no tensor (B, units, …); choose other kinds")
-        x = output.detach().float()
-        dead = (x.transpose(0, 1).flatten(1).amax(1) <= 0).float().mean()
-        self._numbers[name].append(torch.stack([x.mean(), x.std(), dead]))
-        self._counts[name].append(torch.histc(x.clamp(*self.limits), self.bins, *self.limits))
+        if module.training:
+            if not isinstance(output, Tensor) or output.ndim < 2:
+                raise TypeError(f"{name} gives no tensor (B, units, …); choose other kinds")
+            x = output.detach().float()
+            self._numbers[name].append(describe_outputs(x))
+            self._counts[name].append(torch.histc(x.clamp(*self.limits), self.bins, *self.limits))
 
     def numbers(self, name: str) -> Tensor:
         """Give mean, standard deviation and share of dead units of each batch."""
@@ -297,39 +325,6 @@ class ActivationStats:
     def histogram(self, name: str) -> Tensor:
         """Count the outputs in each bin, for each batch; what lies beyond is in the outermost."""
         return torch.stack(self._counts[name], 1).cpu()
-
-
-# cell 1dad618e 7b5994 · The health of a network
-def plot_activation_stats(stats: ActivationStats, title: str = "Outputs of each layer") -> None:
-    """Draw mean, standard deviation and share of dead units over the batches, a line a layer."""
-    import matplotlib.pyplot as plt
-
-    figure, axes = plt.subplots(1, 3, figsize=(9, 2.6), layout="constrained")
-    for i, axis in enumerate(axes):
-        for name in stats.names:
-            axis.plot(stats.numbers(name)[:, i], lw=1, label=name)
-        axis.set(title=("mean", "standard deviation", "share of dead units")[i], xlabel="batch")
-    axes[2].set_ylim(-0.02, 1.02)
-    axes[0].legend(title="layer", fontsize=7)
-    figure.suptitle(title)
-    plt.show()
-
-
-def plot_activation_histograms(stats: ActivationStats, title: str = "Outputs of each layer"
-                               ) -> None:
-    """Draw each layer's histogram over the batches as a picture, colour for the log of a count."""
-    import matplotlib.pyplot as plt
-
-    n = len(stats.names)
-    figure, axes = plt.subplots(1, n, figsize=(9, 2.6), squeeze=False, layout="constrained")
-    for axis, name in zip(axes[0], stats.names, strict=True):
-        counts = stats.histogram(name)
-        axis.imshow(counts.log1p(), origin="lower", aspect="auto", cmap="turbo",
-                    extent=(0, counts.shape[1], *stats.limits))
-        axis.set(title=f"layer {name}", xlabel="batch")
-    axes[0, 0].set_ylabel("output")
-    figure.suptitle(title)
-    plt.show()
 
 
 # cell 42a6b375 c5dfa2 · The health of a network
@@ -351,39 +346,45 @@ class ActivationStatsCallback(Callback):
             self.stats.__exit__()
 
 
-# cell 41835e8b 340b72 · A start that suits the depth
-def lsuv(model: nn.Module, xb: Tensor, kinds: type | tuple[type, ...] = (nn.Linear, nn.Conv2d),
-         tol: float = 0.01, max_steps: int = 10) -> dict[str, float]:
-    """Scale each layer's weights, from first to last, until its outputs on a batch have variance 1.
+# cell 5f706c1c 04cc55 · The health of a network
+def plot_activation_stats(stats: ActivationStats, title: str = "Outputs of each layer") -> None:
+    """Draw mean, standard deviation and share of dead units over the batches, a line a layer."""
+    import matplotlib.pyplot as plt
 
-    Changes these weights and nothing else: modes, buffers and random numbers stay as they are.
-    Returns: the standard deviation that each layer had when its turn came.
-    Raises: ValueError if a layer's outputs do not vary or are not finite, or after `max_steps`.
-    Source: Mishkin and Matas 2016, algorithm 1.
-    Differs: starts from the weights as they are, where the paper starts from orthogonal ones.
-    """
-    seen: dict[str, float] = {}
-
-    def note(name: str, module: nn.Module, output: Tensor) -> None:
-        seen[name] = output.float().std().item()
-
-    modes, found = {m: m.training for m in model.modules()}, {}
-    layers = modules_of_kind(model, kinds)
-    try:
-        with torch.no_grad(), ForwardHooks(layers, note):
-            model.eval()(xb)
-            for name in list(seen):  # in the order in which they ran
-                found[name] = _unit_variance(model, xb, name, layers[name], seen, tol, max_steps)
-    finally:
-        for module, mode in modes.items():
-            module.training = mode
-    return found
+    figure, axes = plt.subplots(1, 3, figsize=(9, 2.6), layout="constrained")
+    for i, axis in enumerate(axes):
+        for name in stats.names:
+            axis.plot(stats.numbers(name)[:, i], lw=1, label=name)
+        axis.set(title=("mean", "standard deviation", "share of dead units")[i], xlabel="batch")
+    axes[2].set_ylim(-0.02, 1.02)
+    axes[0].legend(title="layer", fontsize=7)
+    figure.suptitle(title)
+    plt.show()
 
 
-def _unit_variance(model: nn.Module, xb: Tensor, name: str, layer: nn.Module,
-                   seen: dict[str, float], tol: float, max_steps: int) -> float:
+# cell 83abd5e6 51fbfa · The health of a network
+def plot_activation_histograms(stats: ActivationStats, title: str = "Outputs of each layer"
+                               ) -> None:
+    """Draw each layer's histogram over the batches as a picture, colour for the log of a count."""
+    import matplotlib.pyplot as plt
+
+    figure, axes = plt.subplots(1, len(stats.names), figsize=(9, 2.6), squeeze=False,
+                                layout="constrained")
+    for axis, name in zip(axes[0], stats.names, strict=True):
+        counts = stats.histogram(name)
+        axis.imshow(counts.log1p(), origin="lower", aspect="auto", cmap="turbo",
+                    extent=(0, counts.shape[1], *stats.limits))
+        axis.set(title=f"layer {name}", xlabel="batch")
+    axes[0, 0].set_ylabel("output")
+    figure.suptitle(title)
+    plt.show()
+
+
+# cell 48cf729b 4196b9 · A start that suits the depth
+def _unit_variance(run: Callable[[], Any], name: str, layer: nn.Module, seen: Mapping[str, float],
+                   tol: float, max_steps: int) -> float:
     """Divide one layer's weights by the standard deviation of its outputs, until that is 1."""
-    model(xb)
+    run()
     first = seen[name]
     for _ in range(max_steps):
         if not (math.isfinite(seen[name]) and seen[name] > 0):
@@ -392,6 +393,43 @@ def _unit_variance(model: nn.Module, xb: Tensor, name: str, layer: nn.Module,
         if abs(seen[name] ** 2 - 1) < tol:
             return first
         layer.weight.div_(seen[name])
-        model(xb)
+        run()
     raise ValueError(f"the outputs of {name!r} do not reach variance 1 in {max_steps} steps; is "
                      "their spread that of its bias?")
+
+
+# cell 2eb033ae c17e77 · A start that suits the depth
+def lsuv(model: nn.Module, xb: Tensor, kinds: type | tuple[type, ...] = (nn.Linear, nn.Conv2d),
+         tol: float = 0.01, max_steps: int = 10) -> dict[str, float]:
+    """Scale each layer's weights, from first to last, until its outputs on a batch have variance 1.
+
+    Changes these weights and nothing else: modes, buffers and random numbers stay as they are.
+    Returns: the standard deviation that each layer had when its turn came.
+    Raises: ValueError if a layer's outputs do not vary or are not finite, or after `max_steps`;
+        then the weights are what they were.
+    Source: Mishkin and Matas 2016, algorithm 1.
+    Differs: starts from the weights as they are, where the paper starts from orthogonal ones.
+    """
+    seen: dict[str, float] = {}
+
+    def note(name: str, module: nn.Module, output: Tensor) -> None:
+        seen[name] = output.float().std().item()
+
+    layers, state, found = modules_of_kind(model, kinds), random_state(), {}
+    modes, weights = {m: m.training for m in model.modules()}, {}
+    try:
+        with torch.no_grad(), ForwardHooks(layers, note):
+            model.eval()(xb)
+            for name in list(seen):
+                weights[name] = layers[name].weight.clone()
+                found[name] = _unit_variance(partial(model, xb), name, layers[name], seen, tol,
+                                             max_steps)
+    except BaseException:
+        for name, weight in weights.items():
+            layers[name].weight.data.copy_(weight)
+        raise
+    finally:
+        set_random_state(state)
+        for module, mode in modes.items():
+            module.training = mode
+    return found

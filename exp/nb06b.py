@@ -38,7 +38,7 @@ from exp.nb04 import random_state, set_random_state
 from exp.nb06 import ForwardHooks
 
 
-# cell f320bfab 315046 · Normalise inside, too
+# cell f320bfab e658f6 · Normalise inside, too
 def normalize_over(x: Tensor, dims: tuple[int, ...], eps: float = 1e-5) -> Tensor:
     """Subtract the mean over some axes and divide by the standard deviation, of which eps is part.
 
@@ -53,7 +53,13 @@ def _along_channels(parameter: Tensor, x: Tensor) -> Tensor:
     return parameter.reshape(-1, *[1] * (x.ndim - 2))
 
 
-# cell 85a47149 989561 · Normalise inside, too
+def _check_channel_axis(x: Tensor, channels: int) -> None:
+    """Refuse what has not that many channels on axis 1."""
+    if x.ndim < 2 or x.shape[1] != channels:
+        raise ValueError(f"x must be (B, {channels}, …), got {tuple(x.shape)}")
+
+
+# cell 85a47149 237c08 · Normalise inside, too
 class BatchNorm(nn.Module):
     """Normalise each channel over batch and places; in evaluation, by the running statistics.
 
@@ -61,7 +67,7 @@ class BatchNorm(nn.Module):
     Shape: x (B, num_features, …) -> the same.
     Raises: ValueError for other channels, or in training for a single number a channel.
     Source: Ioffe and Szegedy 2015, algorithms 1 and 2.
-    Differs: one class for all numbers of axes; no `momentum=None`, always with statistics.
+    Differs: any number of axes; no `affine`, `track_running_stats`, `momentum=None`.
     """
 
     def __init__(self, num_features: int, eps: float = 1e-5, momentum: float = 0.1):
@@ -74,33 +80,35 @@ class BatchNorm(nn.Module):
         self.register_buffer("num_batches_tracked", torch.tensor(0))
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.ndim < 2 or x.shape[1] != self.num_features:
-            raise ValueError(f"x must be (B, {self.num_features}, …), got {tuple(x.shape)}")
+        _check_channel_axis(x, self.num_features)
+        wide = x.to(torch.promote_types(x.dtype, self.weight.dtype))  # 16 bits would be coarse
         if self.training:
-            x_hat = normalize_over(x, dims := (0, *range(2, x.ndim)), self.eps)
-            self._remember(x.detach(), dims)
+            x_hat = normalize_over(wide, dims := (0, *range(2, x.ndim)), self.eps)
+            self._remember(wide.detach(), dims)
         else:
             mean, var = (_along_channels(s, x) for s in (self.running_mean, self.running_var))
-            x_hat = (x - mean) / (var + self.eps).sqrt()
-        return x_hat * _along_channels(self.weight, x) + _along_channels(self.bias, x)
+            x_hat = (wide - mean) / (var + self.eps).sqrt()
+        y = x_hat * _along_channels(self.weight, x) + _along_channels(self.bias, x)
+        return y.to(x.dtype)
 
     def _remember(self, x: Tensor, dims: tuple[int, ...]) -> None:
         if x.numel() <= self.num_features:
-            raise ValueError(f"in training a channel needs more than one number, got shape "
+            raise ValueError("in training a channel needs more than one number, got "
                              f"{tuple(x.shape)}; use larger batches, drop_last, or eval mode")
         variance, mean = torch.var_mean(x, dims, correction=1)
-        self.running_mean.lerp_(mean, self.momentum)
-        self.running_var.lerp_(variance, self.momentum)
+        self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
+        self.running_var.lerp_(variance.to(self.running_var.dtype), self.momentum)
         self.num_batches_tracked += 1
 
 
-# cell 832828bf b11aab · Who shares a mean
+# cell 832828bf 92d3be · Who shares a mean
 class LayerNorm(nn.Module):
     """Normalise each item over its last axes, those of `normalized_shape`.
 
     Shape: x (…, *normalized_shape) -> the same.
     Raises: ValueError if the last axes of x are others.
     Source: Ba and others 2016, equation 4.
+    Differs: always with weight and bias (no `elementwise_affine`).
     """
 
     def __init__(self, normalized_shape: int | tuple[int, ...], eps: float = 1e-5):
@@ -118,13 +126,15 @@ class LayerNorm(nn.Module):
         return normalize_over(x, tuple(range(-n, 0)), self.eps) * self.weight + self.bias
 
 
-# cell f27b0f46 ac61da · Who shares a mean
+# cell f27b0f46 c51a71 · Who shares a mean
 class GroupNorm(nn.Module):
     """Normalise each item over the places of a group of channels.
 
     Shape: x (B, num_channels, …) -> the same.
     Raises: ValueError if the groups do not divide the channels, or x has others.
     Source: Wu and He 2018, equations 1 to 6; one channel a group: Ulyanov and others 2016.
+    Differs: always with weight and bias (no `affine`); a group of a single number gives the bias,
+        where PyTorch refuses a batch of one such group.
     """
 
     def __init__(self, num_groups: int, num_channels: int, eps: float = 1e-5):
@@ -136,8 +146,7 @@ class GroupNorm(nn.Module):
         self.bias = nn.Parameter(torch.zeros(num_channels))
 
     def forward(self, x: Tensor) -> Tensor:
-        if x.ndim < 2 or x.shape[1] != self.num_channels:
-            raise ValueError(f"x must be (B, {self.num_channels}, …), got {tuple(x.shape)}")
+        _check_channel_axis(x, self.num_channels)
         groups = x.reshape(x.shape[0], self.num_groups, -1)  # (B, groups, channels · places)
         x_hat = normalize_over(groups, (2,), self.eps).reshape(x.shape)
         return x_hat * _along_channels(self.weight, x) + _along_channels(self.bias, x)
@@ -215,7 +224,19 @@ class Bottleneck(nn.Module):
         return self.relu(y + (x if self.downsample is None else self.downsample(x)))
 
 
-# cell 477cea31 34c7a7 · Two kinds of block
+# cell 477cea31 a7c41f · Two kinds of block
+def _stage(block: type[BasicBlock] | type[Bottleneck], in_channels: int, width: int, count: int,
+           stride: int) -> nn.Sequential:
+    """Put blocks in a row; the first one changes size and channels."""
+    out = width * block.expansion
+    changes = stride != 1 or in_channels != out
+    downsample = nn.Sequential(_conv(in_channels, out, 1, stride),
+                               nn.BatchNorm2d(out)) if changes else None
+    first = block(in_channels, width, stride, downsample)
+    return nn.Sequential(first, *(block(out, width) for _ in range(count - 1)))
+
+
+# cell 0d5c1c65 13ad88 · Two kinds of block
 class ResNet(nn.Module):
     """Run a stem, stages of residual blocks, an average over all places, and a linear layer.
 
@@ -253,17 +274,6 @@ class ResNet(nn.Module):
         return self.fc(self.avgpool(x).flatten(1))  # (B, channels) -> (B, num_classes)
 
 
-def _stage(block: type[BasicBlock] | type[Bottleneck], in_channels: int, width: int, count: int,
-           stride: int) -> nn.Sequential:
-    """Put blocks in a row; the first one changes size and channels."""
-    out = width * block.expansion
-    changes = stride != 1 or in_channels != out
-    downsample = nn.Sequential(_conv(in_channels, out, 1, stride),
-                               nn.BatchNorm2d(out)) if changes else None
-    first = block(in_channels, width, stride, downsample)
-    return nn.Sequential(first, *(block(out, width) for _ in range(count - 1)))
-
-
 # cell 1874fb31 19b0a4 · Two kinds of block
 def resnet18(num_classes: int = 1000) -> ResNet:
     """Build the network of 18 layers of He and others 2015, table 1."""
@@ -280,7 +290,7 @@ def resnet50(num_classes: int = 1000) -> ResNet:
     return ResNet(Bottleneck, [3, 4, 6, 3], num_classes)
 
 
-# cell d6a13d9f 0c8e5b · What a network costs
+# cell d6a13d9f 899030 · What a network costs
 @dataclass(frozen=True)
 class LayerSummary:
     """One layer: its name and class, the shape of its output, parameters, FLOP of the pass."""
@@ -292,6 +302,7 @@ class LayerSummary:
     flops: int
 
 
+# cell b511b88b d17fa0 · What a network costs
 @dataclass(frozen=True)
 class Summary:
     """A model's layers in the order in which they ran; prints itself as a table."""
@@ -307,14 +318,14 @@ class Summary:
     def __repr__(self) -> str:
         rows = [("layer", "kind", "output", "parameters", "MFLOP")]
         rows += [(row.name, row.kind, " × ".join(map(str, row.shape)), f"{row.parameters:,}",
-                  f"{row.flops / 1e6:,.1f}" if row.flops else "") for row in self.layers]
-        rows += [("total", "", "", f"{self.parameters:,}", f"{self.flops / 1e6:,.1f}")]
+                  f"{row.flops / 1e6:,.2f}" if row.flops else "") for row in self.layers]
+        rows += [("total", "", "", f"{self.parameters:,}", f"{self.flops / 1e6:,.2f}")]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         return "\n".join("  ".join(text.ljust(w) if i < 3 else text.rjust(w) for i, (text, w) in
                                    enumerate(zip(row, widths, strict=True))) for row in rows)
 
 
-# cell b511b88b 311df9 · What a network costs
+# cell a6b2d609 9b5d5f · What a network costs
 def layer_flops(module: nn.Module, output: Tensor) -> int:
     """Count a layer's FLOP: 2 K for each output of a convolution, 2 n_in of a linear layer."""
     if isinstance(module, nn.Conv2d):
@@ -322,6 +333,7 @@ def layer_flops(module: nn.Module, output: Tensor) -> int:
     return 2 * output.numel() * module.in_features if isinstance(module, nn.Linear) else 0
 
 
+# cell 4420c976 219377 · What a network costs
 def summary(model: nn.Module, *inputs: Any) -> Summary:
     """Send inputs through a model, and tell each layer's output, parameters and FLOP.
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 # generated from nbs/06c_scale.ipynb: do not edit
 __all__ = [
+    "HALVES",
     "MixedPrecision",
     "ChannelsLast",
     "ShareSampler",
@@ -19,44 +20,55 @@ __all__ = [
     "DistributedCallback",
 ]
 
-# cell 852a8a91 680ede · Scale: half precision and many processes
+# cell 852a8a91 151347 · Scale: half precision and many processes
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from exp.nb03b import DataLoader, DataLoaders, RandomSampler, Sampler, SequentialSampler
 from exp.nb04 import Callback, Learner, MetricsCallback
 from exp.nb04b import default_device
 
 
-# cell 5915f704 86cc8b · Numbers of sixteen bits
+# cell 2f6b928b 4e3018 · Numbers of sixteen bits
+HALVES = (torch.bfloat16, torch.float16)
+
+
+def _to_float32(x: Any) -> Any:
+    """Bring predictions back to 32 bits, also those in lists, tuples and dicts."""
+    if isinstance(x, list | tuple):
+        parts = [_to_float32(part) for part in x]
+        return type(x)(*parts) if hasattr(x, "_fields") else type(x)(parts)
+    if isinstance(x, Mapping):
+        return {key: _to_float32(value) for key, value in x.items()}
+    return x.float() if isinstance(x, Tensor) and x.dtype in HALVES else x
+
+
+# cell 6423de78 ddc92c · Numbers of sixteen bits
 class MixedPrecision(Callback):
     """Run the forward pass in 16 bits; weights, loss, gradients and steps stay in 32.
 
     With float16 the loss is scaled, and a step with an overflow is skipped.
-    Raises: ValueError for another dtype; RuntimeError for float16 on the CPU.
+    Raises: ValueError for another dtype.
     Source: Micikevicius and others 2018, section 3.
     """
 
-    order = 55  # gradients are whole (accumulation has 50), and not yet clipped (60)
-    evaluates = True
+    order, evaluates = 55, True  # gradients are whole (accumulation: 50), not yet clipped (60)
 
     def __init__(self, dtype: torch.dtype = torch.bfloat16):
-        if dtype not in (torch.bfloat16, torch.float16):
+        if dtype not in HALVES:
             raise ValueError(f"dtype must be torch.bfloat16 or torch.float16, got {dtype}")
         self.dtype, self.scaler, self._saved = dtype, None, {}
 
     def before_fit(self, learn: Learner) -> None:
-        self.device = next(learn.model.parameters()).device.type
-        if self.dtype == torch.float16 and self.device == "cpu":
-            raise RuntimeError("float16 is for GPUs; on the CPU use MixedPrecision(torch.bfloat16)")
-        if self.scaler is None:
-            self.scaler = torch.amp.GradScaler(self.device, enabled=self.dtype == torch.float16)
-            self.scaler.load_state_dict(self._saved) if self._saved else None
+        saved, self.device = self.state_dict(), next(learn.model.parameters()).device.type
+        self.scaler = torch.amp.GradScaler(self.device, enabled=self.dtype == torch.float16)
+        if saved:  # the scaler is new: the last may have been stopped between two of its calls
+            self.scaler.load_state_dict(saved)
 
     def do_predict(self, learn: Learner) -> None:
         with torch.amp.autocast(self.device, self.dtype):
@@ -73,22 +85,15 @@ class MixedPrecision(Callback):
         self.scaler.update()
 
     def state_dict(self) -> dict[str, Any]:
-        return dict(self.scaler.state_dict()) if self.scaler else dict(self._saved)
+        return dict(self.scaler.state_dict() if self.scaler else self._saved)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         self.scaler, self._saved = None, dict(state)
 
 
-def _to_float32(x: Any) -> Any:
-    """Bring predictions back to 32 bits, in which loss and metrics are computed."""
-    if isinstance(x, list | tuple):
-        return tuple(map(_to_float32, x))
-    return x.float() if isinstance(x, Tensor) and x.is_floating_point() else x
-
-
-# cell 23570629 21444d · The layout of an image
+# cell 9b1ac8ab e5b4dd · The layout of an image
 class ChannelsLast(Callback):
-    """Let images and kernels lie pixel by pixel in memory during a fit."""
+    """Let images and kernels lie pixel by pixel in memory during a fit; after it, contiguous."""
 
     order = -90  # after the batch is on its device
     evaluates = True
@@ -104,13 +109,13 @@ class ChannelsLast(Callback):
         learn.model.to(memory_format=torch.contiguous_format)
 
 
-# cell 90275cef 812032 · Many processes, one model
+# cell 90275cef 370296 · Many processes, one model
 class ShareSampler(Sampler):
     """Keep one process's share of each global batch of an order.
 
     Shape: indices (n,), where n differs by at most one between processes.
     Raises: ValueError if the processes do not divide batch_size, or the last batch has fewer
-    items than there are processes.
+        items than there are processes.
     """
 
     def __init__(self, sampler: Sampler, batch_size: int, rank: int, world_size: int):
@@ -134,7 +139,7 @@ class ShareSampler(Sampler):
         return torch.cat([batch[self.rank::self.world_size] for batch in batches])
 
 
-# cell 0a004626 f212ed · Many processes, one model
+# cell 0a004626 01f62f · Many processes, one model
 def process_rank() -> tuple[int, int]:
     """Give the rank of this process and the number of processes; (0, 1) if it is alone."""
     if not torch.distributed.is_available() or not torch.distributed.is_initialized():
@@ -142,13 +147,30 @@ def process_rank() -> tuple[int, int]:
     return torch.distributed.get_rank(), torch.distributed.get_world_size()
 
 
+def _all_sum(tensor: Tensor) -> Tensor:
+    """Give every process the sum over all processes."""
+    if process_rank()[1] > 1:
+        torch.distributed.all_reduce(tensor)
+    return tensor
+
+
+# cell 15f5c7e4 cd7fec · Many processes, one model
 def process_device() -> torch.device:
-    """Give the device of this process: as `default_device`, but a GPU for each process."""
-    device = default_device()
-    local = int(os.environ.get("LOCAL_RANK", 0))
-    return torch.device("cuda", local) if device.type == "cuda" else device
+    """Give the device of this process: as `default_device`, but a GPU for each process.
+
+    Raises: RuntimeError if there are more processes than GPUs.
+    """
+    device, local = default_device(), int(os.environ.get("LOCAL_RANK", 0))
+    if device.type != "cuda":
+        return device
+    if local >= torch.cuda.device_count():
+        raise RuntimeError(f"process {local} of this machine needs a GPU of its own, and there are "
+                           f"{torch.cuda.device_count()}: start as many processes as GPUs, or set "
+                           "EXP_DEVICE=cpu")
+    return torch.device("cuda", local)
 
 
+# cell 4d19cf96 21bd64 · Many processes, one model
 @contextmanager
 def process_group(**options: Any) -> Iterator[tuple[int, int]]:
     """Join the processes that torchrun has started, and leave them at the end.
@@ -185,17 +207,11 @@ def shared_loaders(train: Any, valid: Any, batch_size: int = 64, seed: int = 42,
                        DataLoader(valid, 2 * local, sampler=checked, **options))
 
 
-# cell d3fbfc1f 4e3674 · Many processes, one model
-def _all_sum(tensor: Tensor) -> Tensor:
-    """Give every process the sum over all processes."""
-    if process_rank()[1] > 1:
-        torch.distributed.all_reduce(tensor)
-    return tensor
-
-
+# cell d3fbfc1f 91fc81 · Many processes, one model
 class AverageGradients(Callback):
     """Average the gradients of all processes, each weighted by its items, before the step.
 
+    Every process must use the same parameters in a step: the messages have to match.
     Source: Goyal and others 2017, section 3.
     """
 
@@ -214,19 +230,23 @@ class AverageGradients(Callback):
         if process_rank()[1] == 1:
             return
         grads = [p.grad for p in learn.model.parameters() if p.grad is not None]
-        items = grads[0].new_full((1,), self._items)
-        whole = _all_sum(torch.cat([*(g.flatten() * self._items for g in grads), items]))
+        wide = torch.promote_types(grads[0].dtype, torch.float32)  # 16 bits cannot count items
+        items = torch.full((1,), self._items, dtype=wide, device=grads[0].device)
+        whole = _all_sum(torch.cat([*(g.flatten().to(wide) * items for g in grads), items]))
         parts = (whole[:-1] / whole[-1]).split([g.numel() for g in grads])
         for g, part in zip(grads, parts, strict=True):
             g.copy_(part.view_as(g))
 
 
+# cell fd77697a 13a46f · Many processes, one model
 class DistributedCallback(Callback):
     """Train one model on several processes: equal copies, and metrics over all items.
 
     Every process needs its share of the data, from `shared_loaders`. Let only rank 0 write files.
+    A callback that ends a fit must do so by results, which are the same everywhere: by a loss of
+    its own (StopOnNaN) one process would leave, and the others wait for it.
     Differs: batch norms see their own share only, as in PyTorch's DistributedDataParallel; after
-    each epoch all take over the statistics of rank 0.
+        each epoch all take over the statistics of rank 0.
     """
 
     order = 5  # before MetricsCallback reads its sums

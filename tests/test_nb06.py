@@ -22,6 +22,7 @@ from exp.nb06 import (
     avg_pool2d,
     conv2d,
     conv_output_size,
+    describe_outputs,
     lsuv,
     max_pool2d,
     modules_of_kind,
@@ -74,6 +75,24 @@ def test_conv2d_of_what_does_not_lie_in_order():
     test_near(conv2d(x[:1].expand(3, -1, -1, -1), weight), F.conv2d(x[[0, 0, 0]], weight))
 
 
+def test_an_empty_batch_is_a_batch():
+    x, weight = draw(0, 2, 5, 5), draw(3, 2, 3, 3)
+    agree(conv2d, F.conv2d, x, weight)
+    assert max_pool2d(x, 2).shape == avg_pool2d(x, 2).shape == (0, 2, 2, 2)
+    assert adaptive_avg_pool2d(x, 3).shape == (0, 2, 3, 3)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32])
+def test_shapes_and_dtypes_on_another_device(dtype):
+    """On `meta`, which refuses what is on another device, as a GPU does."""
+    with torch.device("meta"):
+        layer = Conv2d(4, 6, 3, 2, 1, groups=2, dtype=dtype)
+    x = torch.empty(2, 4, 9, 8, device="meta", dtype=dtype)
+    for y in (layer(x), max_pool2d(x, 3, 2, 1), avg_pool2d(x, 3, 2, 1), adaptive_avg_pool2d(x, 3)):
+        assert (y.device.type, y.dtype) == ("meta", dtype)
+    assert describe_outputs(x).device.type == "meta"
+
+
 @quick
 @given(C=st.integers(1, 3), **sizes)
 def test_unfold(B, C, H, W, k, s, p, d):
@@ -124,6 +143,10 @@ def test_layer_starts_as_torchs_and_pickles(settings):
     (lambda: windows(draw(1, 1, 8, 8), 3, padding=-1), "padding"),
     (lambda: windows(draw(1, 1, 8, 8), (3, 3, 3)), "kernel_size"),
     (lambda: Conv2d(3, 8, 3, groups=2), "divide"),
+    (lambda: conv_output_size(8, 3, stride=0), "at least 1"),
+    (lambda: max_pool2d(draw(1, 1, 8, 8), 2, stride=0), "stride"),
+    (lambda: max_pool2d(draw(1, 1, 8, 8), 2, padding=2), "half a window"),
+    (lambda: avg_pool2d(draw(1, 1, 8, 8), (3, 2), padding=(2, 0)), "half a window"),
 ])
 def test_clear_refusals(call, message):
     with pytest.raises(ValueError, match=message):
@@ -252,12 +275,30 @@ def test_lsuv_scales_weights_and_nothing_else():
     test_near(spreads, [1.0] * 3, tol=0.011)
 
 
-def test_lsuv_that_fails_leaves_no_hooks_and_the_mode():
+def test_lsuv_that_fails_leaves_no_hooks_the_mode_and_the_weights():
     model = small()
     with torch.no_grad():
         model[5].weight.zero_()
         model[5].bias.zero_()
+    before = copy.deepcopy(model.state_dict())
     with pytest.raises(ValueError, match="'5'"):
         lsuv(model, torch.randn(8, 1, 8, 8))
     assert hooks_left(model) == 0
     assert model.training
+    test_eq(dict(model.state_dict()), dict(before))
+
+
+def test_lsuv_moves_no_random_numbers_of_a_model_that_draws():
+    class Noise(nn.Module):
+        def forward(self, x):
+            return x + 0.1 * torch.randn_like(x)
+
+    model = nn.Sequential(Noise(), nn.Linear(4, 4))
+    x, before = torch.randn(50, 4), torch.get_rng_state()
+    lsuv(model, x, tol=0.1)
+    test_eq(torch.get_rng_state(), before)
+
+
+def test_units_of_nan_are_dead():
+    x = torch.tensor([[1.0, float("nan"), 0.0, -1.0], [0.0, 5.0, 0.0, -2.0]])
+    assert describe_outputs(x)[2] == 0.75

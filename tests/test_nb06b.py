@@ -74,6 +74,26 @@ def test_a_frozen_norm_does_not_move_and_one_number_is_refused():
     test_eq(dict(fresh.state_dict()), dict(before))
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_batch_norm_of_sixteen_bits(dtype):
+    x = (3 + 2 * torch.randn(8, 4, 5, 5)).to(dtype)
+    ours, theirs = BatchNorm(4), nn.BatchNorm2d(4)
+    for training in (True, False):
+        ys = [m.train(training)(x) for m in (ours, theirs)]
+        assert ys[0].dtype == ys[1].dtype == dtype
+        test_near(*ys, tol=0.02)
+    assert ours.running_mean.dtype == torch.float32
+    test_near(dict(ours.state_dict()), dict(theirs.state_dict()), tol=1e-3)
+
+
+def test_norms_on_another_device():
+    """On `meta`, which refuses what is on another device, as a GPU does."""
+    x = torch.empty(2, 4, 3, 3, device="meta")
+    with torch.device("meta"):
+        norms = [BatchNorm(4), GroupNorm(2, 4), LayerNorm((3, 3)), BatchNorm(4).eval()]
+    assert {norm(x).device.type for norm in norms} == {"meta"}
+
+
 @quick
 @given(B=sizes, groups=sizes, per_group=sizes, H=sizes, W=st.integers(2, 5))
 def test_layer_instance_and_group_norm(B, groups, per_group, H, W):

@@ -1,5 +1,6 @@
 """06c_scale: half precision, layouts and shares of the data; processes: test_distributed.py."""
 
+from collections import namedtuple
 from functools import partial
 
 import pytest
@@ -12,14 +13,17 @@ from torch import nn
 from exp.nb00 import test_eq, test_near
 from exp.nb03b import DataLoader, DataLoaders, RandomSampler, SequentialSampler, TensorDataset
 from exp.nb03c import accuracy
-from exp.nb04 import Learner
+from exp.nb04 import Callback, Learner
 from exp.nb04b import DeviceCallback, GradientAccumulation, GradientClip
+from exp.nb05b import lr_find
 from exp.nb06c import (
     AverageGradients,
     ChannelsLast,
     DistributedCallback,
     MixedPrecision,
     ShareSampler,
+    _to_float32,
+    process_device,
     process_group,
     process_rank,
     shared_loaders,
@@ -85,12 +89,20 @@ def test_alone_shared_loaders_are_ordinary_ones_and_callbacks_do_nothing():
     test_eq(*states)
 
 
+DEVICES = ["cpu", pytest.param("cuda", marks=[pytest.mark.cuda, pytest.mark.skipif(
+    not torch.cuda.is_available(), reason="needs a GPU")])]
+HALVES = [torch.bfloat16, torch.float16]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", HALVES)
 @pytest.mark.parametrize("callbacks", [
     [], [ChannelsLast()], [GradientClip(0.1)], [GradientAccumulation(2), GradientClip(0.1)]])
-def test_half_precision_goes_the_same_way(callbacks):
-    whole, half = learner(*callbacks), learner(MixedPrecision(), *callbacks)
+def test_half_precision_goes_the_same_way(callbacks, dtype, device):
+    whole, half = (learner(DeviceCallback(device), *callbacks, *more)
+                   for more in ((), (MixedPrecision(dtype),)))
     for learn in (whole, half):
-        learn.fit(1)
+        learn.fit(2)
     test_near(whole.recorder.losses, half.recorder.losses, tol=0.05)
     assert {p.dtype for p in half.model.parameters()} == {torch.float32}
     assert not torch.is_autocast_enabled("cpu")
@@ -108,20 +120,56 @@ def test_refusals():
         MixedPrecision(torch.float64)
     with pytest.raises(ValueError, match="requires AverageGradients"):
         learner(DistributedCallback())
-    if not torch.cuda.is_available():
-        with pytest.raises(RuntimeError, match="for GPUs"):
-            learner(MixedPrecision(torch.float16)).fit(1)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
-def test_half_precision_on_a_gpu(dtype):
-    whole, half = (learner(DeviceCallback("cuda"), GradientClip(1.0), *more)
-                   for more in ((), (MixedPrecision(dtype),)))
-    for learn in (whole, half):
-        learn.fit(1)
-    test_near(whole.recorder.losses, half.recorder.losses, tol=0.1)
-    saved = half.callback(MixedPrecision).state_dict()
+def test_more_processes_than_gpus(monkeypatch):
+    monkeypatch.setattr("exp.nb06c.default_device", lambda: torch.device("cuda"))
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    for local, expected in ((0, "cuda:0"), (1, "cuda:1")):
+        monkeypatch.setenv("LOCAL_RANK", str(local))
+        assert str(process_device()) == expected
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(RuntimeError, match="process 2 .* there are 2"):
+        process_device()
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("dtype", HALVES)
+def test_the_state_of_half_precision_goes_into_a_checkpoint(dtype, device):
+    mixed = MixedPrecision(dtype)
+    learner(DeviceCallback(device), mixed).fit(1)
     other = MixedPrecision(dtype)
-    other.load_state_dict(saved)
-    assert other.state_dict() == saved
+    other.load_state_dict(mixed.state_dict())
+    assert other.state_dict() == mixed.state_dict()
+    assert (len(other.state_dict()) > 0) == (dtype == torch.float16)
+
+
+def test_half_precision_goes_on_after_an_exception_in_the_middle_of_a_step():
+    class Stop(Callback):
+        order = 56  # gradients are scaled back, and the step has not been made
+
+        def after_backward(self, learn):
+            raise KeyboardInterrupt
+
+    learn = learner(MixedPrecision(torch.float16))
+    with pytest.raises(KeyboardInterrupt):
+        learn.fit(1, callbacks=[Stop()])
+    learn.fit(1)
+    assert len(learn.recorder.epochs) == 1
+
+
+def test_the_finder_takes_half_precision_along():
+    learn = learner(MixedPrecision(torch.float16))
+    learn.fit(1)
+    before = learn.callback(MixedPrecision).state_dict()
+    lr_find(learn, num_steps=30)
+    assert learn.callback(MixedPrecision).state_dict() == before
+
+
+def test_predictions_of_any_structure_come_back_in_32_bits():
+    Pair = namedtuple("Pair", "a b")
+    half = torch.ones(2, dtype=torch.bfloat16)
+    found = _to_float32({"x": [half, (half, 1)], "y": Pair(half, half.double()), "z": half.long()})
+    assert found["x"][0].dtype == found["x"][1][0].dtype == torch.float32
+    assert isinstance(found["y"], Pair) and isinstance(found["x"][1], tuple)
+    assert (found["y"].b.dtype, found["z"].dtype) == (torch.float64, torch.int64)
