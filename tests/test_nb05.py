@@ -542,7 +542,8 @@ def test_the_limit_of_a_bowl(largest, batch_size):
     assert bowl_limit(sweep) == pytest.approx(limit, rel=0.05)
 
 
-@pytest.mark.parametrize(("losses", "exploded"), [((1.0, 2.0, 3.0), False), ((1.0, 1.0, 3.0), True)])
+@pytest.mark.parametrize(("losses", "exploded"), [((1.0, 2.0, 3.0), False),
+                                                  ((1.0, 1.0, 3.0), True)])
 def test_no_limit_without_an_explosion(losses, exploded):
     with pytest.raises(ValueError, match="raise end_lr"):
         bowl_limit(RateSweep((0.1, 0.2, 0.3), losses, exploded))
