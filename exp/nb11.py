@@ -9,7 +9,6 @@ from __future__ import annotations
 # generated from nbs/11_rnn.ipynb: do not edit
 __all__ = [
     "load_nietzsche",
-    "Characters",
     "sequence_loss",
     "Recurrent",
     "RNN",
@@ -18,10 +17,9 @@ __all__ = [
     "identity_init",
 ]
 
-# cell 5e5ee635 cd1530 · Recurrent networks: one cell, any length
+# cell 5e5ee635 6a4d90 · Recurrent networks: one cell, any length
 import math
-from collections.abc import Iterable, Sequence
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import torch
 import torch.nn.functional as F
@@ -30,45 +28,10 @@ from torch import Tensor, nn
 from exp.nb00a import data_path
 
 
-# cell f45c3a4e ffc147 · A text, as numbers
+# cell f45c3a4e 6a5d62 · A text, as numbers
 def load_nietzsche() -> str:
     """Read the data set `nietzsche` as one text."""
     return (data_path("nietzsche") / "nietzsche.txt").read_text(encoding="utf-8")
-
-
-class Characters:
-    """The alphabet of a text: a number for each character, in sorted order."""
-
-    def __init__(self, text: Iterable[str]):
-        self.alphabet = "".join(sorted(set(text)))
-        if not self.alphabet:
-            raise ValueError("an empty text has no characters to number")
-        self.numbers = {character: number for number, character in enumerate(self.alphabet)}
-
-    def __len__(self) -> int:
-        return len(self.alphabet)
-
-    def __repr__(self) -> str:
-        return f"{len(self)} characters: {self.alphabet!r}"
-
-    def encode(self, text: str, unknown: str | None = None) -> Tensor:
-        """Write a text as numbers; `unknown` replaces characters that have none.
-
-        Shape: (number of characters,).
-        Raises: ValueError that names the unknown characters, if there is no replacement.
-        """
-        odd = sorted(set(text) - set(self.numbers))
-        if odd and unknown is None:
-            raise ValueError(f"characters {odd} were never seen; known are {self.alphabet!r}. "
-                             "Leave them out, or give unknown= a known one instead")
-        if unknown is not None and unknown not in self.numbers:
-            raise ValueError(f"unknown must be one of {self.alphabet!r}, got {unknown!r}")
-        fallback = self.numbers.get(unknown)
-        return torch.tensor([self.numbers.get(c, fallback) for c in text], dtype=torch.int64)
-
-    def decode(self, numbers: Tensor | Sequence[int]) -> str:
-        """Write numbers as the text that they stand for."""
-        return "".join(self.alphabet[int(number)] for number in numbers)
 
 
 # cell d227aae4 93a0dc · All time steps at once
@@ -84,7 +47,7 @@ def sequence_loss(logits: Tensor, target: Tensor) -> Tensor:
     return F.cross_entropy(logits.flatten(0, 1), target.flatten())  # (B·T, V), (B·T,)
 
 
-# cell ea7db64c 3aa229 · A layer
+# cell ea7db64c bb7cb8 · A layer
 def _check_sizes(dropout: float, **sizes: int) -> None:
     """Refuse sizes below 1, and dropout that would have nothing to act on."""
     for name, size in sizes.items():
@@ -95,29 +58,47 @@ def _check_sizes(dropout: float, **sizes: int) -> None:
                          f"layer; got {dropout} with num_layers={sizes['num_layers']}")
 
 
-def _add_weights(layer: Recurrent, in_features: int, suffix: str) -> None:
-    """Give a layer one set of weights, drawn evenly from ± 1/√H."""
-    G, H = layer.gates * layer.hidden_size, layer.hidden_size
-    shapes = {"weight_ih": (G, in_features), "weight_hh": (G, H), "bias_ih": (G,), "bias_hh": (G,)}
-    for name in list(shapes)[:4 if layer.bias else 2]:
-        w = torch.empty(shapes[name]).uniform_(-1 / math.sqrt(H), 1 / math.sqrt(H))
-        setattr(layer, name + suffix, nn.Parameter(w))
+def _suffixes(layer: Recurrent, number: int) -> list[str]:
+    """Give the ends of the names of one layer's weights, one for each direction."""
+    return [f"_l{number}", f"_l{number}_reverse"][:layer.directions]
 
 
-# cell 478223fb 649c36 · A layer
+def _add_weights(layer: Recurrent) -> None:
+    """Give each layer and direction its weights, drawn evenly from ± 1/√H."""
+    H, GH = layer.hidden_size, layer.blocks * layer.hidden_size
+    for number in range(layer.num_layers):
+        in_features = layer.directions * H if number else layer.input_size
+        shapes = {"weight_ih": (GH, in_features), "weight_hh": (GH, H),
+                  "bias_ih": (GH,), "bias_hh": (GH,)}
+        for suffix in _suffixes(layer, number):
+            for name in list(shapes)[:4 if layer.bias else 2]:
+                w = torch.empty(shapes[name]).uniform_(-1 / math.sqrt(H), 1 / math.sqrt(H))
+                setattr(layer, name + suffix, nn.Parameter(w))
+
+
+# cell 478223fb a557e5 · A layer
+def _time_first(layer: Recurrent, x: Tensor) -> Tensor:
+    """Check the inputs, and turn them to (T, B, I)."""
+    if x.ndim != 3 or x.shape[2] != layer.input_size or 0 in x.shape:
+        raise ValueError(f"x must be {'(B, T, I)' if layer.batch_first else '(T, B, I)'} with "
+                         f"I = {layer.input_size} and nothing empty, got {tuple(x.shape)}")
+    return x.transpose(0, 1) if layer.batch_first else x
+
+
 def _first_state(layer: Recurrent, x: Tensor, state: Tensor | tuple[Tensor, ...] | None
                  ) -> tuple[Tensor, ...]:
     """Start from zeros, or check what the caller wants to start from."""
     shape = (layer.num_layers * layer.directions, x.shape[1], layer.hidden_size)
     if state is None:
         return tuple(x.new_zeros(shape) for _ in range(layer.n_states))
-    state = state if isinstance(state, tuple) else (state,)
+    state = (state,) if isinstance(state, Tensor) else tuple(state)
     if [s.shape for s in state] != [shape] * layer.n_states:
         raise ValueError(f"the state must be {layer.n_states} × {shape} (layers · directions, B, "
                          f"H), got {[tuple(s.shape) for s in state]}")
     return state
 
 
+# cell bec46d39 13c278 · A layer
 def _read(layer: Recurrent, x: Tensor, state: tuple[Tensor, ...], suffix: str
           ) -> tuple[Tensor, tuple[Tensor, ...]]:
     """Let one set of weights read the sequence, from the end if its suffix says so.
@@ -135,7 +116,7 @@ def _read(layer: Recurrent, x: Tensor, state: tuple[Tensor, ...], suffix: str
     return torch.stack(outputs[::-1] if backwards else outputs), state
 
 
-# cell 9ae2ec11 76b9fa · A layer
+# cell 9ae2ec11 186e7d · A layer
 class Recurrent(nn.Module):
     """Layers that read a sequence step by step; a subclass says in `step` what a step does.
 
@@ -145,7 +126,7 @@ class Recurrent(nn.Module):
     Differs: torch.nn.RNNBase also takes sequences without a batch and packed ones.
     """
 
-    gates: ClassVar[int] = 1
+    blocks: ClassVar[int] = 1  # G of the notation
     n_states: ClassVar[int] = 1
 
     def __init__(self, input_size: int, hidden_size: int, num_layers: int = 1, bias: bool = True,
@@ -155,13 +136,7 @@ class Recurrent(nn.Module):
         self.input_size, self.hidden_size, self.num_layers = input_size, hidden_size, num_layers
         self.bias, self.batch_first, self.dropout = bias, batch_first, dropout
         self.bidirectional, self.directions = bidirectional, 1 + bidirectional
-        for layer in range(num_layers):
-            for suffix in self.suffixes(layer):
-                _add_weights(self, self.directions * hidden_size if layer else input_size, suffix)
-
-    def suffixes(self, layer: int) -> list[str]:
-        """How the names of a layer's weights end, one ending for each direction."""
-        return [f"_l{layer}", f"_l{layer}_reverse"][:self.directions]
+        _add_weights(self)
 
     def step(self, from_input: Tensor, state: tuple[Tensor, ...], weight: Tensor,
              bias: Tensor | None) -> tuple[Tensor, ...]:
@@ -171,33 +146,31 @@ class Recurrent(nn.Module):
     def forward(self, x: Tensor, state: Tensor | tuple[Tensor, ...] | None = None
                 ) -> tuple[Tensor, Tensor | tuple[Tensor, ...]]:
         """Give the output of each step and the state after the last, from which one can go on."""
-        if x.ndim != 3 or x.shape[2] != self.input_size or 0 in x.shape:
-            raise ValueError(f"x must be {'(B, T, I)' if self.batch_first else '(T, B, I)'} with "
-                             f"I = {self.input_size} and nothing empty, got {tuple(x.shape)}")
-        x = x.transpose(0, 1) if self.batch_first else x  # (T, B, I)
+        x = _time_first(self, x)
         first, ends = _first_state(self, x, state), []
         for layer in range(self.num_layers):
             x = F.dropout(x, self.dropout, self.training) if layer and self.dropout else x
-            number = layer * self.directions
-            read = [_read(self, x, tuple(s[number + d] for s in first), suffix)
-                    for d, suffix in enumerate(self.suffixes(layer))]
+            read = [_read(self, x, tuple(s[number] for s in first), suffix) for number, suffix
+                    in enumerate(_suffixes(self, layer), layer * self.directions)]
             x = torch.cat([output for output, _ in read], 2)  # (T, B, D·H)
             ends += [end for _, end in read]
         last = tuple(torch.stack(part) for part in zip(*ends, strict=True))  # (L·D, B, H) each
         return x.transpose(0, 1) if self.batch_first else x, last if self.n_states > 1 else last[0]
 
 
-# cell 7c4b55b6 10bf93 · A layer
+# cell 7c4b55b6 b96ca2 · A layer
 class RNN(Recurrent):
     """h' = f(x W_x + h W_h), with f tanh or relu.
 
-    Source: Elman 1990; torch.nn.RNN.
+    Raises: ValueError for another nonlinearity.
+    Source: Elman 1990; torch.nn.RNN, with its order of arguments.
     """
 
-    def __init__(self, *sizes: int, nonlinearity: str = "tanh", **options):
+    def __init__(self, input_size: int, hidden_size: int, num_layers: int = 1,
+                 nonlinearity: str = "tanh", **options: Any):
         if nonlinearity not in ("tanh", "relu"):
             raise ValueError(f"nonlinearity must be 'tanh' or 'relu', got {nonlinearity!r}")
-        super().__init__(*sizes, **options)
+        super().__init__(input_size, hidden_size, num_layers, **options)
         self.nonlinearity = nonlinearity
 
     def step(self, from_input: Tensor, state: tuple[Tensor, ...], weight: Tensor,
@@ -207,20 +180,21 @@ class RNN(Recurrent):
         return (h.tanh() if self.nonlinearity == "tanh" else h.relu(),)
 
 
-# cell 61092857 02ea98 · Gates: the GRU
+# cell 61092857 ff3047 · Gates: the GRU
 def _sigmoid(a: Tensor) -> Tensor:
     """1 / (1 + e^-a), by tanh, which cannot overflow."""
     return (a / 2).tanh() / 2 + 0.5
 
 
+# cell 1ed65e7d 7ac740 · Gates: the GRU
 class GRU(Recurrent):
     """h' = (1 - z) n + z h: the update gate z keeps, the reset gate r forgets.
 
     Source: Cho and others 2014, equations 5 to 8; torch.nn.GRU.
-    Differs: in the paper r acts on h before the product, and z has the opposite meaning.
+    Differs: in the paper r acts on h before the product with W_hn, here after it.
     """
 
-    gates = 3
+    blocks = 3
 
     def step(self, from_input: Tensor, state: tuple[Tensor, ...], weight: Tensor,
              bias: Tensor | None) -> tuple[Tensor, ...]:
@@ -233,7 +207,7 @@ class GRU(Recurrent):
         return ((1 - z) * n + z * h,)
 
 
-# cell a5e4d5ae 68f062 · Gates and a second state: the LSTM
+# cell a5e4d5ae c146ed · Gates and a second state: the LSTM
 class LSTM(Recurrent):
     """c' = f c + i g and h' = o tanh(c'): a cell that is kept, added to and shown by gates.
 
@@ -241,7 +215,7 @@ class LSTM(Recurrent):
     Source: Hochreiter and Schmidhuber 1997, Gers and others 2000; torch.nn.LSTM.
     """
 
-    gates = 4
+    blocks = 4
     n_states = 2
 
     def step(self, from_input: Tensor, state: tuple[Tensor, ...], weight: Tensor,
@@ -253,20 +227,22 @@ class LSTM(Recurrent):
         return _sigmoid(o) * c.tanh(), c
 
 
-# cell 9610c6ad 36e14e · What the gradient loses on its way
+# cell 9610c6ad 1a240d · What the gradient loses on its way
 @torch.no_grad()
 def identity_init(layer: nn.Module, input_std: float | None = None) -> None:
     """Let every layer of an RNN begin by keeping its state: W_h = I, biases 0.
 
     `input_std`, if given, is the standard deviation from which the input weights are drawn anew.
-    Raises: TypeError for layers with gates, which keep in another way.
+    Raises: TypeError for layers with gates, which keep in another way, and for what is no RNN.
     Source: Le, Jaitly and Hinton 2015.
     """
     weights = dict(layer.named_parameters())
+    shapes = {tuple(w.shape) for name, w in weights.items() if name.startswith("weight_hh")}
+    if not shapes or any(rows != columns for rows, columns in shapes):
+        raise TypeError(f"{type(layer).__name__} is no plain RNN: one needs square weights "
+                        f"weight_hh, got {sorted(shapes)}. In a layer with gates, set the bias of "
+                        "its forget or update gate instead")
     for name, w in weights.items():
-        if name.startswith("weight_hh") and w.shape[0] != w.shape[1]:
-            raise TypeError(f"{type(layer).__name__} has gates: {name} is {tuple(w.shape)}, not "
-                            "square; set the bias of its forget or update gate instead")
         if name.startswith("weight_hh"):
             w.copy_(torch.eye(len(w)))
         elif name.startswith("bias"):

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from exp.nb00 import test_eq, test_near
-from exp.nb11 import GRU, LSTM, RNN, Characters, Recurrent, identity_init, sequence_loss
+from exp.nb11 import GRU, LSTM, RNN, Recurrent, identity_init, sequence_loss
 
 PAIRS = [(RNN, nn.RNN), (GRU, nn.GRU), (LSTM, nn.LSTM)]
 
@@ -127,8 +127,39 @@ def test_identity_keeps_the_state_in_silence():
     h = torch.rand(1, 2, 4)
     test_eq(one(torch.zeros(100, 2, 3), h)[1], h)
     assert 0.01 < one.weight_ih_l0.std() < 0.3
-    with pytest.raises(TypeError, match="has gates"):
-        identity_init(nn.LSTM(3, 4))
+
+
+@pytest.mark.parametrize("layer", [nn.LSTM(3, 4), nn.GRU(3, 4), GRU(3, 1), nn.Linear(3, 4)])
+def test_identity_refuses_and_leaves_the_weights_alone(layer):
+    before = copy.deepcopy(layer.state_dict())
+    with pytest.raises(TypeError, match="no plain RNN"):
+        identity_init(layer, input_std=0.1)
+    test_eq(dict(layer.state_dict()), dict(before))
+
+
+def test_arguments_are_torchs():
+    ours, theirs = (kind(3, 4, 2, "relu", bias=False, batch_first=True) for kind in PAIRS[0])
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(2, 5, 3)
+    test_near(list(ours(x)), list(theirs(x)))
+    with pytest.raises(ValueError, match="'tanh' or 'relu'"):
+        RNN(3, 4, 1, True)
+
+
+@pytest.mark.parametrize(("ours", "theirs"), PAIRS)
+def test_any_memory_layout_and_sizes_of_one(ours, theirs):
+    ours, theirs = (kind(1, 1, 2, bidirectional=True).double() for kind in (ours, theirs))
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn(1, 1, 6, dtype=torch.float64).permute(2, 0, 1)[::2]  # (3, 1, 1), strided
+    state = [torch.randn(1, 1, 4, dtype=torch.float64).permute(2, 0, 1)] * ours.n_states
+    test_near(outputs_and_gradients(ours, x, state), outputs_and_gradients(theirs, x, state),
+              tol=1e-12)
+
+
+def test_a_state_may_come_as_a_list():
+    layer, x = LSTM(3, 4), torch.randn(5, 2, 3)
+    h, c = torch.randn(1, 2, 4), torch.randn(1, 2, 4)
+    test_eq(layer(x, [h, c])[0], layer(x, (h, c))[0])
 
 
 def test_sequence_loss_is_the_mean_over_steps():
@@ -138,22 +169,3 @@ def test_sequence_loss_is_the_mean_over_steps():
     for wrong in (target.T, target.flatten(), target[:, :4]):
         with pytest.raises(ValueError, match="need targets"):
             sequence_loss(logits, wrong)
-
-
-@given(st.text(min_size=1))
-def test_characters_round_trip(text):
-    characters = Characters(text)
-    assert characters.decode(characters.encode(text)) == text
-    assert list(characters.alphabet) == sorted(set(text))
-
-
-def test_characters_refuse_or_replace():
-    characters = Characters("hello")
-    with pytest.raises(ValueError, match=r"\['\?', 'y'\] were never seen"):
-        characters.encode("hey?")
-    assert characters.decode(characters.encode("hey?", unknown="l")) == "hell"
-    with pytest.raises(ValueError, match="unknown must be one of"):
-        characters.encode("hey", unknown="?")
-    with pytest.raises(ValueError, match="empty text"):
-        Characters("")
-    test_eq(characters.encode("").tolist(), [])
