@@ -298,18 +298,13 @@ def checkpoint_files(folder: Path, fit: int) -> list[Path]:
     return sorted(file for file in folder.iterdir() if re.fullmatch(pattern, file.name))
 
 
-# cell f1f3728d 01337b · Going on where it stopped
-def _last_file(folder: Path, fit: int, resume: bool) -> Path | None:
-    """Find the last checkpoint of this fit, and clear away what a killed process left half done."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if is_first_process():
-        for rest in folder.glob(".fit*.tmp"):
-            rmtree(rest, ignore_errors=True)
-    files = checkpoint_files(folder, fit)
-    if files and not resume:
-        raise FileExistsError(f"{folder} holds checkpoints, and resume is False; empty the folder "
-                              "or take another")
-    return files[-1] if files else None
+# cell f1f3728d 466455 · Going on where it stopped
+def _clear_away(folder: Path, fit: int, keep: int) -> None:
+    """Remove what a killed process left half done, and of this fit all files but the last."""
+    for half in folder.glob(".fit*.tmp"):
+        rmtree(half, ignore_errors=True)
+    for old in checkpoint_files(folder, fit)[:-keep]:
+        old.unlink(missing_ok=True)
 
 
 # cell 816fbeb0 12a0f9 · Going on where it stopped
@@ -343,7 +338,7 @@ def _go_on(learn: Learner, path: Path, plan: Mapping[str, Any]) -> dict[str, Any
     return state
 
 
-# cell 64cb8828 13799b · Going on where it stopped
+# cell 64cb8828 8bc325 · Going on where it stopped
 class Checkpoint(Callback):
     """Write the whole training into a folder after each epoch and every so many batches, and go on
     from the last such file when the same script runs again.
@@ -363,8 +358,14 @@ class Checkpoint(Callback):
 
     def before_fit(self, learn: Learner) -> None:
         self._plan, self._resumed = _plan_of(learn), None
-        if path := _last_file(self.folder, learn.n_fits + 1, self.resume):
-            self._resumed = _go_on(learn, path, self._plan)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        if files := checkpoint_files(self.folder, learn.n_fits + 1):
+            if not self.resume:
+                raise FileExistsError(f"{self.folder} holds checkpoints, and resume is False; "
+                                      "empty the folder or take another")
+            self._resumed = _go_on(learn, files[-1], self._plan)
+        if is_first_process():
+            _clear_away(self.folder, learn.n_fits + 1, self.keep)
 
     def before_epoch(self, learn: Learner) -> None:
         if self._resumed and self._resumed["n_batches"]:
@@ -378,11 +379,15 @@ class Checkpoint(Callback):
     def after_epoch(self, learn: Learner) -> None:
         self._write(learn, learn.epoch + 1, 0)
 
+    def cleanup_fit(self, learn: Learner) -> None:
+        self._resumed, self._epoch_random = None, {}
+
     def _write(self, learn: Learner, epoch: int, n_batches: int) -> None:
         if is_first_process():
             position = {"plan": self._plan, "epoch": epoch, "n_batches": n_batches,
                         "epoch_random": self._epoch_random if n_batches else None}
-            _write_file(learn, self.folder, position, self.keep)
+            _write_file(learn, self.folder, position)
+            _clear_away(self.folder, learn.n_fits + 1, self.keep)
 
 
 # cell e6b3a04a d2dc2c · Going on where it stopped
@@ -392,14 +397,12 @@ def _check_counts(**counts: Any) -> None:
             raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
 
 
-# cell 4e7f4df0 c0ea6f · Going on where it stopped
-def _write_file(learn: Learner, folder: Path, position: Mapping[str, Any], keep: int) -> None:
-    """Write a checkpoint, and then remove those that are older than the last `keep`."""
-    fit, epoch, n_batches = learn.n_fits + 1, position["epoch"], position["n_batches"]
-    name = f"fit{fit}_epoch{epoch:06}_batch{n_batches:08}.safetensors"
-    write_state(folder / name, {**learner_state(learn), **position})
-    for old in checkpoint_files(folder, fit)[:-keep]:
-        old.unlink(missing_ok=True)
+# cell 4e7f4df0 a30a89 · Going on where it stopped
+def _write_file(learn: Learner, folder: Path, position: Mapping[str, Any]) -> None:
+    """Write a checkpoint; its name says where in which fit."""
+    place = f"epoch{position['epoch']:06}_batch{position['n_batches']:08}"
+    path = folder / f"fit{learn.n_fits + 1}_{place}.safetensors"
+    write_state(path, {**learner_state(learn), **position})
 
 
 # cell 5e52804e a87e5e · The best weights

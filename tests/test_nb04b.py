@@ -160,6 +160,27 @@ def test_accumulated_batches_are_one_large_batch(size, n):
     assert small.results["train_loss"] == pytest.approx(large.results["train_loss"], rel=1e-4)
 
 
+@settings(max_examples=25, deadline=None)
+@given(sizes=st.lists(st.integers(1, 6), min_size=1, max_size=9), n=st.integers(1, 4))
+def test_accumulated_batches_of_any_sizes_are_one_large_batch(sizes, n):
+    """Uneven batches, an uneven tail: in float64 the same steps as on the joined batches."""
+
+    def trained(sizes, *callbacks):
+        torch.manual_seed(2)
+        x, y = torch.randn(54, 6).double(), torch.randint(3, (54,))
+        learn = learner(callbacks, metrics=[accuracy])
+        learn.model.double()
+        parts = torch.arange(sum(sizes)).split(sizes)
+        learn.dls = DataLoaders([(x[rows], y[rows]) for rows in parts], None)
+        learn.fit(2)
+        return learn
+
+    joined = [sum(sizes[i : i + n]) for i in range(0, len(sizes), n)]
+    large, small = trained(joined), trained(sizes, GradientAccumulation(n))
+    assert small.n_steps == large.n_steps == 2 * len(joined)
+    test_near(small.model.state_dict(), large.model.state_dict(), tol=1e-12)
+
+
 def test_accumulation_clips_the_whole_gradient_once():
     large = learner([GradientClip(0.1)], batches=8)
     small = learner([GradientClip(0.1), GradientAccumulation(2)], batches=4)

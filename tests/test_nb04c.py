@@ -318,6 +318,50 @@ def test_old_checkpoints_go(tmp_path):
     ]
 
 
+def test_what_a_killed_process_did_not_clear_away_goes(tmp_path):
+    """Killed after it had written the last file of a fit, before it removed the old one."""
+    checkpoint = Checkpoint(tmp_path, every=1, keep=9)
+    learner([checkpoint]).fit(1)
+    (tmp_path / ".fit1_x.tmp").mkdir()
+    learner([Checkpoint(tmp_path, keep=1)]).fit(1)
+    assert [f.name for f in tmp_path.iterdir()] == ["fit1_epoch000001_batch00000000.safetensors"]
+
+
+def test_other_metrics_are_refused_and_nothing_changes(tmp_path):
+    learner([Checkpoint(tmp_path)]).fit(2)
+    other = learner([Checkpoint(tmp_path)], seed=5, metrics={"other": lambda pred, target: 0.5})
+    before = {name: t.clone() for name, t in other.model.state_dict().items()}
+    with pytest.raises(ValueError, match=r"metrics .*this one has \['other'\]"):
+        other.fit(2)
+    test_eq(other.model.state_dict(), before)
+
+
+def test_the_loss_has_a_state_too(tmp_path):
+    class Centred(nn.Module):
+        """Counts its calls in a buffer, and depends on them."""
+
+        def __init__(self):
+            super().__init__()
+            self.register_buffer("calls", torch.zeros(()))
+
+        def forward(self, pred, target):
+            self.calls += 1
+            return F.cross_entropy(pred, target) * (1 + 0.1 * self.calls)
+
+    def script(folder, *callbacks):
+        learn = learner([Checkpoint(tmp_path / folder, every=1), *callbacks])
+        learn.loss_func = Centred()
+        learn.fit(2)
+        return learn
+
+    whole = script("a")
+    with pytest.raises(ZeroDivisionError):
+        script("b", Stop(1, 3))
+    again = script("b")
+    test_eq(again.recorder.losses, whole.recorder.losses)
+    assert again.loss_func.calls == whole.loss_func.calls
+
+
 def test_another_training_is_refused(tmp_path):
     learner([Checkpoint(tmp_path)]).fit(2)
     adam = torch.optim.Adam
