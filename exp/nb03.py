@@ -50,7 +50,7 @@ def log_softmax(x: Tensor, dim: int = -1) -> Tensor:
     return x - logsumexp(x, dim, keepdim=True)
 
 
-# cell 9b241017 a7ff6e · Negative log likelihood, and cross-entropy
+# cell 9b241017 1c0515 · Negative log likelihood, and cross-entropy
 def nll_loss(log_probs: Tensor, target: Tensor, reduction: str = "mean",
              ignore_index: int = -100) -> Tensor:
     """Pick the log-probability of each right class and turn its sign.
@@ -60,7 +60,7 @@ def nll_loss(log_probs: Tensor, target: Tensor, reduction: str = "mean",
     Differs: takes no weights of the classes.
     """
     counted = _check_classes(log_probs, target, ignore_index)
-    picked = log_probs.gather(1, target.where(counted, 0).unsqueeze(1)).squeeze(1)  # (B, …)
+    picked = log_probs.gather(1, target.where(counted, 0).long().unsqueeze(1)).squeeze(1)  # (B, …)
     return _reduce(-picked, counted, reduction)
 
 
@@ -134,61 +134,76 @@ class Parameter(Tensor):
         return memo.setdefault(id(self), type(self)(self.detach().clone(), self.requires_grad))
 
 
-# cell f75100bb cffdff · Models that know their parameters
+# cell f75100bb f5c30f · Models that know their parameters
 class Container:
     """Write down each parameter and each part on assignment; name, save and load all of them.
 
-    Differs: torch.nn.Module also keeps buffers, hooks and a training mode.
+    Raises: TypeError for a leaf with gradients, or a part, that is neither Parameter nor Container.
+    Differs: torch.nn.Module also keeps buffers, hooks, a training mode, and moves between devices.
     """
 
-    def __new__(cls, *inputs: Any, **options: Any) -> Container:
-        self = super().__new__(cls)
-        object.__setattr__(self, "_registered", {})  # it must be there before anything is assigned
-        return self
-
     def __setattr__(self, name: str, value: Any) -> None:
+        registered = vars(self).setdefault("_registered", {})
         if isinstance(value, Parameter | Container):
-            self._registered[name] = value
+            registered[name] = value
         else:
-            self._registered.pop(name, None)
+            _refuse_unseen(name, value)
+            registered.pop(name, None)
         super().__setattr__(name, value)
 
     def __delattr__(self, name: str) -> None:
-        self._registered.pop(name, None)
         super().__delattr__(name)
+        self._registered.pop(name, None)
 
     def __call__(self, *inputs: Any) -> Any:
         return self.forward(*inputs)
 
-    def forward(self, *inputs: Any) -> Any:
-        raise NotImplementedError(f"{type(self).__name__} needs a method forward(self, …)")
-
-    def named_parameters(self, prefix: str = "", remove_duplicate: bool = True
-                         ) -> Iterator[tuple[str, Parameter]]:
-        """Go through all parameters by name, one's own before those of the parts."""
-        own = self._registered.items()
-        found = [(prefix + name, p) for name, p in own if isinstance(p, Parameter)]
-        for name, part in own:
-            if isinstance(part, Container):
-                found += part.named_parameters(f"{prefix}{name}.", remove_duplicate=False)
-        first = {id(p): name for name, p in reversed(found)}
-        return ((name, p) for name, p in found if not remove_duplicate or first[id(p)] == name)
+    def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
+        """Go through all parameters once, by the first of their names."""
+        names: dict[Parameter, str] = {}
+        for name, p in _walk(self):
+            names.setdefault(p, name)
+        return ((name, p) for p, name in names.items())
 
     def parameters(self) -> Iterator[Parameter]:
         return (p for _, p in self.named_parameters())
 
     def state_dict(self) -> dict[str, Tensor]:
-        return {name: p.detach() for name, p in self.named_parameters(remove_duplicate=False)}
+        return {name: p.detach() for name, p in _walk(self)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Copy saved values into the parameters of the same names: all, or none if names differ."""
-        own = self.state_dict()
-        if {n: t.shape for n, t in own.items()} != {n: t.shape for n, t in state.items()}:
-            wrong = {n for n in own.keys() | state.keys()
-                     if n not in own or n not in state or own[n].shape != state[n].shape}
-            raise ValueError(f"names or shapes differ from the saved ones: {sorted(wrong)}")
-        for name, tensor in own.items():
-            tensor.copy_(state[name])
+        for own, saved in _matched(self.state_dict(), state):
+            own.copy_(saved)
+
+
+# cell 733ee8e3 24355f · Models that know their parameters
+def _walk(model: Container, prefix: str = "") -> Iterator[tuple[str, Parameter]]:
+    """Name each parameter by the way to it: one's own first, then those of the parts."""
+    registered = vars(model).get("_registered", {}).items()
+    yield from ((prefix + name, p) for name, p in registered if isinstance(p, Parameter))
+    for name, part in registered:
+        if isinstance(part, Container):
+            yield from _walk(part, f"{prefix}{name}.")
+
+
+# cell 59374363 6f2d83 · Models that know their parameters
+def _refuse_unseen(name: str, value: Any) -> None:
+    """Refuse what wants training or saving, but would be written down nowhere."""
+    leaf = isinstance(value, Tensor) and value.requires_grad and value.is_leaf
+    if leaf or (hasattr(value, "state_dict") and value.state_dict()):
+        raise TypeError(f"{name!r} is a {type(value).__name__}, which a Container does not see: "
+                        "give it Parameters and Containers, or build all of it from torch.nn")
+
+
+# cell 8baaf896 75a21b · Models that know their parameters
+def _matched(own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
+    """Pair the tensors of one name; refuse if names or shapes differ."""
+    wrong = sorted(n for n in own.keys() | saved.keys()
+                   if n not in own or n not in saved or own[n].shape != saved[n].shape)
+    if wrong:
+        raise ValueError(f"names or shapes differ from the saved ones: {wrong}")
+    return [(tensor, saved[name]) for name, tensor in own.items()]
 
 
 # cell 81d83d44 60f4c6 · Models that know their parameters
@@ -270,9 +285,11 @@ class Optimizer:
         _load_optimizer_state(self, saved)
 
 
-# cell d4c424c5 d7d0ab · Optimizers
+# cell d4c424c5 bf177a · Optimizers
 def _checked_group(optimizer: Optimizer, group: dict[str, Any]) -> dict[str, Any]:
     """Complete a group with the defaults, and refuse what would only go wrong later."""
+    if not isinstance(group, dict) or "params" not in group:
+        raise TypeError(f"a parameter group is a dict with 'params', got {group!r:.80}")
     params = group["params"]
     params = [params] if isinstance(params, Tensor) else list(params)
     known = {*optimizer.defaults, "params", "name"}
@@ -305,7 +322,7 @@ def _optimizer_state(optimizer: Optimizer) -> dict[str, Any]:
     return {"state": state, "param_groups": groups}
 
 
-# cell f4d2fd4a a07217 · Optimizers
+# cell f4d2fd4a 68a8d2 · Optimizers
 def _load_optimizer_state(optimizer: Optimizer, saved: dict[str, Any]) -> None:
     """Put saved settings and copies of the saved state where the numbers say."""
     sizes = [len(group["params"]) for group in optimizer.param_groups]
@@ -316,8 +333,9 @@ def _load_optimizer_state(optimizer: Optimizer, saved: dict[str, Any]) -> None:
         group.update({key: value for key, value in old.items() if key != "params"})
         for p, number in zip(group["params"], old["params"], strict=True):
             for key, value in saved["state"].get(number, {}).items():
-                kept = value.to(p.device, copy=True) if isinstance(value, Tensor) else value
-                optimizer.state[p][key] = kept
+                if isinstance(value, Tensor):  # what is as large as the parameter is of its type
+                    value = value.to(p if value.shape == p.shape else p.device, copy=True)
+                optimizer.state[p][key] = value
 
 
 # cell 72dd1e66 aaf219 · Optimizers

@@ -15,7 +15,6 @@ __all__ = [
     "RandomSampler",
     "BatchSampler",
     "collate",
-    "BLOCK",
     "tensor_batches",
     "fetch_batch",
     "worker_batches",
@@ -23,7 +22,7 @@ __all__ = [
     "DataLoaders",
 ]
 
-# cell 9fa783ae 5cb826 · Imports
+# cell 9fa783ae 045266 · Imports
 import multiprocessing
 import os
 import pickle
@@ -34,10 +33,12 @@ import traceback
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import cycle, islice
 from math import prod
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from queue import SimpleQueue
 from threading import Thread
 from typing import Any, NamedTuple
@@ -163,15 +164,18 @@ class BatchSampler:
             yield batch
 
 
-# cell 6cce584d 7b9693 · From samples to a batch
+# cell 6cce584d aaf005 · From samples to a batch
 def collate(samples: Sequence[Any]) -> Any:
     """Stack samples along a new first axis, part by part for tuples, lists and dicts.
 
     Shape: B tensors, arrays or numbers (…) -> (B, …); integers become int64, floats float64.
-    Raises: TypeError for what cannot be stacked; ValueError if samples differ in their parts;
-        RuntimeError if they differ in shape.
-    Differs: dicts with different keys are an error, where PyTorch goes by the first one's keys.
+    Raises: TypeError for what cannot be stacked; ValueError if samples differ in their parts, or
+        there are none; RuntimeError if they differ in shape.
+    Differs: dicts with different keys are an error, where PyTorch goes by the first one's keys;
+        any kind of dict becomes a plain one.
     """
+    if not samples:
+        raise ValueError("a batch of no samples; does the batch_sampler give an empty list?")
     first = samples[0]
     if isinstance(first, Tensor):
         return torch.stack(list(samples))
@@ -195,70 +199,65 @@ def collate(samples: Sequence[Any]) -> Any:
                     "numbers, texts, or tuples, lists and dicts of them, or pass a collate_fn")
 
 
-# cell 91172554 539393 · The fast path
-BLOCK = 2**18  # bytes taken at once: many enough to save calls, few enough to stay in the cache
-
-
-# cell 27792a90 8cf5ec · The fast path
-def tensor_batches(dataset: TensorDataset, sampler: Iterable[int], batch_size: int,
-                   drop_last: bool = False) -> Iterator[list[Tensor]]:
+# cell 91172554 476e4b · The fast path
+def tensor_batches(dataset: TensorDataset, order: BatchSampler,
+                   block_bytes: int = 2**18) -> Iterator[list[Tensor]]:
     """Take the rows of many batches at once, in the sampler's order, and hand out slices.
 
     Shape: tensors (N, …) -> lists of (B, …), on the device of each tensor.
     """
     row = sum(t.element_size() * prod(t.shape[1:]) for t in dataset.tensors)
-    size = batch_size * max(1, BLOCK // max(1, row * batch_size))
-    least = batch_size if drop_last else 1
-    for block in _blocks(sampler, size):
-        rows = [t.index_select(0, block.to(t.device)) for t in dataset.tensors]
-        for batch in [rows] if len(block) <= batch_size else _slices(rows, batch_size):
-            if len(batch[0]) >= least:
-                yield batch
+    size, sampler = order.batch_size, order.sampler
+    many = size * max(1, block_bytes // max(1, row * size))  # whole batches
+    blocks = (sampler.blocks(many) if isinstance(sampler, Sampler)
+              else map(torch.tensor, BatchSampler(sampler, many)))
+    for block in blocks:
+        rows = _rows(dataset, block)
+        parts = [rows] if len(block) <= size else zip(*(t.split(size) for t in rows), strict=True)
+        for batch in parts:
+            if len(batch[0]) >= (size if order.drop_last else 1):
+                yield [part.data for part in batch]
 
 
-# cell f5eef90f d62e8d · The fast path
-def _slices(rows: list[Tensor], size: int) -> Iterator[list[Tensor]]:
-    """Cut tensors of one length into batches; `.data`, so that each counts its own changes."""
-    for parts in zip(*(t.split(size) for t in rows), strict=True):
-        yield [part.data for part in parts]
+# cell f5eef90f 53d4c3 · The fast path
+def _rows(dataset: TensorDataset, indices: Tensor) -> list[Tensor]:
+    return [t.index_select(0, indices.to(t.device)) for t in dataset.tensors]
 
 
-# cell b4952046 4e2006 · The fast path
-def _blocks(sampler: Iterable[int], size: int) -> Iterator[Tensor]:
-    """Cut an order into tensors of `size` indices; of any other sampler, read as far as needed."""
-    if isinstance(sampler, Sampler):
-        yield from sampler.blocks(size)
-    else:
-        order = iter(sampler)
-        while block := list(islice(order, size)):
-            yield torch.tensor(block)
+# cell a287a8ac 4fbc3e · The fast path
+def _in_tensors(dataset: Any, collate_fn: Callable) -> bool:
+    """Tell whether a batch is nothing but rows of tensors, which no gradient is asked of."""
+    return (type(dataset) is TensorDataset and collate_fn is collate
+            and not any(t.requires_grad for t in dataset.tensors))
 
 
-# cell 59d1a50f b1152b · Workers
+# cell 59d1a50f 50cf19 · Workers
 def fetch_batch(dataset: Any, indices: Sequence[Any], collate_fn: Callable) -> Any:
     """Make one batch: read the samples and collate them, or take rows where all is in tensors."""
-    if type(dataset) is TensorDataset and collate_fn is collate:
-        chosen = torch.as_tensor(indices)
-        return [t.index_select(0, chosen.to(t.device)) for t in dataset.tensors]
+    if _in_tensors(dataset, collate_fn):
+        return _rows(dataset, torch.as_tensor(indices))
     read_many = getattr(dataset, "__getitems__", None)  # for data sets that read better in one go
     return collate_fn(read_many(indices) if read_many else [dataset[i] for i in indices])
 
 
-# cell 775c5eb1 018a4c · Workers
+# cell c39ee391 eb7ad1 · Workers
 def _work(pipe: Connection, dataset: Any, collate_fn: Callable, seed: int) -> None:
     """Answer each list of indices with its batch or with the exception it raised, for ever."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which ends us
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     torch.set_num_threads(1)  # the processes share the cores; and threads do not survive a fork
-    _seed_everything(seed)
+    random.seed(seed)
+    torch.manual_seed(seed)
+    if numpy := sys.modules.get("numpy"):
+        numpy.random.seed(seed % 2**32)
     tasks: SimpleQueue = SimpleQueue()
     Thread(target=_take_in, args=(pipe, tasks), daemon=True).start()
     while True:
         indices = tasks.get()
         try:
-            pipe.send((fetch_batch(dataset, indices, collate_fn), None))
+            pipe.send((fetch_batch(dataset, indices, collate_fn), None, ""))
         except Exception as error:
-            pipe.send((None, _portable(error)))
+            pipe.send((None, _portable(error), traceback.format_exc()))
 
 
 # cell 3c250316 e16921 · Workers
@@ -271,32 +270,16 @@ def _take_in(pipe: Connection, tasks: SimpleQueue) -> None:
         os._exit(1)
 
 
-# cell 590f9241 256ab5 · Workers
-def _seed_everything(seed: int) -> None:
-    """Give every source of random numbers a state of its own in this worker."""
-    random.seed(seed)
-    torch.manual_seed(seed)
-    if numpy := sys.modules.get("numpy"):
-        numpy.random.seed(seed % 2**32)
-
-
-# cell 82dd72aa 7c528d · Workers
+# cell 590f9241 c6677c · Workers
 def _portable(error: Exception) -> Exception:
-    """Note the traceback on an exception; replace one that would not survive the journey."""
-    note = f"in {multiprocessing.current_process().name}:\n{traceback.format_exc()}"
-    error.add_note(note)
+    """Copy an exception by pickling it, or say what it said in a RuntimeError if that fails."""
     try:
-        copy = pickle.loads(pickle.dumps(error))
-        if type(copy) is type(error) and note in copy.__notes__:
-            return error
+        return pickle.loads(pickle.dumps(error))
     except Exception:
-        pass
-    replacement = RuntimeError(f"{type(error).__name__}: {error}")
-    replacement.add_note(note)
-    return replacement
+        return RuntimeError(f"{type(error).__name__}: {error}")
 
 
-# cell 08ea5acb 7ff3f3 · Workers
+# cell 08ea5acb 143780 · Workers
 class _Worker:
     """A process that makes batches, and the pipe to it."""
 
@@ -308,47 +291,41 @@ class _Worker:
         self.process.start()
         theirs.close()
 
-    def ask(self, indices: Sequence[Any]) -> None:
-        try:
-            self.pipe.send(indices)
-        except ConnectionError:
-            raise self.died() from None
-
     def receive(self, timeout: float) -> Any:
         """Wait for the next batch, for the worker's end, or for the timeout."""
-        ready = wait([self.pipe, self.process.sentinel], timeout or None)
-        if not ready:
+        if not wait([self.pipe, self.process.sentinel], timeout or None):
             raise TimeoutError(f"{self.process.name} has not delivered a batch for {timeout} s")
-        if self.pipe not in ready and not self.pipe.poll():
-            raise self.died()
         try:
-            batch, error = self.pipe.recv()
-        except (EOFError, ConnectionError):
-            raise self.died() from None
+            if not self.pipe.poll():
+                raise EOFError
+            batch, error, where = self.pipe.recv()
+        except (EOFError, ConnectionError, FileNotFoundError):  # it, or its shared memory, is gone
+            raise _end_of(self.process) from None
+        except RuntimeError as problem:
+            problem.add_note("Too many open files? Every tensor of a worker is one. Keep fewer, "
+                             "or call torch.multiprocessing.set_sharing_strategy('file_system')")
+            raise
         if error is not None:
+            error.add_note(f"in {self.process.name}:\n{where}")
             raise error
         return batch
 
-    def died(self) -> RuntimeError:
-        self.process.join(10)
-        code = self.process.exitcode
-        how = signal.Signals(-code).name if code and code < 0 else f"exit code {code}"
-        return RuntimeError(
-            f"{self.process.name} ended with {how} before it delivered its batch. SIGKILL: out of "
-            "memory? SIGBUS: shared memory is full? Exit code 1 at its start: under spawn, the "
-            "data set's class must stand in a module that can be imported, not in a notebook")
 
-    def end(self) -> None:
-        self.process.terminate()
-        self.process.join(1)
-        self.process.kill()
-        self.process.join()
-        self.pipe.close()
+# cell a32c2612 50018b · Workers
+def _end_of(process: BaseProcess) -> RuntimeError:
+    """Say how a worker ended."""
+    process.join(10)
+    code = process.exitcode
+    how = signal.Signals(-code).name if code and code < 0 else f"exit code {code}"
+    return RuntimeError(
+        f"{process.name} ended with {how} before it delivered its batch. SIGKILL: out of memory? "
+        "SIGBUS: shared memory is full? Exit code 1 at its start: under spawn, the data set's "
+        "class must stand in a module that can be imported, not in a notebook")
 
 
-# cell a32c2612 471538 · Workers
+# cell e8717aee d84af1 · Workers
 def worker_batches(dataset: Any, batch_sampler: Iterable[Sequence[Any]], collate_fn: Callable,
-                   num_workers: int, seed: int, context: Any = None, prefetch_factor: int = 2,
+                   seed: int, num_workers: int, context: Any = None, prefetch_factor: int = 2,
                    timeout: float = 0) -> Iterator[Any]:
     """Let workers make batches in turn, some ahead, and yield them in the sampler's order.
 
@@ -356,28 +333,33 @@ def worker_batches(dataset: Any, batch_sampler: Iterable[Sequence[Any]], collate
     Raises: what the data set raises, with the worker's traceback as a note; RuntimeError if a
         worker dies; TimeoutError.
     """
+    context = context if hasattr(context, "Process") else multiprocessing.get_context(context)
     owner, workers, due = os.getpid(), [], deque()
+
+    def ask(n: int) -> None:
+        for worker, indices in islice(turns, n):
+            with suppress(ConnectionError):  # if it has died, that is said when its batch is due
+                worker.pipe.send(indices)
+            due.append(worker)
+
     try:
         for number in range(num_workers):
-            workers.append(_Worker(multiprocessing.get_context(context), number, seed, dataset,
-                                   collate_fn))
+            workers.append(_Worker(context, number, seed, dataset, collate_fn))
         turns = zip(cycle(workers), batch_sampler)
-        for worker, indices in islice(turns, num_workers * prefetch_factor):
-            worker.ask(indices)
-            due.append(worker)
+        ask(num_workers * prefetch_factor)
         while due:
             batch = due.popleft().receive(timeout)
-            for worker, indices in islice(turns, 1):  # keep it busy while the batch is used
-                worker.ask(indices)
-                due.append(worker)
+            ask(1)  # keep the worker busy while the batch is used
             yield batch
     finally:  # reached at the end, by an exception, and when the iterator is dropped
         if os.getpid() == owner:  # not in a process that was forked off meanwhile
             for worker in workers:
-                worker.end()
+                worker.process.kill()
+                worker.process.join()
+                worker.pipe.close()
 
 
-# cell 7b7c8092 eaacb9 · The DataLoader
+# cell 7b7c8092 a1380a · The DataLoader
 class DataLoader:
     """Serve a data set in batches: in order or shuffled, with or without worker processes.
 
@@ -394,38 +376,34 @@ class DataLoader:
                  collate_fn: Callable[[list], Any] = collate, drop_last: bool = False,
                  timeout: float = 0, multiprocessing_context: Any = None,
                  generator: torch.Generator | None = None, prefetch_factor: int = 2):
-        _check_loader(dataset, batch_size, shuffle, sampler, batch_sampler, num_workers, drop_last,
-                      timeout, multiprocessing_context, prefetch_factor)
-        self.dataset, self.batch_size, self.drop_last = dataset, batch_size, drop_last
-        self.num_workers, self.collate_fn, self.generator = num_workers, collate_fn, generator
-        self.timeout, self.prefetch_factor = timeout, prefetch_factor
-        self.multiprocessing_context = multiprocessing_context
-        self.in_memory = (type(dataset) is TensorDataset and collate_fn is collate
-                          and batch_sampler is None)
+        _check_order(dataset, batch_size, shuffle, sampler, batch_sampler, drop_last)
+        _check_workers(num_workers, multiprocessing_context, prefetch_factor, timeout)
         if sampler is None:
             sampler = RandomSampler(dataset, generator) if shuffle else SequentialSampler(dataset)
-        self.sampler = sampler
-        self.batch_sampler = batch_sampler or BatchSampler(sampler, batch_size, drop_last)
+        if batch_sampler is None:
+            batch_sampler = BatchSampler(sampler, batch_size, drop_last)
+        self.dataset, self.sampler, self.batch_sampler = dataset, sampler, batch_sampler
+        self.batch_size, self.drop_last, self.collate_fn = batch_size, drop_last, collate_fn
+        self.generator, self.num_workers = generator, num_workers
+        self.worker_options = num_workers, multiprocessing_context, prefetch_factor, timeout
 
     def __len__(self) -> int:
         return len(self.batch_sampler)
 
     def __iter__(self) -> Iterator[Any]:
+        parts = self.dataset, self.batch_sampler, self.collate_fn
         seed = _draw_seed(self.generator)
         if self.num_workers:
-            return worker_batches(self.dataset, self.batch_sampler, self.collate_fn,
-                                  self.num_workers, seed, self.multiprocessing_context,
-                                  self.prefetch_factor, self.timeout)
-        if self.in_memory:
-            return tensor_batches(self.dataset, self.sampler, self.batch_size, self.drop_last)
+            return worker_batches(*parts, seed, *self.worker_options)
+        if type(self.batch_sampler) is BatchSampler and _in_tensors(self.dataset, self.collate_fn):
+            return tensor_batches(self.dataset, self.batch_sampler)
         return (fetch_batch(self.dataset, chosen, self.collate_fn) for chosen in self.batch_sampler)
 
 
-# cell d5be80da 3d86c2 · The DataLoader
-def _check_loader(dataset: Any, batch_size: int, shuffle: bool, sampler: Any, batch_sampler: Any,
-                  num_workers: int, drop_last: bool, timeout: float, context: Any,
-                  prefetch_factor: int) -> None:
-    """Refuse a data set that cannot be indexed, and arguments that contradict each other."""
+# cell d5be80da 308a03 · The DataLoader
+def _check_order(dataset: Any, batch_size: int, shuffle: bool, sampler: Any, batch_sampler: Any,
+                 drop_last: bool) -> None:
+    """Refuse a data set that cannot be indexed, and two orders at once."""
     if not (hasattr(dataset, "__len__") and hasattr(dataset, "__getitem__")):
         raise TypeError(f"a data set needs __len__ and __getitem__, {type(dataset).__name__} has "
                         "not both; put what can only be iterated into a list first")
@@ -435,19 +413,25 @@ def _check_loader(dataset: Any, batch_size: int, shuffle: bool, sampler: Any, ba
     if batch_sampler is not None and not alone:
         raise ValueError("a batch_sampler makes whole batches: leave out batch_size, shuffle, "
                          "sampler and drop_last")
+
+
+# cell 58b16e88 13e935 · The DataLoader
+def _check_workers(num_workers: int, context: Any, prefetch_factor: int, timeout: float) -> None:
+    """Refuse settings that no worker can follow, and settings of workers where there are none."""
     for name, value, least in (("num_workers", num_workers, 0),
                                ("prefetch_factor", prefetch_factor, 1)):
         if not isinstance(value, int) or value < least:
             raise ValueError(f"{name} must be a whole number >= {least}, got {value!r}")
     if not timeout >= 0:
         raise ValueError(f"timeout must be 0 (wait for ever) or more seconds, got {timeout}")
-    if context is not None:
-        multiprocessing.get_context(context) if isinstance(context, str) else context.Process
-        if not num_workers:
-            raise ValueError("multiprocessing_context is for workers, and num_workers is 0")
+    if not num_workers and (timeout or context is not None):
+        raise ValueError("timeout and multiprocessing_context are for workers, but num_workers is "
+                         "0: leave them out, or set it")
+    if context is not None and not hasattr(context, "Process"):
+        multiprocessing.get_context(context)  # raises ValueError for an unknown name
 
 
-# cell 8a83c066 59a0c1 · The DataLoader
+# cell 8a83c066 72392e · The DataLoader
 @dataclass(frozen=True)
 class DataLoaders:
     """The two loaders of a training: `train` to learn from, `valid` to check on."""
@@ -456,8 +440,8 @@ class DataLoaders:
     valid: Iterable[Any]
 
     @classmethod
-    def from_datasets(cls, train: Any, valid: Any, batch_size: int = 64,
+    def from_datasets(cls, train: Any, valid: Any, batch_size: int = 64, drop_last: bool = False,
                       **options: Any) -> DataLoaders:
-        """Shuffle the training set; read the validation set in order, in batches twice as large."""
-        return cls(DataLoader(train, batch_size, shuffle=True, **options),
+        """Shuffle the training set; read all of the validation set, in batches twice as large."""
+        return cls(DataLoader(train, batch_size, shuffle=True, drop_last=drop_last, **options),
                    DataLoader(valid, 2 * batch_size, **options))

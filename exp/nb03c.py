@@ -29,33 +29,42 @@ from torch import Tensor, nn
 from exp.nb03b import DataLoaders
 
 
-# cell 29d6f117 9f4f54 · A mean over batches
+# cell 29d6f117 ad6dfb · A mean over batches
 class RunningMean:
-    """A mean over batches in which each sample counts once, however large its batch."""
+    """A mean over batches in which each sample counts once, however large its batch.
+
+    Raises: ValueError from `value` before anything was added.
+    """
 
     def __init__(self):
-        self.total, self.n = 0.0, 0
+        self.total, self.n = torch.zeros((), dtype=torch.float64), 0
 
-    def add(self, mean: Tensor, n: int) -> None:
+    def add(self, mean: Tensor | float, n: int) -> None:
         """Take in the mean of one batch of `n` samples."""
-        self.total = self.total + mean.detach().double() * n
+        mean = mean.detach() if isinstance(mean, Tensor) else mean
+        self.total = torch.add(self.total, mean, alpha=n)  # in double precision, as the total is
         self.n += n
 
     @property
     def value(self) -> float:
-        """Raises: ValueError before anything was added."""
+        """The mean over all samples so far."""
         if self.n == 0:
-            raise ValueError("the mean of nothing: not a single batch came")
+            raise ValueError("the mean of nothing: not a single batch came; is the data set empty, "
+                             "or smaller than a batch with drop_last?")
         return float(self.total) / self.n
 
 
-# cell 90dd2f85 f7ed99 · A mean over batches
+# cell 90dd2f85 fc689d · A mean over batches
 def accuracy(pred: Tensor, target: Tensor) -> Tensor:
     """Count how often the largest logit is that of the right class.
 
-    Shape: pred (B, C), target (B,) -> (), a share between 0 and 1.
+    Shape: pred (…, C), target (…) -> (), a share between 0 and 1.
+    Raises: ValueError if the shapes do not fit, which broadcasting would hide.
     """
-    return (pred.argmax(-1) == target).double().mean()
+    if pred.shape[:-1] != target.shape:
+        raise ValueError(f"pred (…, C) needs a target (…), got {tuple(pred.shape)} and "
+                         f"{tuple(target.shape)}")
+    return (pred.argmax(-1) == target).mean(dtype=torch.float64)
 
 
 # cell 196418d9 8e810e · A mean over batches

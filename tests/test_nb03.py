@@ -1,6 +1,7 @@
 """03 to 03c: losses, parameters, optimizers, loaders, the loop, against PyTorch and faults."""
 
 import copy
+import json
 import math
 import multiprocessing
 import os
@@ -143,6 +144,12 @@ def test_cross_entropy_ignores():
     assert cross_entropy(z, torch.tensor([-100, 1, 0, 2])).isfinite()
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32])
+def test_cross_entropy_takes_any_integers(dtype):
+    z, target = draw(4, 3), torch.tensor([0, 2, 1, 2])
+    test_eq(cross_entropy(z, target.to(dtype)), cross_entropy(z, target))
+
+
 @pytest.mark.parametrize(
     "z, target, says",
     [
@@ -226,6 +233,17 @@ def test_containers_forget_what_is_replaced_or_deleted():
     assert not model.state_dict() and not hasattr(model, "weight")
     model.late = Dense(1, 1)
     test_eq(list(model.state_dict()), ["late.weight", "late.bias"])
+
+
+def test_containers_refuse_what_they_cannot_see():
+    for layer in (nn.Linear(2, 2), nn.BatchNorm1d(2), nn.Sequential(nn.Linear(1, 1))):
+        with pytest.raises(TypeError, match=type(layer).__name__):
+            Sequential(torch.tanh, layer)
+    model = Sequential(Dense(2, 2), nn.ReLU())  # nothing to train or save in this one
+    with pytest.raises(TypeError, match="'extra'"):
+        model.extra = nn.Parameter(torch.ones(1))
+    model.cache = model(draw(1, 2))  # computed, and so no leaf
+    test_eq(list(model.state_dict()), ["0.weight", "0.bias"])
 
 
 def test_sequential_indexing():
@@ -317,6 +335,17 @@ def test_state_is_copied_when_loaded():
     test_eq(one.state[p]["momentum_buffer"], torch.ones(2))
 
 
+def test_state_takes_the_type_of_its_parameter():
+    single, double = Parameter(torch.ones(2)), Parameter(torch.ones(2, dtype=torch.float64))
+    ours, theirs = SGD([double], lr=0.1, momentum=0.9), torch.optim.SGD([double], momentum=0.9)
+    source = SGD([single], lr=0.1, momentum=0.9)
+    single.grad = torch.ones(2)
+    source.step()
+    for opt in (ours, theirs):
+        opt.load_state_dict(source.state_dict())
+        assert opt.state[double]["momentum_buffer"].dtype == torch.float64
+
+
 def test_optimizer_can_be_copied_and_pickled_with_its_model():
     p = Parameter(torch.ones(2))
     opt = SGD([p], lr=0.1, momentum=0.9)
@@ -335,6 +364,8 @@ def test_optimizer_refuses():
         (lambda: SGD([{"params": [p]}, {"params": [p]}]), ValueError, "twice"),
         (lambda: SGD([p * 2]), TypeError, "computed"),
         (lambda: SGD(["p"]), TypeError, "str"),
+        (lambda: SGD([{"lr": 1}]), TypeError, "dict with 'params'"),
+        (lambda: SGD([{"params": [p]}, q]), TypeError, "dict with 'params'"),
         (lambda: SGD([p], lr=math.nan), ValueError, "lr"),
         (lambda: SGD([p], momentum=-1), ValueError, "momentum"),
         (lambda: SGD([p], weight_decay=-1), ValueError, "weight_decay"),
@@ -438,6 +469,7 @@ def test_loader_takes_any_order():
         both(4, dataset, sampler=sampler, batch_size=3)
         both(4, TensorDataset(draw(9, 2)), sampler=sampler, batch_size=3)
         both(4, TensorDataset(draw(9, 2)), sampler=sampler, batch_size=3, drop_last=True)
+    both(4, dataset, batch_sampler=[])  # no batches are no batches
     both(4, dataset, batch_sampler=[[0], [1, 2], [8, 8]])
     both(4, TensorDataset(draw(9, 2)), batch_sampler=[[0], [1, 2], [8, 8]])
     words = {"one": 1, "two": 2}  # keys need not be numbers
@@ -507,6 +539,7 @@ def test_collate_equals_torchs_and_refuses():
         ([(1, 2), (1,)], ValueError),
         ([torch.ones(2), torch.ones(3)], RuntimeError),
         ([np.array(["a"])] * 2, TypeError),
+        ([], ValueError),
     ):
         with pytest.raises(error):
             collate(samples)
@@ -545,11 +578,25 @@ def test_fast_path_is_taken_only_where_it_is_right():
     test_eq(list(DataLoader(Many(4), 2)), [torch.tensor([0, -1]), torch.tensor([-2, -3])])
 
 
+def test_data_that_wants_gradients_keeps_them():
+    for n in (4, 100):
+        x = draw(n, 2).requires_grad_()
+        for (xb,) in DataLoader(TensorDataset(x), 4):
+            xb.sum().backward()
+        test_eq(x.grad, torch.ones_like(x))
+
+
+def test_dropping_the_last_batch_drops_no_validation_sample():
+    dataset = TensorDataset(torch.arange(10))
+    pair = DataLoaders.from_datasets(dataset, dataset, batch_size=4, drop_last=True)
+    test_eq([[len(xb) for (xb,) in part] for part in (pair.train, pair.valid)], [[4, 4], [8, 2]])
+
+
 def test_memory_of_the_fast_path_stays_small():
     dataset = TensorDataset(torch.zeros(3000, 4000))  # 48 MB
     sizes = {
         xb.untyped_storage().nbytes()
-        for (xb,) in tensor_batches(dataset, RandomSampler(dataset), 10)
+        for (xb,) in tensor_batches(dataset, BatchSampler(RandomSampler(dataset), 10))
     }
     assert max(sizes) <= 2**18
 
@@ -579,6 +626,7 @@ def test_loader_refuses():
         (lambda: DataLoader([1], num_workers=1.5), ValueError, "num_workers"),
         (lambda: DataLoader([1], num_workers=1, prefetch_factor=0), ValueError, "prefetch_factor"),
         (lambda: DataLoader([1], timeout=-1), ValueError, "timeout"),
+        (lambda: DataLoader([1], timeout=5), ValueError, "num_workers is 0"),
         (lambda: DataLoader([1], multiprocessing_context="spawn"), ValueError, "num_workers is 0"),
         (lambda: DataLoader([1], num_workers=1, multiprocessing_context="x"), ValueError, "'x'"),
         (lambda: TensorDataset(), ValueError, "one length"),
@@ -748,6 +796,50 @@ def test_awkward_exceptions(error, arrives):
     with pytest.raises((RuntimeError, OSError), match=arrives):
         list(loader)
     assert nobody_left()
+
+
+@forks
+def test_an_exception_that_pickles_in_its_own_way_keeps_type_and_traceback():
+    error = json.JSONDecodeError("no value", "{", 1)
+    with pytest.raises(json.JSONDecodeError, match="no value") as caught:
+        list(DataLoader(Faulty(error), num_workers=1, multiprocessing_context="fork"))
+    assert "raise self.error" in caught.value.__notes__[0]
+
+
+@forks
+def test_a_context_may_be_named_or_given():
+    context = multiprocessing.get_context("fork")
+    loader = DataLoader(Rich(3), num_workers=1, multiprocessing_context=context)
+    assert len(list(pickle.loads(pickle.dumps(loader)))) == 3 and nobody_left()
+
+
+@forks
+def test_a_finished_batch_that_is_lost_with_its_worker_is_named():
+    class Late(Rich):
+        def __getitem__(self, i):
+            if i == 6:
+                sys.exit(0)  # takes the shared memory of batch 1 with it, which nobody has fetched
+            return torch.ones(3)
+
+    batches = iter(DataLoader(Late(12), 2, num_workers=2, multiprocessing_context="fork"))
+    next(batches)
+    time.sleep(1)
+    with pytest.raises(RuntimeError, match="worker 1 ended with exit code 0"):
+        list(batches)
+    assert nobody_left()
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="shares memory in another way")
+def test_too_many_open_files_are_explained():
+    code = (
+        "import resource, torch\n"
+        "from exp.nb03b import DataLoader\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (64, 64))\n"
+        "try: list(DataLoader(torch.ones(400, 3), num_workers=1, multiprocessing_context='fork'))\n"
+        "except RuntimeError as error: print(error.__notes__)\n"
+    )
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
+    assert "set_sharing_strategy" in run.stdout, run.stderr
 
 
 @forks
@@ -980,6 +1072,18 @@ def test_running_mean(parts):
         running.add(torch.tensor(mean, dtype=torch.float64), n)
     samples = [mean for mean, n in parts for _ in range(n)]
     test_near(running.value, sum(samples) / len(samples), tol=1e-9)
+
+
+def test_a_metric_may_be_a_plain_number_and_shapes_are_checked():
+    x, y = draw(10, 3).float(), torch.arange(10) % 2
+    loader = DataLoader(TensorDataset(x, y), 4)
+    scores = evaluate(nn.Linear(3, 2), loader, metric=lambda pred, target: 0.1)
+    test_near(scores.metric, 0.1, tol=1e-12)
+    pred = draw(4, 3, 5)
+    test_eq(accuracy(pred, pred.argmax(-1)).item(), 1.0)
+    for target in (pred.argmax(-1)[..., None], torch.zeros(4, 5).long(), torch.tensor(0)):
+        with pytest.raises(ValueError, match="needs a target"):
+            accuracy(pred, target)
 
 
 def test_modules_import_only_what_they_need():
