@@ -26,14 +26,14 @@ __all__ = [
     "fit_one_cycle",
 ]
 
-# cell 2d81e2ab 95da7f · Imports
+# cell 2d81e2ab 175f0f · Imports
 import math
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from exp.nb04 import Callback, Learner
+from exp.nb04 import Callback, Learner, loader_length
 
 
 # cell a181ce09 5dbd5c · A schedule is a function of the position
@@ -262,7 +262,7 @@ def _one_for_each(given: Any, groups: list[Any]) -> list[Any]:
     return items
 
 
-# cell eff9816b 7f2718 · A callback that follows a schedule
+# cell eff9816b fb6237 · A callback that follows a schedule
 def _check_schedule(name: str, learn: Learner) -> None:
     """Refuse what no schedule can follow or move."""
     names = [c.name for c in learn.callbacks if isinstance(c, ScheduleCallback)]
@@ -279,10 +279,11 @@ def _check_schedule(name: str, learn: Learner) -> None:
 
 def _training_batches(learn: Learner) -> int:
     """Count the batches of an epoch."""
-    if not hasattr(learn.dls.train, "__len__"):
+    n_batches = loader_length(learn.dls.train)
+    if n_batches is None:
         raise ValueError("the training loader has no length, so nobody knows where in the "
                          "training it stands; give it a __len__")
-    return len(learn.dls.train)
+    return n_batches
 
 
 # cell 7b5666fc f73b33 · A callback that follows a schedule

@@ -17,7 +17,7 @@ __all__ = [
     "bowl_limit",
 ]
 
-# cell c23cc91d c35f8f · Imports
+# cell c23cc91d 545f8d · Imports
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -29,7 +29,8 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 
-from exp.nb04 import Callback, CancelFit, Learner, random_state, set_random_state
+from exp.nb03d import random_state, set_random_state
+from exp.nb04 import Callback, CancelFit, Learner
 from exp.nb05 import ExponentialSchedule
 
 

@@ -27,7 +27,7 @@ __all__ = [
     "lsuv",
 ]
 
-# cell 26e0fc49 28bda1 · Convolutions, hooks and a good start
+# cell 26e0fc49 77957d · Convolutions, hooks and a good start
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -38,7 +38,8 @@ from torch import Tensor, nn
 
 from exp.nb01 import show_images
 from exp.nb02 import kaiming_uniform
-from exp.nb04 import Callback, Learner, random_state, set_random_state
+from exp.nb03d import random_state, set_random_state
+from exp.nb04 import Callback, Learner
 
 
 # cell db592f00 285aa3 · The data

@@ -25,7 +25,7 @@ __all__ = [
     "summary",
 ]
 
-# cell 7a477932 9aa4a4 · Normalisation and residual networks
+# cell 7a477932 0d8ab9 · Normalisation and residual networks
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -34,7 +34,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from exp.nb04 import random_state, set_random_state
+from exp.nb03d import random_state, set_random_state
 from exp.nb06 import ForwardHooks
 
 

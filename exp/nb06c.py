@@ -48,11 +48,11 @@ def _to_float32(x: Any) -> Any:
     return x.float() if isinstance(x, Tensor) and x.dtype in HALVES else x
 
 
-# cell 6423de78 ddc92c · Numbers of sixteen bits
+# cell 6423de78 bc6ed4 · Numbers of sixteen bits
 class MixedPrecision(Callback):
     """Run the forward pass in 16 bits; weights, loss, gradients and steps stay in 32.
 
-    With float16 the loss is scaled, and a step with an overflow is skipped.
+    For float16 the loss is scaled, and a step that overflows is skipped.
     Raises: ValueError for another dtype.
     Source: Micikevicius and others 2018, section 3.
     """
@@ -64,11 +64,10 @@ class MixedPrecision(Callback):
             raise ValueError(f"dtype must be torch.bfloat16 or torch.float16, got {dtype}")
         self.dtype, self.scaler, self._saved = dtype, None, {}
 
-    def before_fit(self, learn: Learner) -> None:
+    def before_fit(self, learn: Learner) -> None:  # with a new scaler: the last may be mid-step
         saved, self.device = self.state_dict(), next(learn.model.parameters()).device.type
         self.scaler = torch.amp.GradScaler(self.device, enabled=self.dtype == torch.float16)
-        if saved:  # the scaler is new: the last may have been stopped between two of its calls
-            self.scaler.load_state_dict(saved)
+        self.scaler.load_state_dict(saved or self.scaler.state_dict())
 
     def do_predict(self, learn: Learner) -> None:
         with torch.amp.autocast(self.device, self.dtype):

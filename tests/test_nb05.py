@@ -663,6 +663,18 @@ def test_a_variance_below_zero_by_rounding_is_zero():
     assert p.isfinite().all()
 
 
+@pytest.mark.parametrize("kind", [Adam, AdamW, LAMB, partial(RMSprop, momentum=0.9, centered=True)])
+def test_steps_on_another_device(kind):
+    """On `meta`, which refuses what is on another device, as a GPU does."""
+    p = nn.Parameter(torch.empty(3, device="meta"))
+    opt = kind([p], lr=0.1, weight_decay=0.1)
+    for _ in range(2):
+        p.grad = torch.empty(3, device="meta")
+        opt.step()
+    tensors = [kept for kept in opt.state[p].values() if isinstance(kept, torch.Tensor)]
+    assert tensors and {kept.device.type for kept in tensors} == {"meta"}
+
+
 def test_the_gradient_is_left_alone():
     for kind in (Adam, AdamW, LAMB, partial(RMSprop, momentum=0.9)):
         p = nn.Parameter(torch.ones(3))
