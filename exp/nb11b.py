@@ -24,7 +24,7 @@ __all__ = [
     "generate_text",
 ]
 
-# cell 0922d374 5bd0a5 · A language model, character by character
+# cell 0922d374 69b9a0 · A language model, character by character
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -36,8 +36,7 @@ from torch import Tensor, nn
 
 from exp.nb04 import Callback, CancelFit, Learner
 from exp.nb05 import CosineSchedule, combine_schedules, set_hyperparameter
-from exp.nb10 import draw_characters
-from exp.nb11 import Characters
+from exp.nb10 import CharacterVocab, draw_characters, evaluating
 
 
 # cell d7136ffb fb2377 · Bits, on what comes later
@@ -90,7 +89,7 @@ class TextBatches:
             yield self.x[start:start + self.steps], self.y[start:start + self.steps]
 
 
-# cell ee276721 e6a825 · Models with one face
+# cell 55f29a1c 4ba1a8 · Models with one face
 class Reading(NamedTuple):
     """What a model gives back: scores for the next character, and the state to go on from.
 
@@ -104,16 +103,20 @@ class Reading(NamedTuple):
     dropped: Tensor | None = None
 
 
+# cell ee276721 7e58fa · Models with one face
 class WindowLM(nn.Module):
     """Score the next character from the last `window` ones, by one hidden layer.
 
     Shape: x (T, B) -> logits (T, B, V). Before the start stands character 0.
+    Raises: ValueError for a window below 1.
     Source: Bengio and others 2003.
     """
 
     def __init__(self, n_characters: int, window: int = 8, embedding_size: int = 24,
                  hidden_size: int = 256):
         super().__init__()
+        if window < 1:
+            raise ValueError(f"window must be at least 1, got {window}")
         self.window = window
         self.embedding = nn.Embedding(n_characters, embedding_size)
         self.hidden = nn.Linear(window * embedding_size, hidden_size)
@@ -149,11 +152,12 @@ class LockedDropout(nn.Module):
         return x * x.new_empty(1, *x.shape[1:]).bernoulli_(1 - self.p) / (1 - self.p)
 
 
-# cell 66faeb35 f1de23 · Models with one face
+# cell 66faeb35 57d0ed · Models with one face
 class WeightDropLSTM(nn.LSTM):
     """An LSTM that, in training, sets a share of its hidden-to-hidden weights to 0 in each call.
 
     Its state_dict is that of torch.nn.LSTM.
+    Raises: ValueError unless 0 <= weight_drop < 1.
     Source: Merity and others 2018, section 2 (after DropConnect).
     """
 
@@ -176,13 +180,14 @@ class WeightDropLSTM(nn.LSTM):
             self._flat_weights = own
 
 
-# cell 5e50200d fa9a7e · Models with one face
+# cell 5e50200d 309fe7 · Models with one face
 class RecurrentLM(nn.Module):
     """Score the next character after each step, with a state that remembers what was read.
 
     `layer` makes a recurrent layer from two sizes, such as torch.nn.GRU. `dropout_in` acts on the
     embedding, `dropout_between` between layers, `dropout_out` on the last: locked, all three.
     Shape: x (T, B) -> logits (T, B, V).
+    Raises: ValueError for less than one layer.
     Source: Merity and others 2018; Press and Wolf 2017 for the tied weights.
     """
 
@@ -190,6 +195,8 @@ class RecurrentLM(nn.Module):
                  layer: Callable[[int, int], nn.Module] = nn.LSTM, tie_weights: bool = False,
                  dropout_in: float = 0.0, dropout_between: float = 0.0, dropout_out: float = 0.0):
         super().__init__()
+        if num_layers < 1:
+            raise ValueError(f"num_layers must be at least 1, got {num_layers}")
         self.embedding = nn.Embedding(n_characters, hidden_size)
         self.layers = nn.ModuleList(layer(hidden_size, hidden_size) for _ in range(num_layers))
         self.out = nn.Linear(hidden_size, n_characters)
@@ -254,14 +261,15 @@ class StatefulTraining(Callback):
         self._states = {True: detach(state["state"])}
 
 
-# cell cdc555d9 839ead · Training with a state
+# cell cdc555d9 316d00 · Training with a state
 class TimeBudget(Callback):
     """End the fit after some seconds of training, with one cycle of the learning rate over them.
 
     The rate rises over the first tenth and then falls, by cosines. `spent` has an entry a batch.
     With `clock=time.process_time` only the work of this process counts, however busy the machine
     is, but that of all its threads.
-    Units: seconds. Validation does not count.
+    Units: seconds. Validation does not count, and each fit has the whole budget.
+    Raises: ValueError unless seconds are above 0.
     """
 
     order: ClassVar[int] = 100
@@ -273,6 +281,9 @@ class TimeBudget(Callback):
         self.seconds, self.clock, self.spent = seconds, clock, []
         self.schedule = combine_schedules([0.1, 0.9], [CosineSchedule(max_lr / 10, max_lr),
                                                        CosineSchedule(max_lr, max_lr / 1000)])
+
+    def before_fit(self, learn: Learner) -> None:
+        self.spent = []
 
     def before_batch(self, learn: Learner) -> None:
         if learn.training:
@@ -289,32 +300,29 @@ class TimeBudget(Callback):
                 raise CancelFit
 
 
-# cell b0180ab0 f98cb1 · Training with a state
+# cell b0180ab0 ca633a · Training with a state
 @torch.no_grad()
 def text_bits(model: nn.Module, batches: TextBatches) -> float:
     """Average the bits per character over a text that is read in order, with the state handed on.
 
-    Each part of the model is put back into the mode it was in.
+    Every part of the model keeps the mode it was in.
     """
-    modes = [(part, part.training) for part in model.modules()]
     state, total, n = None, 0.0, 0
-    try:
-        model.eval()
+    with evaluating(model):
         for x, y in batches:
             logits, state, *_ = model(x, state)
             total += F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="sum").item()
             n += y.numel()
-    finally:
-        for part, mode in modes:
-            part.training = mode
     return bits_per_character(total / n)
 
 
-# cell 0b1ea26f 498fdd · Holding back: AWD-LSTM's means, one by one
+# cell 0b1ea26f 783f1e · Holding back: AWD-LSTM's means, one by one
 class ActivationPenalty(Callback):
     """Add alpha · mean(h²) after dropout, and beta · mean((h_t - h_{t-1})²) before it, to the loss.
 
-    Source: Merity and others 2018, section 4.4 (AR and TAR).
+    Raises: ValueError for strengths below 0; TypeError, in a fit, if the model's `Reading` gives
+        nothing to penalise.
+    Source: Merity and others 2018, section 4.6 (AR and TAR).
     """
 
     requires: ClassVar[tuple[type[Callback], ...]] = (StatefulTraining,)
@@ -336,32 +344,27 @@ class ActivationPenalty(Callback):
                 learn.loss = learn.loss + self.beta * reading.raw.diff(dim=0).square().mean()
 
 
-# cell 989b53be 42b1d9 · Writing
+# cell 989b53be 903167 · Writing
 @torch.no_grad()
-def generate_text(model: nn.Module, characters: Characters, prompt: str, n: int = 200,
+def generate_text(model: nn.Module, vocab: CharacterVocab, prompt: str, n: int = 200,
                   temperature: float = 1.0, unknown: str | None = None,
                   generator: torch.Generator | None = None) -> str:
     """Read the prompt, then draw `n` characters, each given back as the next input, and no other.
 
-    `temperature` 0 takes the likeliest; `generator` makes the text repeatable; `unknown` replaces
-    characters of the prompt that are not in the alphabet. Modes and parameters stay as found.
+    `temperature` 0 takes the likeliest; `generator`, of the CPU, makes the text repeatable;
+    `unknown` replaces characters of the prompt that `vocab` lacks. The model keeps its modes.
     Raises: ValueError for an empty prompt, an unknown character without a replacement, or a
         temperature below 0.
     """
     if not prompt or n < 0 or not 0 <= temperature < math.inf:
         raise ValueError(f"a text needs a prompt of at least one character, n >= 0 and a finite "
                          f"temperature >= 0, got {prompt!r}, {n} and {temperature}")
-    device = next(iter(model.state_dict().values())).device
-    read, state = characters.encode(prompt, unknown)[:, None].to(device), None  # (T, 1)
+    device = next((w.device for w in model.state_dict().values()), None)
+    read, state = torch.tensor(vocab.encode(prompt, unknown))[:, None], None  # (T, 1)
     written = [read]
-    modes = [(part, part.training) for part in model.modules()]
-    try:
-        model.eval()
+    with evaluating(model):
         for _ in range(n):
-            logits, state, *_ = model(read, state)
-            read = draw_characters(logits[-1].cpu(), temperature, generator).to(device)  # (1, 1)
+            logits, state, *_ = model(read.to(device), state)
+            read = draw_characters(logits[-1].cpu(), temperature, generator)  # (1, 1)
             written.append(read)
-    finally:
-        for part, mode in modes:
-            part.training = mode
-    return characters.decode(torch.cat(written)[:, 0])
+    return vocab.decode(torch.cat(written)[:, 0])

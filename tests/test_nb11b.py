@@ -12,9 +12,10 @@ from torch import nn
 
 from exp.nb00 import test_eq, test_near
 from exp.nb03b import DataLoaders
-from exp.nb04 import Learner
-from exp.nb04c import pack, unpack
-from exp.nb11 import Characters, sequence_loss
+from exp.nb04 import Callback, Learner
+from exp.nb04c import Checkpoint, load_weights, pack, save_weights, unpack
+from exp.nb10 import CharacterVocab
+from exp.nb11 import sequence_loss
 from exp.nb11b import (
     ActivationPenalty,
     LockedDropout,
@@ -139,6 +140,38 @@ def test_the_state_is_saved_with_the_callback():
     test_eq(restored.state_dict(), callback.state_dict())
 
 
+class Stop(Callback):
+    """Break a training off after so many steps."""
+
+    def after_batch(self, learn):
+        if learn.n_steps == 15:
+            raise KeyboardInterrupt
+
+
+def test_a_stateful_training_that_was_broken_off_goes_on_to_the_same_bits(tmp_path):
+    def resumable(folder, *callbacks):
+        batches = TextBatches(CODES, 4, 10, torch.Generator().manual_seed(2))
+        return learner(make("awd"), Checkpoint(tmp_path / folder, every=2), *callbacks,
+                       batches=batches)
+
+    undisturbed = resumable("whole")
+    undisturbed.fit(2)
+    with pytest.raises(KeyboardInterrupt):
+        resumable("broken", Stop()).fit(2)
+    again = resumable("broken")
+    again.fit(2)
+    test_eq(again.recorder.losses, undisturbed.recorder.losses)
+    test_eq(dict(again.model.state_dict()), dict(undisturbed.model.state_dict()))
+
+
+def test_tied_weights_are_saved_and_loaded(tmp_path):
+    model, other = make("awd"), RecurrentLM(9, 7, 2, tie_weights=True)
+    save_weights(model, tmp_path / "weights")
+    load_weights(other, tmp_path / "weights")
+    test_eq(dict(other.state_dict()), dict(model.state_dict()))
+    assert other.out.weight is other.embedding.weight
+
+
 def test_tied_weights_survive():
     model = RecurrentLM(9, 7, tie_weights=True)
     for other in (model.to(torch.float64), copy.deepcopy(model)):
@@ -208,20 +241,33 @@ def test_time_budget_counts_training_only():
     test_eq(rates.index(max(rates)), 2)  # after the first tenth
     test_near((max(rates), rates[0]), (0.5, 0.05))
     assert len(learn.recorder.losses) == 20 and rates[-1] < 0.05
+    learn.fit(1000)  # the whole budget again
+    assert len(budget.spent) == 20
     with pytest.raises(ValueError, match="above 0"):
         TimeBudget(0.0, 0.1)
 
 
-ALPHABET = Characters("abcdefghi")
+def test_sizes_are_checked():
+    with pytest.raises(ValueError, match="num_layers must be at least 1, got 0"):
+        RecurrentLM(9, 7, 0)
+    with pytest.raises(ValueError, match="window must be at least 1, got 0"):
+        WindowLM(9, 0)
+
+
+ALPHABET = CharacterVocab("abcdefghi", end=None)
+
+
+def read(text):
+    return torch.tensor(ALPHABET.encode(text))[:, None]
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_writing(name):
-    model, read = make(name), []
-    model.register_forward_hook(lambda module, inputs, output: read.append(inputs[0]))
+    model, fed = make(name), []
+    model.register_forward_hook(lambda module, inputs, output: fed.append(inputs[0]))
     made = generate_text(model, ALPHABET, "abc", 20, generator=torch.Generator().manual_seed(3))
     assert made.startswith("abc") and len(made) == 23 and model.training
-    test_eq(ALPHABET.decode(torch.cat(read)[:, 0]), made[:-1])  # each character once, in order
+    test_eq(ALPHABET.decode(torch.cat(fed)[:, 0]), made[:-1])  # each character once, in order
     again = generate_text(model, ALPHABET, "abc", 20, generator=torch.Generator().manual_seed(3))
     other = generate_text(model, ALPHABET, "abc", 20, generator=torch.Generator().manual_seed(4))
     assert again == made != other
@@ -232,7 +278,7 @@ def test_greedy_is_the_likeliest_given_all(name):
     model = make(name).eval()
     made = generate_text(model, ALPHABET, "ab", 15, temperature=0)
     for end in range(2, len(made)):
-        logits = model(ALPHABET.encode(made[:end])[:, None]).logits[-1, 0]
+        logits = model(read(made[:end])).logits[-1, 0]
         test_eq(ALPHABET.decode([logits.argmax()]), made[end])
 
 
@@ -245,3 +291,28 @@ def test_writing_refuses():
         with pytest.raises(ValueError, match="a text needs"):
             generate_text(model, ALPHABET, **{"prompt": "a", **options})
     assert model.training
+
+
+class Next(nn.Module):
+    """The next letter of the alphabet, for sure; a model without a single tensor."""
+
+    def forward(self, x, state=None):
+        return nn.functional.one_hot((x + 1) % 9, 9).double() * 1e9, state
+
+
+@pytest.mark.parametrize("temperature", [0, 0.5, 1])
+def test_a_model_without_weights_writes(temperature):
+    test_eq(generate_text(Next(), ALPHABET, "ab", 8, temperature), "abcdefghia")
+
+
+def test_modes_are_kept_after_an_error():
+    class Broken(Next):
+        def forward(self, x, state=None):
+            raise KeyError("broken")
+
+    model = Broken().train()
+    for run in (lambda: generate_text(model, ALPHABET, "a"),
+                lambda: text_bits(model, TextBatches(CODES, 4, 10))):
+        with pytest.raises(KeyError):
+            run()
+        assert model.training
