@@ -20,10 +20,11 @@ __all__ = [
     "DistributedCallback",
 ]
 
-# cell 852a8a91 151347 · Scale: half precision and many processes
+# cell 852a8a91 5d0bc3 · Scale: half precision and many processes
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from importlib import import_module
 from typing import Any
 
 import torch
@@ -169,7 +170,7 @@ def process_device() -> torch.device:
     return torch.device("cuda", local)
 
 
-# cell 4d19cf96 21bd64 · Many processes, one model
+# cell 4d19cf96 5a03aa · Many processes, one model
 @contextmanager
 def process_group(**options: Any) -> Iterator[tuple[int, int]]:
     """Join the processes that torchrun has started, and leave them at the end.
@@ -180,6 +181,9 @@ def process_group(**options: Any) -> Iterator[tuple[int, int]]:
     if not options and "RANK" not in os.environ:
         yield 0, 1
         return
+    # This module keeps the group that exists when it is first imported, for good, as a default
+    # argument; optimizers import it. The group's threads would outlive it and crash at the exit.
+    import_module("torch.distributed.nn.functional")
     device = process_device()
     gpu = dict(device_id=device) if device.type == "cuda" else {}
     torch.distributed.init_process_group("nccl" if gpu else "gloo", **gpu, **options)
