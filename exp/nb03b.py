@@ -114,7 +114,7 @@ class SequentialSampler(Sampler):
         return torch.arange(len(self))
 
 
-# cell 3a906a13 2e7309 · An order
+# cell 3a906a13 46b3aa · An order
 class RandomSampler(SequentialSampler):
     """Read every sample once, in an order drawn anew each time.
 
@@ -135,7 +135,6 @@ class RandomSampler(SequentialSampler):
             self.indices()  # unused, but PyTorch draws it, and the next epoch depends on it
 
 
-# cell ebc38db2 33356a · An order
 def _draw_seed(generator: torch.Generator | None) -> int:
     return int(torch.empty((), dtype=torch.int64).random_(generator=generator))
 
@@ -164,7 +163,7 @@ class BatchSampler:
             yield batch
 
 
-# cell 6cce584d aaf005 · From samples to a batch
+# cell 6cce584d fc2526 · From samples to a batch
 def collate(samples: Sequence[Any]) -> Any:
     """Stack samples along a new first axis, part by part for tuples, lists and dicts.
 
@@ -174,7 +173,7 @@ def collate(samples: Sequence[Any]) -> Any:
     Differs: dicts with different keys are an error, where PyTorch goes by the first one's keys;
         any kind of dict becomes a plain one.
     """
-    if not samples:
+    if len(samples) == 0:
         raise ValueError("a batch of no samples; does the batch_sampler give an empty list?")
     first = samples[0]
     if isinstance(first, Tensor):
@@ -199,7 +198,7 @@ def collate(samples: Sequence[Any]) -> Any:
                     "numbers, texts, or tuples, lists and dicts of them, or pass a collate_fn")
 
 
-# cell 91172554 476e4b · The fast path
+# cell 91172554 7f8aed · The fast path
 def tensor_batches(dataset: TensorDataset, order: BatchSampler,
                    block_bytes: int = 2**18) -> Iterator[list[Tensor]]:
     """Take the rows of many batches at once, in the sampler's order, and hand out slices.
@@ -209,22 +208,21 @@ def tensor_batches(dataset: TensorDataset, order: BatchSampler,
     row = sum(t.element_size() * prod(t.shape[1:]) for t in dataset.tensors)
     size, sampler = order.batch_size, order.sampler
     many = size * max(1, block_bytes // max(1, row * size))  # whole batches
-    blocks = (sampler.blocks(many) if isinstance(sampler, Sampler)
-              else map(torch.tensor, BatchSampler(sampler, many)))
-    for block in blocks:
+    for block in sampler.blocks(many) if isinstance(sampler, Sampler) else map(torch.tensor, order):
+        if order.drop_last:
+            block = block[:len(block) // size * size]
         rows = _rows(dataset, block)
-        parts = [rows] if len(block) <= size else zip(*(t.split(size) for t in rows), strict=True)
-        for batch in parts:
-            if len(batch[0]) >= (size if order.drop_last else 1):
-                yield [part.data for part in batch]
+        if len(block) > size:
+            yield from map(list, zip(*(t.unsafe_split(size) for t in rows), strict=True))
+        elif len(block):
+            yield rows
 
 
-# cell f5eef90f 53d4c3 · The fast path
+# cell f5eef90f 82a895 · The fast path
 def _rows(dataset: TensorDataset, indices: Tensor) -> list[Tensor]:
     return [t.index_select(0, indices.to(t.device)) for t in dataset.tensors]
 
 
-# cell a287a8ac 4fbc3e · The fast path
 def _in_tensors(dataset: Any, collate_fn: Callable) -> bool:
     """Tell whether a batch is nothing but rows of tensors, which no gradient is asked of."""
     return (type(dataset) is TensorDataset and collate_fn is collate
@@ -240,7 +238,7 @@ def fetch_batch(dataset: Any, indices: Sequence[Any], collate_fn: Callable) -> A
     return collate_fn(read_many(indices) if read_many else [dataset[i] for i in indices])
 
 
-# cell c39ee391 eb7ad1 · Workers
+# cell c39ee391 9da5bf · Workers
 def _work(pipe: Connection, dataset: Any, collate_fn: Callable, seed: int) -> None:
     """Answer each list of indices with its batch or with the exception it raised, for ever."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which ends us
@@ -260,7 +258,6 @@ def _work(pipe: Connection, dataset: Any, collate_fn: Callable, seed: int) -> No
             pipe.send((None, _portable(error), traceback.format_exc()))
 
 
-# cell 3c250316 e16921 · Workers
 def _take_in(pipe: Connection, tasks: SimpleQueue) -> None:
     """Move tasks from the pipe to the queue; end this process when its parent is gone."""
     try:
@@ -279,7 +276,7 @@ def _portable(error: Exception) -> Exception:
         return RuntimeError(f"{type(error).__name__}: {error}")
 
 
-# cell 08ea5acb 143780 · Workers
+# cell 08ea5acb 1a5f1f · Workers
 class _Worker:
     """A process that makes batches, and the pipe to it."""
 
@@ -299,9 +296,10 @@ class _Worker:
             if not self.pipe.poll():
                 raise EOFError
             batch, error, where = self.pipe.recv()
-        except (EOFError, ConnectionError, FileNotFoundError):  # it, or its shared memory, is gone
-            raise _end_of(self.process) from None
-        except RuntimeError as problem:
+        except (EOFError, OSError, RuntimeError) as problem:
+            self.process.join(1 if isinstance(problem, RuntimeError) else 10)
+            if self.process.exitcode is not None:  # it is gone, and its shared memory with it
+                raise _end_of(self.process) from None
             problem.add_note("Too many open files? Every tensor of a worker is one. Keep fewer, "
                              "or call torch.multiprocessing.set_sharing_strategy('file_system')")
             raise
@@ -311,10 +309,9 @@ class _Worker:
         return batch
 
 
-# cell a32c2612 50018b · Workers
+# cell a32c2612 4ca186 · Workers
 def _end_of(process: BaseProcess) -> RuntimeError:
     """Say how a worker ended."""
-    process.join(10)
     code = process.exitcode
     how = signal.Signals(-code).name if code and code < 0 else f"exit code {code}"
     return RuntimeError(
@@ -400,7 +397,7 @@ class DataLoader:
         return (fetch_batch(self.dataset, chosen, self.collate_fn) for chosen in self.batch_sampler)
 
 
-# cell d5be80da 308a03 · The DataLoader
+# cell d5be80da 66d960 · The DataLoader
 def _check_order(dataset: Any, batch_size: int, shuffle: bool, sampler: Any, batch_sampler: Any,
                  drop_last: bool) -> None:
     """Refuse a data set that cannot be indexed, and two orders at once."""
@@ -415,7 +412,6 @@ def _check_order(dataset: Any, batch_size: int, shuffle: bool, sampler: Any, bat
                          "sampler and drop_last")
 
 
-# cell 58b16e88 13e935 · The DataLoader
 def _check_workers(num_workers: int, context: Any, prefetch_factor: int, timeout: float) -> None:
     """Refuse settings that no worker can follow, and settings of workers where there are none."""
     for name, value, least in (("num_workers", num_workers, 0),

@@ -829,6 +829,33 @@ def test_a_finished_batch_that_is_lost_with_its_worker_is_named():
     assert nobody_left()
 
 
+@forks
+def test_a_worker_killed_in_the_middle_of_a_message_is_named():
+    loader = DataLoader(["x" * 2**24] * 8, num_workers=1, multiprocessing_context="fork")
+    batches = iter(loader)
+    next(batches)
+    time.sleep(0.5)  # the next batch has filled the pipe by now, and waits to be read
+    os.kill(multiprocessing.active_children()[0].pid, signal.SIGKILL)
+    with pytest.raises(RuntimeError, match="ended with SIGKILL"):
+        list(batches)
+    assert nobody_left()
+
+
+def test_an_order_is_read_batch_by_batch():
+    class Adaptive:
+        """An order that depends on what has been done with the batches so far."""
+
+        seen = 0
+
+        def __iter__(self):
+            return (self.seen for _ in range(8))
+
+    sampler = Adaptive()
+    for (batch,) in DataLoader(TensorDataset(torch.arange(9)), 2, sampler=sampler):
+        test_eq(batch.tolist(), [sampler.seen] * 2)
+        sampler.seen += 1
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="shares memory in another way")
 def test_too_many_open_files_are_explained():
     code = (
