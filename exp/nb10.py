@@ -16,23 +16,23 @@ __all__ = [
     "make_contexts",
     "count_targets",
     "count_loss",
-    "generate_names",
     "draw_characters",
-    "chi_square",
+    "evaluating",
+    "generate_names",
     "ContextMLP",
     "counted_loaders",
     "DeepContextMLP",
     "sweep_storage",
     "run_sweep",
-    "plot_trials",
 ]
 
-# cell 45d081c2 1a1554 · Imports
+# cell 45d081c2 37876c · Imports
 import random
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from hashlib import sha256
-from itertools import accumulate, groupby, pairwise
+from itertools import groupby, pairwise
 from pathlib import Path
 from typing import Any
 
@@ -55,42 +55,47 @@ def read_names(folder: Path) -> list[str]:
     return names
 
 
-# cell 2697f39a 982140 · Characters as numbers
+# cell 2697f39a addf8d · Characters as numbers
 class CharacterVocab:
-    """Number the characters: 0 is "." for the end and for what is before the start, then the rest.
+    """Number the characters of texts in sorted order, behind `end`, which is 0 if there is one.
 
-    Raises: ValueError if "." is among the characters.
+    Raises: ValueError if there is no character, or if `end` is one of them.
     """
 
-    end = "."
-
-    def __init__(self, texts: Iterable[str]):
-        characters = sorted(set().union(*texts))
-        if self.end in characters:
-            raise ValueError(f"{self.end!r} marks the end of a text and cannot stand inside one")
-        self.characters = [self.end, *characters]
+    def __init__(self, texts: Iterable[str], end: str | None = "."):
+        characters = sorted(set("".join(texts)))
+        if not characters or end in characters:
+            raise ValueError(f"{end!r} marks the end of a text and cannot stand inside one"
+                             if characters else "empty texts have no characters to number")
+        self.end = end
+        self.characters = "".join([*filter(None, [end]), *characters])
         self.numbers = {character: i for i, character in enumerate(self.characters)}
 
     def __len__(self) -> int:
         return len(self.characters)
 
     def encode(self, text: str, unknown: str | None = None) -> list[int]:
-        """Turn characters into numbers; `unknown` replaces characters that have none.
+        """Turn characters into numbers; `unknown` replaces those that have none.
 
-        Raises: ValueError for a character without a number, if there is no replacement.
+        Raises: ValueError that names the unknown characters, if there is no valid replacement.
         """
-        fallback = None if unknown is None else self.encode(unknown)[0]
+        fallback = self.numbers.get(unknown)
         found = [self.numbers.get(character, fallback) for character in text]
-        if None in found:
-            raise ValueError(f"{text[found.index(None)]!r} in {text!r} was never seen; known are "
-                             f"{''.join(self.characters)!r}. To replace it, set unknown")
+        if None in found or (unknown is not None and fallback is None):
+            odd = sorted(set(text) - set(self.numbers))
+            raise ValueError(f"characters {odd} were never seen; known are {self.characters!r}. "
+                             f"Leave them out, or set unknown to a known one, got {unknown!r}")
         return found
 
-    def decode(self, numbers: Iterable[int]) -> str:
-        return "".join(self.characters[i] for i in numbers)
+    def decode(self, numbers: Iterable[int] | Tensor) -> str:
+        """Turn numbers into text; IndexError for one that no character has."""
+        numbers = [*map(int, numbers.tolist() if isinstance(numbers, Tensor) else numbers)]
+        if wrong := [number for number in numbers if not 0 <= number < len(self)]:
+            raise IndexError(f"characters have the numbers 0..{len(self) - 1}, got {wrong[:5]}")
+        return "".join(self.characters[number] for number in numbers)
 
 
-# cell dde65631 8a9ba3 · Three sets, frozen
+# cell dde65631 09e7c8 · Three sets, frozen
 @dataclass(frozen=True)
 class NameSplit:
     """The names of the training set, the dev set and the test set."""
@@ -106,13 +111,20 @@ class NameSplit:
         return sha256("\n\n".join(parts).encode()).hexdigest()
 
 
+# cell f92da61b 3125b8 · Three sets, frozen
 def split_lines(names: Sequence[str], seed: int = 42) -> NameSplit:
-    """Shuffle the lines once and cut them at 80 and 90 %; a repeated name may be on both sides."""
+    """Shuffle the lines once and cut them at 80 and 90 %; a repeated name may be on both sides.
+
+    Raises: ValueError if there are too few for three parts.
+    """
     return _cut([[name] for name in names], seed)
 
 
 def split_by_name(names: Sequence[str], seed: int = 42) -> NameSplit:
-    """Shuffle the different names, cut at 80 and 90 % of them; the lines of one stay together."""
+    """Shuffle the different names, cut at 80 and 90 % of them; the lines of one stay together.
+
+    Raises: ValueError if there are too few for three parts.
+    """
     return _cut([list(lines) for _, lines in groupby(sorted(names))], seed)
 
 
@@ -120,113 +132,125 @@ def _cut(groups: list[list[str]], seed: int) -> NameSplit:
     """Shuffle groups of lines and cut them at 80 and 90 %."""
     random.Random(seed).shuffle(groups)
     cuts = (0, int(0.8 * len(groups)), int(0.9 * len(groups)), len(groups))
+    if len(set(cuts)) < 4:
+        raise ValueError(f"three parts need 6 names or more, got {len(groups)}")
     parts = ([line for group in groups[a:b] for line in group] for a, b in pairwise(cuts))
     return NameSplit(*parts)
 
 
-# cell 40814fc0 30e75b · Contexts and what follows
+# cell 40814fc0 ee5549 · Contexts and what follows
 def make_contexts(names: Iterable[str], vocab: CharacterVocab, context_length: int
                   ) -> tuple[Tensor, Tensor]:
     """Give each character of each name, the end included, with the characters before it.
 
-    Shape: contexts (N, K), next characters (N,); before the start stands character 0.
-    Raises: ValueError for a context length below 1.
+    Shape: contexts (N, K), next characters (N,); before the start stands character 0, the end.
+    Raises: ValueError for a context length below 1, a vocabulary without an end, a name with one.
     """
+    encoded = [vocab.encode(name) for name in names]
     if context_length < 1:
         raise ValueError(f"context_length must be 1 or more, got {context_length}")
-    start, encoded = [0] * context_length, [vocab.encode(name) for name in names]
-    text = torch.tensor([n for numbers in encoded for n in (*start, *numbers, 0)])
-    lengths = torch.tensor([len(numbers) + 1 for numbers in encoded])
+    if vocab.end is None or any(0 in numbers for numbers in encoded):
+        raise ValueError(f"the end of names must be a character that stands in none: {vocab.end!r}")
+    start = [0] * context_length
+    text = torch.tensor([n for numbers in encoded for n in (*start, *numbers, 0)]).long()
+    lengths = torch.tensor([len(numbers) + 1 for numbers in encoded]).long()
     number = torch.arange(len(lengths)).repeat_interleave(lengths)  # (N,): which name
     places = torch.arange(len(number)) + context_length * (number + 1)  # in the padded text
     return text[places[:, None] + torch.arange(-context_length, 0)], text[places]
 
 
-# cell bf2def79 796524 · The same questions, again and again
+# cell bf2def79 b2b8ee · The same questions, again and again
 def count_targets(contexts: Tensor, targets: Tensor, n: int) -> tuple[Tensor, Tensor]:
     """Gather equal contexts, and count for each how often each target followed.
 
     Shape: contexts (N, K), targets (N,), all in 0..n-1 -> distinct contexts (U, K), counts (U, n).
+    Raises: ValueError for numbers outside 0..n-1, and if there is no example.
     """
+    numbers = torch.cat([contexts.flatten(), targets])
+    if not len(targets) or numbers.min() < 0 or numbers.max() >= n:
+        raise ValueError(f"{len(targets)} examples; there must be some, and their numbers all in "
+                         f"0..{n - 1}")
     place = torch.zeros_like(targets)  # equal for equal contexts, as far as they were looked at
     for column in contexts.unbind(1):
         _, place = (place * n + column).unique(return_inverse=True)
     n_distinct = int(place.max()) + 1
-    example = place.new_empty(n_distinct).scatter_(0, place, torch.arange(len(place)))
+    example = place.new_empty(n_distinct).scatter_(
+        0, place, torch.arange(len(place), device=place.device))
     counts = (place * n + targets).bincount(minlength=n_distinct * n)
     return contexts[example], counts.reshape(-1, n).float()
 
 
+# cell bf32f6dc 12e976 · The same questions, again and again
 def count_loss(logits: Tensor, counts: Tensor) -> Tensor:
     """Average the cross-entropy over all examples that were counted.
 
     Shape: logits (U, n), counts (U, n) -> ().
     Units: nats per example.
+    Raises: ValueError if the shapes differ.
     """
+    if logits.shape != counts.shape:
+        raise ValueError(f"logits and counts must be of one shape (U, n), got "
+                         f"{tuple(logits.shape)} and {tuple(counts.shape)}")
     return -(counts * F.log_softmax(logits, 1)).sum() / counts.sum()
 
 
-# cell 073855b0 44d8a4 · Making more
-@torch.no_grad()
-def generate_names(model: Callable[[Tensor], Tensor], vocab: CharacterVocab, context_length: int,
-                   n: int = 10, prompt: str = "", temperature: float = 1.0, max_length: int = 50,
-                   unknown: str | None = None,
-                   generator: torch.Generator | None = None) -> list[str]:
-    """Draw names that begin with `prompt`, character by character, until the end or `max_length`.
+# cell 073855b0 2e5aac · Making more
+def draw_characters(logits: Tensor, temperature: float = 1.0,
+                    generator: torch.Generator | None = None) -> Tensor:
+    """Draw one class from each row of logits; at temperature 0 the likeliest.
 
-    `temperature` 0 takes the likeliest character; `generator` makes the names repeatable;
-    `unknown` replaces characters of the prompt that the vocabulary lacks. A model in training
-    mode is put into evaluation mode meanwhile.
-    Raises: ValueError for an unknown character without a replacement, a negative temperature.
+    Shape: logits (B, V) -> (B, 1).
+    Raises: ValueError for a temperature below 0 or without end.
     """
     if not 0 <= temperature < float("inf"):
         raise ValueError(f"temperature must be 0 or more, and finite, got {temperature}")
-    modes = [(part, part.training) for part in getattr(model, "modules", list)()]
-    texts = torch.tensor([0] * context_length + vocab.encode(prompt, unknown)).repeat(n, 1)
-    going = torch.ones(n, dtype=torch.bool)
-    try:
-        for part, _ in modes:
-            part.training = False
-        while going.any() and texts.shape[1] < context_length + max_length:
-            logits = model(texts[going][:, -context_length:])
-            following = torch.zeros(n, 1, dtype=texts.dtype)  # what has ended gets more ends
-            following[going] = draw_characters(logits, temperature, generator)
-            texts = torch.cat([texts, following], 1)
-            going &= following[:, 0] != 0
-    finally:
-        for part, mode in modes:
-            part.training = mode
-    return [vocab.decode(text).split(vocab.end)[0] for text in texts[:, context_length:].tolist()]
-
-
-def draw_characters(logits: Tensor, temperature: float,
-                    generator: torch.Generator | None = None) -> Tensor:
-    """Draw one class from each row of logits: (B, V) -> (B, 1)."""
     if temperature == 0:
         return logits.argmax(1, keepdim=True)
     scaled = (logits - logits.amax(1, keepdim=True)) / temperature  # the largest is 0: no overflow
     return torch.multinomial(F.softmax(scaled, 1), 1, generator=generator)
 
 
-# cell f1f1f65b f97a7a · Does it draw what it should?
-def chi_square(counts: Tensor, probabilities: Tensor, least: float = 5.0) -> float:
-    """Tell how far counts are from what probabilities let expect, in standard deviations of chance.
+# cell 795f3709 e8100a · Making more
+@contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """Put a model into evaluation mode, and at the end each of its parts back as it was."""
+    modes = [(part, part.training) for part in getattr(model, "modules", list)()]
+    try:
+        for part, _ in modes:
+            part.training = False
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
 
-    Classes that are expected fewer than `least` times are taken together.
-    Shape: counts (V,), probabilities (V,).
-    Raises: ValueError if fewer than two classes remain.
+
+# cell fd5012da d9093d · Making more
+@torch.no_grad()
+def generate_names(model: Callable[[Tensor], Tensor], vocab: CharacterVocab, context_length: int,
+                   n: int = 10, prompt: str = "", temperature: float = 1.0, max_length: int = 50,
+                   unknown: str | None = None,
+                   generator: torch.Generator | None = None) -> list[str]:
+    """Draw names that begin with `prompt`, until each has ended or has `max_length` characters.
+
+    `temperature` 0 takes the likeliest character; `generator`, of the CPU, makes the names
+    repeatable; `unknown` replaces characters of the prompt that the vocabulary lacks.
+    Raises: ValueError for a wrong temperature, for an unknown character without a replacement,
+        and for the end inside the prompt.
     """
-    expected = probabilities.double() / probabilities.double().sum() * counts.sum()
-    rare = expected < least
-    observed = torch.cat([counts[~rare].double(), counts[rare].sum().double()[None]])
-    expected = torch.cat([expected[~rare], expected[rare].sum()[None]])
-    observed, expected = observed[expected >= least], expected[expected >= least]
-    freedom = len(expected) - 1
-    if freedom < 1:
-        raise ValueError(f"{int(counts.sum())} draws are too few: no two classes are expected "
-                         f"{least:g} times or more")
-    statistic = ((observed - expected) ** 2 / expected).sum().item()
-    return (statistic - freedom) / (2 * freedom) ** 0.5
+    begun = vocab.encode(prompt, unknown)
+    if vocab.end is None or 0 in begun:
+        raise ValueError(f"the prompt {prompt!r} must not hold the end of names, {vocab.end!r}")
+    device = next((w.device for w in getattr(model, "state_dict", dict)().values()), None)
+    texts = torch.tensor([0] * context_length + begun).repeat(n, 1)
+    going = torch.ones(n, dtype=torch.bool)
+    with evaluating(model):
+        while going.any() and texts.shape[1] < context_length + max_length:
+            logits = model(texts[going][:, -context_length:].to(device)).cpu()
+            following = torch.zeros(n, 1, dtype=texts.dtype)  # what has ended gets more ends
+            following[going] = draw_characters(logits, temperature, generator)
+            texts = torch.cat([texts, following], 1)
+            going &= following[:, 0] != 0
+    return [vocab.decode(text).split(vocab.end)[0] for text in texts[:, context_length:]]
 
 
 # cell 01343650 d3ab2c · The same, as a module, with a Learner
@@ -294,7 +318,7 @@ class DeepContextMLP(nn.Module):
         return self.output(self.hidden(self.embedding(x).flatten(1)))
 
 
-# cell c1ca0787 9cc61d · A sweep
+# cell c1ca0787 764dbf · A sweep
 def sweep_storage(url: str = "") -> Any:
     """Open the database of sweeps: by default a SQLite file, `build/sweeps.db`."""
     from filelock import FileLock
@@ -311,6 +335,7 @@ def sweep_storage(url: str = "") -> Any:
         return RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})
 
 
+# cell 662c38df 920521 · A sweep
 def run_sweep(objective: Callable[[Any], float], n_trials: int, name: str, storage: str = "",
               seed: int | None = None) -> Any:
     """Try settings until `n_trials` are finished in the sweep of this name; return the study.
@@ -331,29 +356,3 @@ def run_sweep(objective: Callable[[Any], float], n_trials: int, name: str, stora
         enough = optuna.study.MaxTrialsCallback(n_trials, states=finished)
         study.optimize(objective, callbacks=[enough])
     return study
-
-
-def plot_trials(study: Any, label: str = "dev loss") -> None:
-    """Draw what each setting led to, one panel for each, and the best so far; the best is red."""
-    import matplotlib.pyplot as plt
-
-    trials = [t for t in study.get_trials(deepcopy=False) if t.value is not None]
-    names = sorted({name for trial in trials for name in trial.params})
-    figure, axes = plt.subplots(1, 1 + len(names), figsize=(3 * (1 + len(names)), 2.8), sharey=True)
-    values = [trial.value for trial in trials]
-    best = min(range(len(values)), key=values.__getitem__)
-    numbers, colors = range(1, len(values) + 1), ["C0"] * len(values)
-    colors[best] = "C3"
-    axes[0].step(numbers, list(accumulate(values, min)), where="post")
-    for axis, title in zip(axes, ["trial", *names], strict=True):
-        places = numbers if title == "trial" else [trial.params[title] for trial in trials]
-        axis.scatter(places, values, c=colors, s=18)
-        axis.set(xlabel=title)
-        if getattr(trials[0].distributions.get(title), "log", False):
-            axis.set_xscale("log")
-            axis.minorticks_off()
-            ends = sorted({min(places), max(places)})
-            axis.set_xticks(ends, [f"{end:.2g}" for end in ends])
-    axes[0].set_ylabel(label)
-    figure.suptitle(f"{len(values)} trials, the best in red")
-    figure.tight_layout()

@@ -17,11 +17,11 @@ from exp.nb10 import (
     CharacterVocab,
     ContextMLP,
     DeepContextMLP,
-    chi_square,
     count_loss,
     count_targets,
     counted_loaders,
     draw_characters,
+    evaluating,
     generate_names,
     make_contexts,
     read_names,
@@ -32,6 +32,8 @@ from exp.nb10 import (
 
 quick = settings(max_examples=40, deadline=None)
 texts = st.lists(st.text("abcde", min_size=1, max_size=6), min_size=1, max_size=8)
+many_texts = st.lists(st.text("abcdefgh", min_size=1, max_size=6), min_size=6, max_size=20,
+                      unique=True)
 vocab = CharacterVocab(["abcde"])
 
 
@@ -81,9 +83,10 @@ def test_the_learner_sees_the_mean_over_all_examples():
     test_near(learn.evaluate()["loss"], F.cross_entropy(model(x), y).item(), tol=1e-6)
 
 
-@given(texts)
+@given(many_texts, st.integers(1, 3))
 @quick
-def test_splits_lose_nothing_and_by_name_shares_nothing(names):
+def test_splits_lose_nothing_and_by_name_shares_nothing(names, times):
+    names = [name for i, name in enumerate(names) for _ in range(1 + times * (i % 2))]
     for split in (split_lines(names), split_by_name(names)):
         test_eq(sorted(split.train + split.dev + split.test), sorted(names))
     parts = [set(part) for part in (split.train, split.dev, split.test)]
@@ -99,15 +102,82 @@ def test_split_hash_knows_order_and_parts():
     test_eq([len(split_lines(names).train), len(split_lines(names).dev)], [40, 5])
 
 
+def test_split_by_lines_is_one_shuffle_under_the_seed():
+    import random
+
+    names = [f"n{i}" for i in range(1000)]
+    shuffled = list(names)
+    random.Random(42).shuffle(shuffled)
+    split = split_lines(names)
+    test_eq(split.train + split.dev + split.test, shuffled)
+    test_eq([len(split.train), len(split.dev), len(split.test)], [800, 100, 100])
+
+
+@pytest.mark.parametrize("names", [[], ["a"], list("abcde"), ["a"] * 9])
+def test_splits_refuse_to_leave_a_part_empty(names):
+    with pytest.raises(ValueError, match="6 names or more"):
+        split_by_name(names)
+
+
+@given(st.text(min_size=1))
+def test_characters_round_trip(text):
+    running = CharacterVocab(text, end=None)
+    test_eq(running.decode(running.encode(text)), text)
+    test_eq(list(running.characters), sorted(set(text)))
+    test_eq(running.decode(torch.tensor(running.encode(text))), text)
+
+
 def test_vocabulary_and_files_complain(tmp_path):
-    with pytest.raises(ValueError, match="'z' in 'az' was never seen"):
-        vocab.encode("az")
-    with pytest.raises(ValueError, match="never seen"):
-        vocab.encode("az", unknown="y")
+    with pytest.raises(ValueError, match=r"\['y', 'z'\] were never seen"):
+        vocab.encode("azy")
+    for unknown in ("y", "", "ab"):
+        with pytest.raises(ValueError, match="never seen"):
+            vocab.encode("az", unknown=unknown)
     test_eq(vocab.encode("az", unknown="b"), vocab.encode("ab"))
+    for number in (-1, 6):
+        with pytest.raises(IndexError, match=r"0\.\.5"):
+            vocab.decode([1, number])
+    with pytest.raises(ValueError, match="no characters"):
+        CharacterVocab([""], end=None)
+    with pytest.raises(ValueError, match="marks the end"):
+        CharacterVocab(["a|b"], end="|")
     (tmp_path / "names.txt").write_text("emma\n\nava\n")
     with pytest.raises(ValueError, match="empty line, number 2"):
         read_names(tmp_path)
+
+
+def test_contexts_and_counts_refuse():
+    for names, own in ((["a.b"], vocab), (["a"], CharacterVocab("ab", end=None))):
+        with pytest.raises(ValueError, match="stands in none"):
+            make_contexts(names, own, 2)
+    x, y = make_contexts([], vocab, 2)
+    assert (x.shape, x.dtype, y.shape, y.dtype) == ((0, 2), torch.int64, (0,), torch.int64)
+    with pytest.raises(ValueError, match="0 examples"):
+        count_targets(x, y, 6)
+    x, y = make_contexts(["abe"], vocab, 2)
+    for contexts, targets, n in ((x, y, 5), (x - 1, y, 6), (x, y + 6, 6)):
+        with pytest.raises(ValueError, match=rf"in 0\.\.{n - 1}"):
+            count_targets(contexts, targets, n)
+    with pytest.raises(ValueError, match="one shape"):
+        count_loss(torch.zeros(3, 1), torch.ones(3, 6))
+
+
+def test_parts_get_their_modes_back_even_after_an_error():
+    model = nn.Sequential(nn.Dropout(), nn.Dropout().eval())
+    with pytest.raises(KeyError), evaluating(model):
+        assert not any(part.training for part in model.modules())
+        raise KeyError
+    test_eq([part.training for part in model.modules()], [True, True, False])
+    with evaluating(len):  # a function has no modes
+        pass
+
+
+def chi_square(counts, probabilities):
+    """How far counts are from what was to be expected, in standard deviations of chance."""
+    expected = probabilities.double() * counts.sum()
+    assert expected.min() >= 5
+    freedom = len(counts) - 1
+    return (((counts - expected) ** 2 / expected).sum().item() - freedom) / (2 * freedom) ** 0.5
 
 
 class Fixed(nn.Module):
@@ -128,8 +198,12 @@ def test_samples_follow_the_probabilities_and_a_wrong_sampler_is_caught():
         counts = drawn.bincount(minlength=27)
         assert abs(chi_square(counts, F.softmax(logits[0] / temperature, 0))) < 4
         assert chi_square(counts, F.softmax(logits[0] / temperature / 1.1, 0)) > 8
-    with pytest.raises(ValueError, match="too few"):
-        chi_square(torch.tensor([1, 1]), torch.tensor([0.5, 0.5]))
+
+
+@pytest.mark.parametrize("temperature", [-1, float("nan"), float("inf")])
+def test_draws_refuse_temperatures(temperature):
+    with pytest.raises(ValueError, match="0 or more, and finite"):
+        draw_characters(torch.zeros(1, 3), temperature)
 
 
 def test_whole_names_follow_the_model():
@@ -167,6 +241,8 @@ def test_generation_ends_repeats_and_restores():
             generate_names(model, vocab, 3, temperature=temperature)
     with pytest.raises(ValueError, match="never seen"):
         generate_names(model, vocab, 3, prompt="xyz")
+    with pytest.raises(ValueError, match="must not hold the end"):
+        generate_names(model, vocab, 3, prompt="a.b")
     test_eq([part.training for part in model.modules()], modes)
 
 
