@@ -347,16 +347,16 @@ def _forget_batch(learn: Learner) -> None:
     learn.inputs, learn.target, learn.pred, learn.loss, learn.n_items = [], None, None, None, 0
 
 
-# cell e6beb185 551008 · Metrics and a record
+# cell e6beb185 40b81f · Metrics and a record
 def name_metrics(metrics: Sequence[Callable] | Mapping[str, Callable]) -> dict[str, Callable]:
     """Give each metric the name of its function, unless they come in a dict with names already.
 
     Raises: TypeError for what cannot be called or has no name; ValueError if two share a name.
     """
-    if isinstance(metrics, Mapping):
-        named = list(metrics.items())
-    else:
-        named = [(_name(metric), metric) for metric in metrics]
+    if callable(metrics):
+        raise TypeError(f"metrics come in a list, even one: metrics=[{_name(metrics)}]")
+    pairs = metrics.items() if isinstance(metrics, Mapping) else ((_name(m), m) for m in metrics)
+    named = list(pairs)
     for name, metric in named:
         if not callable(metric) or not name.isidentifier():
             raise TypeError(f"a metric is a function (pred, target) with a name, got {metric!r}; "

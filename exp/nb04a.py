@@ -77,14 +77,15 @@ def plot_losses(recorder: Recorder, ax: Any = None, smooth: int = 20) -> Any:
     return ax
 
 
-# cell 8f79f052 9230c9 · Curves
+# cell 8f79f052 14e90d · Curves
 def plot_metrics(recorder: Recorder, *names: str, ax: Any = None) -> Any:
     """Draw metrics after each epoch, training dashed; without names, all of them but the loss.
 
     Raises: ValueError for a name that is no metric.
     """
     keys = list(dict.fromkeys(key for results in recorder.epochs for key in results))
-    known = list(dict.fromkeys(key.split("_", 1)[1] for key in keys))
+    measured = [key for key in keys if key.startswith(("train_", "valid_"))]
+    known = list(dict.fromkeys(key.split("_", 1)[1] for key in measured))
     if wrong := sorted(set(names) - set(known)):
         raise ValueError(f"no metric {wrong}; there are {known}")
     chosen = list(names) or [name for name in known if name != "loss"]

@@ -309,6 +309,33 @@ def test_events_of_a_resumed_fit(tmp_path):
                     ("epoch", 1), *[(1, i) for i in range(8)]]  # fmt: skip
 
 
+def test_a_look_before_the_first_batch_of_a_resumed_fit(tmp_path):
+    """The evaluation must not take the place in the epoch for its own."""
+
+    class Look(Callback):
+        def before_fit(self, learn):
+            learn.evaluate()
+
+        def before_epoch(self, learn):
+            learn.evaluate()
+
+        def before_batch(self, learn):
+            learn.get_preds()
+
+    def script(folder, *callbacks):
+        learn = learner([Checkpoint(tmp_path / folder, every=2), Look(), *callbacks])
+        learn.fit(2)
+        return learn
+
+    whole = learner()
+    whole.fit(2)
+    with pytest.raises(ZeroDivisionError):
+        script("b", Stop(1, 4))
+    again = script("b")
+    test_eq(again.model.state_dict(), whole.model.state_dict())
+    assert again.recorder.losses == whole.recorder.losses
+
+
 def test_old_checkpoints_go(tmp_path):
     learner([Checkpoint(tmp_path, every=1, keep=3)]).fit(1)
     assert [f.name for f in sorted(tmp_path.iterdir())] == [
