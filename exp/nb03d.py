@@ -10,14 +10,15 @@ from __future__ import annotations
 __all__ = [
     "Column",
     "DeferredMeans",
+    "pool_sums",
     "random_state",
     "set_random_state",
 ]
 
-# cell d1b82cae 895a3d · Imports
+# cell d1b82cae 2ec964 · Imports
 import random
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -75,18 +76,20 @@ def _one_number(x: Tensor) -> Tensor:
     return x.detach().reshape(())
 
 
-# cell 6a2466a8 7abdb8 · What a mean costs
+# cell 6a2466a8 dbb891 · What a mean costs
 class DeferredMeans:
     """Means over all items, of numbers that each batch gives as its own mean."""
 
     def __init__(self, names: Iterable[str]):
         self.items, self.columns = Column(), {name: Column() for name in names}
 
-    def add(self, items: int, means: Iterable[Tensor | float]) -> None:
+    def add(self, items: int, means: Sequence[Tensor | float]) -> None:
         """Take in the means of one batch, in the order of the names; this waits for nothing."""
-        self.items.append(items)
+        if len(means) != len(self.columns):
+            raise ValueError(f"expected a number for each of {list(self.columns)}, got {means}")
         for column, mean in zip(self.columns.values(), means, strict=True):
             column.append(mean)
+        self.items.append(items)
 
     def sums(self) -> Tensor:
         """Add up the items, and each number times the items. Shape: -> (1 + names,)."""
@@ -100,15 +103,6 @@ class DeferredMeans:
         pairs = zip(self.columns, sums, strict=True)
         return {name: value / items for name, value in pairs} if items else {}
 
-    def change(self, function: Callable[[Tensor], Tensor]) -> None:
-        """Let a function make other sums of the sums, such as those over several processes."""
-        if len(self.items.read()):
-            device = next(iter(self.columns.values())).device
-            items, *sums = function(self.sums().to(device)).cpu()
-            self.items.load(items[None])  # from now on like one batch of all the items
-            for column, value in zip(self.columns.values(), sums, strict=True):
-                column.load(value[None] / items)
-
     def state_dict(self) -> dict[str, Any]:
         """Give what a checkpoint must hold."""
         columns = {name: column.read() for name, column in self.columns.items()}
@@ -121,6 +115,17 @@ class DeferredMeans:
         self.items.load(state["items"])
         for name, column in self.columns.items():
             column.load(state["columns"][name])
+
+
+# cell 52998510 dc50af · What a mean costs
+def pool_sums(means: DeferredMeans, change: Callable[[Tensor], Tensor]) -> None:
+    """Let `change` make other sums of these means' sums, such as those over several processes."""
+    if len(means.items.read()):
+        device = next(iter(means.columns.values())).device
+        items, *sums = change(means.sums().to(device)).cpu()
+        means.items.load(items[None])  # from now on like one batch of all the items
+        for column, value in zip(means.columns.values(), sums, strict=True):
+            column.load(value[None] / items)
 
 
 # cell e4102617 5b936e · Chance

@@ -26,7 +26,7 @@ __all__ = [
     "Learner",
 ]
 
-# cell a177f35a aa1701 · Imports
+# cell a177f35a 5ee114 · Imports
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -39,7 +39,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from exp.nb03d import Column, DeferredMeans, random_state, set_random_state
+from exp.nb03d import Column, DeferredMeans, pool_sums, random_state, set_random_state
 
 
 # cell 2b14d271 c53b56 · The events
@@ -305,11 +305,11 @@ def _run_epoch(learn: Learner, train: Any, valid: Any) -> None:
     _tell(learn, "after_epoch")
 
 
-# cell 1d68f890 46e74e · The loop
+# cell 1d68f890 91c33d · The loop
 def _run_fit(learn: Learner, callbacks: list[Callback], train: Any, valid: Any) -> None:
     """Run a fit with these callbacks, and put everything back, whatever happens in it."""
     try:
-        with _as_found(learn, callbacks), ExitStack() as at_the_end:
+        with _as_found(learn, callbacks, train is not None), ExitStack() as at_the_end:
             try:
                 for callback in callbacks:
                     if hasattr(callback, "cleanup_fit"):
@@ -325,19 +325,23 @@ def _run_fit(learn: Learner, callbacks: list[Callback], train: Any, valid: Any) 
                            "the table in 04_callbacks says which event allows which") from cancel
 
 
-# cell f20d10d9 5abdfd · The loop
+# cell f20d10d9 2469f9 · The loop
 @contextmanager
-def _as_found(learn: Learner, callbacks: list[Callback]) -> Iterator[None]:
+def _as_found(learn: Learner, callbacks: list[Callback], trains: bool) -> Iterator[None]:
     """Put callbacks, the mode of every layer and the memory back as they were."""
     modes = [(part, part.training) for part in learn.model.modules()]
     kept = learn.callbacks, learn._plan
     learn.callbacks, learn._plan = callbacks, _plan(callbacks)
     try:
+        if trains:
+            _forget_gradients(learn)
         yield
     finally:
         learn.callbacks, learn._plan = kept
         for part, mode in modes:
             part.training = mode
+        if trains:
+            _forget_gradients(learn)
         _forget_batch(learn)
 
 
@@ -374,12 +378,9 @@ def _name(metric: Any) -> str:
     return getattr(metric, "__name__", type(metric).__name__)
 
 
-# cell 2af52697 0a3dc9 · Metrics and a record
+# cell 2af52697 bfd0d2 · Metrics and a record
 class MetricsCallback(Callback):
-    """Average loss and metrics over the items of each epoch, into `learn.results`.
-
-    Nothing waits for a GPU before the end of an epoch.
-    """
+    """Average loss and metrics over the items of each epoch, into `learn.results` at its end."""
 
     order = 10
 
@@ -390,11 +391,11 @@ class MetricsCallback(Callback):
     def before_epoch(self, learn: Learner) -> None:
         self._means = _both_phases(self.metrics)
 
+    cleanup_fit = before_epoch  # nothing of it stays in memory
+
     def after_batch(self, learn: Learner) -> None:
-        means = [learn.loss]
-        if self.metrics:
-            pred = _detached(learn.pred)
-            means += [metric(pred, learn.target) for metric in self.metrics.values()]
+        pred, target = _detached(learn.pred), learn.target
+        means = [learn.loss, *[metric(pred, target) for metric in self.metrics.values()]]
         self._means[_phase(learn)].add(learn.n_items, means)
 
     def averages(self, phase: str) -> dict[str, float]:
@@ -404,16 +405,12 @@ class MetricsCallback(Callback):
     def pool(self, change: Callable[[Tensor], Tensor]) -> None:
         """Let `change` make new sums of those of the epoch; processes add theirs up so."""
         for means in self._means.values():
-            means.change(change)
+            pool_sums(means, change)
 
     def after_epoch(self, learn: Learner) -> None:
-        for phase in self._means:
-            averages = self.averages(phase).items()
-            learn.results.update({f"{phase}_{name}": value for name, value in averages})
+        for phase, means in self._means.items():
+            learn.results |= {f"{phase}_{name}": mean for name, mean in means.means().items()}
         self.results = learn.results
-
-    def cleanup_fit(self, learn: Learner) -> None:
-        self._means = _both_phases(self.metrics)
 
     def state_dict(self) -> dict[str, Any]:
         return {phase: means.state_dict() for phase, means in self._means.items()}
@@ -438,30 +435,28 @@ def _both_phases(metrics: Iterable[str]) -> dict[str, DeferredMeans]:
     return {phase: DeferredMeans(["loss", *metrics]) for phase in ("train", "valid")}
 
 
-# cell 86f17f2b 623ba3 · Metrics and a record
+# cell 86f17f2b 1b5b09 · Metrics and a record
+_RECORDED = "losses", "lrs", "momenta", "epochs", "epoch_ends"
+
+
+# cell 51d2b080 55cb7e · Metrics and a record
 class Recorder(Callback):
     """Write down the loss and rates of each training batch and the results of each epoch.
 
-    `losses`, `lrs` (a rate for each parameter group) and `momenta` have an entry a batch, `epochs`
-    a dict of results an epoch, `epoch_ends` the number of batches up to its end.
+    `epoch_ends`: the number of batches up to the end of each epoch.
     """
 
     order = 20
     requires = (MetricsCallback,)
 
     def __init__(self) -> None:
-        self.losses: list[float] = []
-        self.lrs: list[list[float]] = []
-        self.momenta: list[float] = []
-        self.epochs: list[dict[str, float]] = []
-        self.epoch_ends: list[int] = []
+        self.losses, self.lrs, self.momenta, self.epochs, self.epoch_ends = [], [], [], [], []
         self._unread = Column()
 
     def after_batch(self, learn: Learner) -> None:
         if learn.training:
-            groups = learn.opt.param_groups
-            self.lrs.append([group["lr"] for group in groups])
-            self.momenta.append(_momentum(groups[0]))
+            self.lrs.append([group["lr"] for group in learn.opt.param_groups])
+            self.momenta.append(_momentum(learn.opt.param_groups[0]))
             self._unread.append(learn.loss)
 
     def after_epoch(self, learn: Learner) -> None:
@@ -473,20 +468,30 @@ class Recorder(Callback):
         self.read()
 
     def read(self) -> None:
-        """Read the losses that still wait as tensors; the only thing here that waits for a GPU."""
+        """Read the losses that still wait as tensors; this waits for a GPU."""
         self.losses += self._unread.read().tolist()
         self._unread = Column()
 
     def state_dict(self) -> dict[str, Any]:
         self.read()
-        return {"losses": torch.tensor(self.losses, dtype=torch.float64), "lrs": list(self.lrs),
-                "momenta": list(self.momenta), "epochs": [dict(r) for r in self.epochs],
-                "epoch_ends": list(self.epoch_ends)}
+        return {name: _compact(getattr(self, name)) for name in _RECORDED}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.losses, self._unread = state["losses"].tolist(), Column()
-        self.lrs, self.momenta = list(state["lrs"]), list(state["momenta"])
-        self.epochs, self.epoch_ends = list(state["epochs"]), list(state["epoch_ends"])
+        self._unread = Column()
+        vars(self).update({name: _loosen(state[name]) for name in _RECORDED})
+
+
+# cell ef4b8805 a2f9cd · Metrics and a record
+def _compact(values: list[Any]) -> Any:
+    """Make a tensor of a list of numbers, or of rows of one length; it is quicker to write."""
+    forms = {(len(v), float) if isinstance(v, list) else (0, type(v)) for v in values}
+    if len(forms) == 1 and forms.pop()[1] is float:
+        return torch.tensor(values, dtype=torch.float64)
+    return list(values)
+
+
+def _loosen(values: Any) -> list[Any]:
+    return values.tolist() if isinstance(values, Tensor) else list(values)
 
 
 # cell 478fd007 ec031c · Metrics and a record
@@ -573,7 +578,15 @@ def _outline(callbacks: Sequence[Callback]) -> str:
     return "\n".join(lines)
 
 
-# cell ecdffc7a 531b75 · The Learner
+# cell b89bfc0f aa0628 · The Learner
+def _find(kind: type[Callback], callbacks: Iterable[Callback]) -> Callback:
+    for callback in callbacks:
+        if isinstance(callback, kind):
+            return callback
+    raise LookupError(f"no {kind.__name__} among {[type(c).__name__ for c in callbacks]}")
+
+
+# cell ecdffc7a 774b31 · The Learner
 class _Questions:
     """What a learner can be asked; nothing is changed by that, random numbers included."""
 
@@ -589,10 +602,7 @@ class _Questions:
 
     def callback(self, kind: type[Callback]) -> Callback:
         """Give the callback of this class. Raises: LookupError if there is none."""
-        for callback in self.callbacks:
-            if isinstance(callback, kind):
-                return callback
-        raise LookupError(f"no {kind.__name__} among {[type(c).__name__ for c in self.callbacks]}")
+        return _find(kind, self.callbacks)
 
     def evaluate(self, loader: Any = None) -> dict[str, float]:
         """Average loss and metrics over the items of a loader, by default the validation set."""
@@ -600,10 +610,7 @@ class _Questions:
         return {name.removeprefix("valid_"): value for name, value in scores.items()}
 
     def get_preds(self, loader: Any = None) -> tuple[Any, Any]:
-        """Give predictions and targets for a loader, by default the validation set, on the CPU.
-
-        Shape: (N, …) each; tuples of tensors where the model or the data gives tuples.
-        """
+        """Give predictions (N, …) and targets (N, …) of a loader, or the validation set."""
         found = _look(self, _Collect(), loader)
         return _join(found.preds), _join(found.targets)
 
@@ -667,7 +674,7 @@ def _set_lrs(groups: list[dict[str, Any]], lr: float | Sequence[float] | None) -
         group["lr"] = rate
 
 
-# cell 5c5a3c8e b70130 · The Learner
+# cell 5c5a3c8e 747b7a · The Learner
 class Learner(_Questions):
     """A model, its data, a loss and an optimizer, and the callbacks that take part in the training.
 
@@ -683,8 +690,8 @@ class Learner(_Questions):
                  callbacks: Iterable[Callback] = ()):
         _check_parts(model, dls, loss_func, lr, opt_func)
         self.model, self.dls, self.loss_func, self.lr = model, dls, loss_func, lr
-        self.metrics = name_metrics(metrics)
-        self.callbacks = arrange(_with_defaults(callbacks, self.metrics))
+        self.callbacks = arrange(_with_defaults(callbacks, name_metrics(metrics)))
+        self.metrics = self.callback(MetricsCallback).metrics
         self.opt = opt_func(model.parameters(), lr=lr)
         _set_lrs(self.opt.param_groups, None)
         self.n_steps, self.n_fits = 0, 0
@@ -700,9 +707,5 @@ class Learner(_Questions):
         everyone = arrange([*self.callbacks, *callbacks])
         _set_lrs(self.opt.param_groups, lr)
         _begin(self, n_epochs)
-        _forget_gradients(self)
-        try:
-            _run_fit(self, everyone, self.dls.train, self.dls.valid)
-            self.n_fits += 1
-        finally:
-            _forget_gradients(self)
+        _run_fit(self, everyone, self.dls.train, self.dls.valid)
+        self.n_fits += 1

@@ -290,12 +290,16 @@ def is_first_process() -> bool:
 DISPLAYS = {"notebook": NotebookDisplay, "terminal": TerminalDisplay, "lines": LinesDisplay}
 
 
-# cell 64dc0f7f 9cfaf1 · Progress
-class ProgressCallback(Callback):
-    """Show how the training goes: a bar with the loss so far, and the results of each epoch.
+# cell 64dc0f7f 39dd92 · Progress
+def _display(style: str | None) -> Display:
+    return DISPLAYS[style or where_output_goes()]() if is_first_process() else Display()
 
-    In a notebook with a live plot of the loss; on a terminal one clean line; else, as in a log
-    file, only a line an epoch. `style` is one of "notebook", "terminal", "lines", or found out.
+
+# cell 2a783e1e 315789 · Progress
+class ProgressCallback(Callback):
+    """Show how the training goes: a bar with the loss so far, the results of each epoch, a plot.
+
+    `style`: "notebook", "terminal", or "lines" (one an epoch, as in a log file); None finds out.
     Units: `every` and `plot_every`, seconds between two looks; each waits for a GPU.
     """
 
@@ -309,8 +313,7 @@ class ProgressCallback(Callback):
         self.plot, self.every, self.plot_every, self.style = plot, every, plot_every, style
 
     def before_fit(self, learn: Learner) -> None:
-        style = self.style or where_output_goes()
-        self._display = DISPLAYS[style]() if is_first_process() else Display()
+        self._display = _display(self.style)
         self._rows, self._looks, self._plots = [], Pace(self.every), Pace(self.plot_every, 0.1)
 
     def before_epoch(self, learn: Learner) -> None:
@@ -320,8 +323,8 @@ class ProgressCallback(Callback):
         if self._display.is_live and self._looks.is_due():
             with self._looks:
                 self._display.look(*_how_far(learn))
-            if learn.training and self._plots.is_due():
-                self._draw(learn)
+            if self.plot and self._plots.is_due():
+                _draw(self._display, learn.recorder, self._plots)
 
     def after_epoch(self, learn: Learner) -> None:
         seconds = time.perf_counter() - self._start
@@ -330,14 +333,15 @@ class ProgressCallback(Callback):
 
     def cleanup_fit(self, learn: Learner) -> None:
         self._display.close()
-        if self._rows:
-            self._draw(learn)
+        if self.plot and self._rows:
+            _draw(self._display, learn.recorder, self._plots)
 
-    def _draw(self, learn: Learner) -> None:
-        if self.plot and self._display.is_live:
-            with self._plots:
-                learn.recorder.read()
-                self._display.picture(learn.recorder)
+
+# cell 8fc69e95 01881e · Progress
+def _draw(display: Display, recorder: Recorder, pace: Pace) -> None:
+    with pace:
+        recorder.read()
+        display.picture(recorder)
 
 
 # cell a0a5b6a1 72d38c · Progress

@@ -14,6 +14,7 @@ __all__ = [
     "clip_gradients",
     "trained_parameters",
     "GradientClip",
+    "check_counts",
     "GradientAccumulation",
     "StopOnNaN",
     "Monitor",
@@ -130,28 +131,33 @@ class GradientClip(Callback):
         self.norm = None
 
 
-# cell 42eac033 12bccd · Large batches in little memory
+# cell 42eac033 71824a · Large batches in little memory
+def check_counts(**counts: Any) -> None:
+    """Refuse what is no whole number of at least 1. Raises: ValueError that names it."""
+    for name, value in counts.items():
+        if not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+
+
+# cell 40f234ac 4f6ca4 · Large batches in little memory
 class GradientAccumulation(Callback):
     """Step once in `n_batches` batches, with the mean gradient of all their items.
 
     The last batch of an epoch steps with what there is, if the loader knows its length.
-    Raises: ValueError unless n_batches is a whole number of at least 1.
     """
 
     order = 50  # before a callback that looks at the whole gradient
 
     def __init__(self, n_batches: int):
-        if not isinstance(n_batches, int) or n_batches < 1:
-            raise ValueError(f"n_batches must be a whole number of at least 1, got {n_batches!r}")
+        check_counts(n_batches=n_batches)
         self.n_batches, self.batches, self.items, self.unit = n_batches, 0, 0, 1
 
     def after_loss(self, learn: Learner) -> None:
-        if not learn.training:
-            return
-        if all(p.grad is None for p in trained_parameters(learn)):  # also after a cancelled batch
-            self.batches, self.items, self.unit = 0, 0, learn.n_items
-        self._loss = learn.loss
-        learn.loss = learn.loss * (learn.n_items / self.unit)  # a batch weighs what it holds
+        if learn.training:
+            if all(p.grad is None for p in trained_parameters(learn)):  # or a batch was cancelled
+                self.batches, self.items, self.unit = 0, 0, learn.n_items
+            self._loss = learn.loss
+            learn.loss = learn.loss * (learn.n_items / self.unit)  # a batch weighs what it holds
 
     def after_backward(self, learn: Learner) -> None:
         learn.loss, self._loss = self._loss, None
@@ -173,7 +179,7 @@ class GradientAccumulation(Callback):
         self.batches, self.items, self.unit = state["batches"], state["items"], state["unit"]
 
 
-# cell 9432d953 12000c · Stopping by itself
+# cell 9432d953 b2f3cc · Stopping by itself
 class StopOnNaN(Callback):
     """End the fit with a warning, and before the step, when the loss is no longer a finite number.
 
@@ -182,8 +188,7 @@ class StopOnNaN(Callback):
     """
 
     def __init__(self, every: int = 1):
-        if not isinstance(every, int) or every < 1:
-            raise ValueError(f"every must be a whole number of at least 1, got {every!r}")
+        check_counts(every=every)
         self.every = every
 
     def after_loss(self, learn: Learner) -> None:
@@ -237,15 +242,14 @@ class Monitor(Callback):
         self.best, self.best_epoch = state["best"], state["best_epoch"]
 
 
-# cell 0606c469 ee97d2 · Stopping by itself
+# cell 0606c469 545c9f · Stopping by itself
 class EarlyStopping(Monitor):
     """End the fit when the monitored result has not been better for `patience` epochs."""
 
     def __init__(self, monitor: str = "valid_loss", patience: int = 3, mode: str | None = None,
                  min_delta: float = 0.0):
         super().__init__(monitor, mode, min_delta)
-        if not isinstance(patience, int) or patience < 1:
-            raise ValueError(f"patience must be a whole number of at least 1, got {patience!r}")
+        check_counts(patience=patience)
         self.patience, self.waited = patience, 0
 
     def before_fit(self, learn: Learner) -> None:

@@ -26,7 +26,7 @@ __all__ = [
     "load_exported",
 ]
 
-# cell c5ff5d8c 6e16df · Imports
+# cell c5ff5d8c 12eda6 · Imports
 import json
 import os
 import re
@@ -46,7 +46,7 @@ from torch import Tensor, nn
 from exp.nb03d import random_state, set_random_state
 from exp.nb04 import Callback, Learner, MetricsCallback, loader_length
 from exp.nb04a import is_first_process
-from exp.nb04b import Monitor, to_device
+from exp.nb04b import Monitor, check_counts, to_device
 
 
 # cell 9677ad03 30e8f6 · A file that cannot bite
@@ -298,13 +298,25 @@ def checkpoint_files(folder: Path, fit: int) -> list[Path]:
     return sorted(file for file in folder.iterdir() if re.fullmatch(pattern, file.name))
 
 
-# cell f1f3728d 466455 · Going on where it stopped
+# cell f1f3728d 67c219 · Going on where it stopped
+def _last_file(learn: Learner, folder: Path, resume: bool) -> Path | None:
+    """Find the last checkpoint of this fit, if there is one."""
+    folder.mkdir(parents=True, exist_ok=True)
+    files = checkpoint_files(folder, learn.n_fits + 1)
+    if files and not resume:
+        raise FileExistsError(f"{folder} holds checkpoints, and resume is False; empty the folder "
+                              "or take another")
+    return files[-1] if files else None
+
+
+# cell b8a65d18 9cee97 · Going on where it stopped
 def _clear_away(folder: Path, fit: int, keep: int) -> None:
     """Remove what a killed process left half done, and of this fit all files but the last."""
-    for half in folder.glob(".fit*.tmp"):
-        rmtree(half, ignore_errors=True)
-    for old in checkpoint_files(folder, fit)[:-keep]:
-        old.unlink(missing_ok=True)
+    if is_first_process():
+        for half in folder.glob(".fit*.tmp"):
+            rmtree(half, ignore_errors=True)
+        for old in checkpoint_files(folder, fit)[:-keep]:
+            old.unlink(missing_ok=True)
 
 
 # cell 816fbeb0 12a0f9 · Going on where it stopped
@@ -338,13 +350,11 @@ def _go_on(learn: Learner, path: Path, plan: Mapping[str, Any]) -> dict[str, Any
     return state
 
 
-# cell 64cb8828 8bc325 · Going on where it stopped
+# cell 64cb8828 7716d8 · Going on where it stopped
 class Checkpoint(Callback):
-    """Write the whole training into a folder after each epoch and every so many batches, and go on
-    from the last such file when the same script runs again.
+    """Write the training into a folder after each epoch and every so many batches; when the same
+    script runs again, go on from the last file, to the same bits. `keep`: how many of a fit stay.
 
-    Weights, optimizer, metrics and random numbers are then the same, bit by bit, as without the
-    interruption. `keep`: how many files of a fit stay.
     Raises: ValueError for arguments that make no sense, or files of a different training.
     """
 
@@ -352,20 +362,14 @@ class Checkpoint(Callback):
 
     def __init__(self, folder: str | Path, every: int | None = None, keep: int = 2,
                  resume: bool = True):
-        _check_counts(every=1 if every is None else every, keep=keep)
+        check_counts(every=1 if every is None else every, keep=keep)
         self.folder, self.every, self.keep, self.resume = Path(folder), every, keep, resume
         self._plan, self._epoch_random, self._resumed = {}, {}, None
 
     def before_fit(self, learn: Learner) -> None:
-        self._plan, self._resumed = _plan_of(learn), None
-        self.folder.mkdir(parents=True, exist_ok=True)
-        if files := checkpoint_files(self.folder, learn.n_fits + 1):
-            if not self.resume:
-                raise FileExistsError(f"{self.folder} holds checkpoints, and resume is False; "
-                                      "empty the folder or take another")
-            self._resumed = _go_on(learn, files[-1], self._plan)
-        if is_first_process():
-            _clear_away(self.folder, learn.n_fits + 1, self.keep)
+        self._plan, path = _plan_of(learn), _last_file(learn, self.folder, self.resume)
+        self._resumed = _go_on(learn, path, self._plan) if path else None
+        _clear_away(self.folder, learn.n_fits + 1, self.keep)
 
     def before_epoch(self, learn: Learner) -> None:
         if self._resumed and self._resumed["n_batches"]:
@@ -383,26 +387,19 @@ class Checkpoint(Callback):
         self._resumed, self._epoch_random = None, {}
 
     def _write(self, learn: Learner, epoch: int, n_batches: int) -> None:
-        if is_first_process():
-            position = {"plan": self._plan, "epoch": epoch, "n_batches": n_batches,
-                        "epoch_random": self._epoch_random if n_batches else None}
-            _write_file(learn, self.folder, position)
-            _clear_away(self.folder, learn.n_fits + 1, self.keep)
+        position = {"plan": self._plan, "epoch": epoch, "n_batches": n_batches,
+                    "epoch_random": self._epoch_random if n_batches else None}
+        _write_file(learn, self.folder, position, self.keep)
 
 
-# cell e6b3a04a d2dc2c · Going on where it stopped
-def _check_counts(**counts: Any) -> None:
-    for name, value in counts.items():
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
-
-
-# cell 4e7f4df0 a30a89 · Going on where it stopped
-def _write_file(learn: Learner, folder: Path, position: Mapping[str, Any]) -> None:
-    """Write a checkpoint; its name says where in which fit."""
+# cell e6b3a04a 37d4e6 · Going on where it stopped
+def _write_file(learn: Learner, folder: Path, position: Mapping[str, Any], keep: int) -> None:
+    """Write a checkpoint, whose name says where in which fit, and remove the old ones."""
     place = f"epoch{position['epoch']:06}_batch{position['n_batches']:08}"
     path = folder / f"fit{learn.n_fits + 1}_{place}.safetensors"
-    write_state(path, {**learner_state(learn), **position})
+    if is_first_process():
+        write_state(path, {**learner_state(learn), **position})
+    _clear_away(folder, learn.n_fits + 1, keep)
 
 
 # cell 5e52804e a87e5e · The best weights

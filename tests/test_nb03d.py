@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from exp.nb00 import test_eq
 from exp.nb03b import DataLoader, TensorDataset
-from exp.nb03d import Column, DeferredMeans, random_state, set_random_state
+from exp.nb03d import Column, DeferredMeans, pool_sums, random_state, set_random_state
 
 torch.set_num_threads(1)
 on_cuda = [
@@ -21,7 +21,8 @@ on_cuda = [
 @settings(max_examples=60, deadline=None)
 @given(
     numbers=st.lists(
-        st.floats(-65504, 65504, width=16) | st.floats(-1e300, 1e300) | st.integers(-9, 9), max_size=320
+        st.floats(-65504, 65504, width=16) | st.floats(-1e300, 1e300) | st.integers(-9, 9),
+        max_size=320,
     ),
     reads=st.sets(st.integers(0, 320), max_size=4),
 )
@@ -78,7 +79,7 @@ def test_means_survive_a_checkpoint_and_can_be_shared(items, seed, cut):
     again.load_state_dict(first.state_dict())
     assert add(again, at, len(items)).means() == once.means()
     rest = add(DeferredMeans(["loss", "one"]), at, len(items))
-    first.change(lambda sums: sums + rest.sums())
+    pool_sums(first, lambda sums: sums + rest.sums())
     assert first.means() == pytest.approx(once.means(), rel=1e-14)
     assert once.means()["one"] == 1
 
@@ -132,8 +133,9 @@ class TestCuda:
     def test_sums_are_shared_where_the_numbers_are(self):
         means, devices = DeferredMeans(["loss"]), []
         means.add(3, [torch.ones((), device="cuda")])
-        means.change(lambda sums: devices.append(sums.device.type) or 2 * sums)
-        assert devices == ["cuda"] and means.means() == {"loss": 1.0} and means.items.read().tolist() == [6]
+        pool_sums(means, lambda sums: devices.append(sums.device.type) or 2 * sums)
+        assert devices == ["cuda"] and means.means() == {"loss": 1.0}
+        assert means.items.read().tolist() == [6]
 
     def test_random_numbers_of_the_gpu(self):
         torch.rand(1, device="cuda")

@@ -500,6 +500,7 @@ def test_own_metrics_and_recorder_take_the_place_of_the_usual_ones():
     learn = Learner(network(), data(), F.cross_entropy, callbacks=[metrics, recorder])
     learn.fit(1)
     assert learn.recorder is recorder and "valid_top" in learn.results
+    assert set(learn.evaluate()) == {"loss", "top"}
     with pytest.raises(ValueError, match="choose one"):
         learner([MetricsCallback([accuracy])])
     with pytest.raises(ValueError, match="different names"):
@@ -531,6 +532,19 @@ def test_rates_start_anew_with_each_fit():
     assert learn.recorder.lrs[-1] == [0.01, 0.1]
     learn.fit(1, lr=[0.5, 0.25])
     assert learn.recorder.lrs[-1] == [0.5, 0.25]
+
+
+def test_recorder_keeps_rows_of_any_length():
+    """A parameter group may be added between two fits."""
+    learn = learner(opt_func=lambda params, lr: torch.optim.SGD(list(params)[:2], lr))
+    learn.fit(1)
+    learn.opt.add_param_group({"params": list(learn.model.parameters())[2:], "lr": 0.5})
+    learn.fit(1)
+    other = Recorder()
+    other.load_state_dict(learn.recorder.state_dict())
+    for name in ("losses", "lrs", "momenta", "epochs", "epoch_ends"):
+        assert getattr(other, name) == getattr(learn.recorder, name), name
+    assert other.lrs[0] == [0.1] and other.lrs[-1] == [0.1, 0.5]
 
 
 def test_recorder_reads_in_pieces():
