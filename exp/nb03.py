@@ -134,7 +134,7 @@ class Parameter(Tensor):
         return memo.setdefault(id(self), type(self)(self.detach().clone(), self.requires_grad))
 
 
-# cell f75100bb f5c30f · Models that know their parameters
+# cell f75100bb 828a96 · Models that know their parameters
 class Container:
     """Write down each parameter and each part on assignment; name, save and load all of them.
 
@@ -160,10 +160,8 @@ class Container:
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
         """Go through all parameters once, by the first of their names."""
-        names: dict[Parameter, str] = {}
-        for name, p in _walk(self):
-            names.setdefault(p, name)
-        return ((name, p) for p, name in names.items())
+        first = {p: name for name, p in reversed([*_walk(self)])}
+        return ((name, p) for name, p in _walk(self) if first[p] == name)
 
     def parameters(self) -> Iterator[Parameter]:
         return (p for _, p in self.named_parameters())
@@ -235,32 +233,26 @@ class Sequential(Container):
         return getattr(self, str(range(len(self))[index]))
 
 
-# cell 3a3ce2a0 bbaf15 · Optimizers
+# cell 3a3ce2a0 ad1ce0 · Optimizers
 class Optimizer:
     """Visit every parameter that has a gradient and change it by the settings of its group.
 
-    A subclass writes `update`, and `check` for settings that make no sense. `params` are tensors,
-    or groups: dicts of "params", any of the settings, and a "name" if you like.
-    Raises: TypeError for what is no leaf tensor; ValueError for no parameter at all, one given
-        twice, an unknown setting, or whatever `check` refuses.
-    Differs: an unknown setting in a group is an error; `step` takes no closure.
+    A subclass writes `update`, and `check`. `params` are tensors, or groups: dicts of "params", any
+    of the settings, and a "name" if you like.
+    Raises: TypeError or ValueError for parameters, groups or settings that make no sense.
+    Differs: an unknown setting is an error; `step` takes no closure.
     """
 
     def __init__(self, params: Iterable[Tensor] | Iterable[dict], defaults: dict[str, Any]):
-        groups = [params] if isinstance(params, Tensor) else list(params)
-        if not groups:
-            raise ValueError("there are no parameters; was a generator of them used up before?")
-        self.defaults, self.param_groups = defaults, []
-        self.state: defaultdict[Tensor, dict[str, Any]] = defaultdict(dict)
-        for group in groups if isinstance(groups[0], dict) else [{"params": groups}]:
+        self.defaults, self.param_groups, self.state = defaults, [], defaultdict(dict)
+        for group in _as_groups(params):
             self.add_param_group(group)
 
     def add_param_group(self, group: dict[str, Any]) -> None:
         """Take in more parameters, with settings of their own where the group has any."""
         self.param_groups.append(_checked_group(self, group))
 
-    def check(self, group: dict[str, Any]) -> None:
-        """Raise ValueError if a group's settings make no sense."""
+    def check(self, group: dict[str, Any]) -> None: ...  # or ValueError for senseless settings
 
     def update(self, p: Tensor, grad: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
         """Change one parameter in place; keep in `state` what the next step needs."""
@@ -268,14 +260,12 @@ class Optimizer:
 
     @torch.no_grad()
     def step(self) -> None:
-        for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is not None:
-                    self.update(p, p.grad, self.state[p], group)
+        for p, group in _with_gradient(self):
+            self.update(p, p.grad, self.state[p], group)
 
     def zero_grad(self) -> None:
         """Forget the gradients, so that the next backward does not add to them."""
-        for p in _all_params(self):
+        for p, _ in _with_gradient(self):
             p.grad = None
 
     def state_dict(self) -> dict[str, Any]:
@@ -283,6 +273,25 @@ class Optimizer:
 
     def load_state_dict(self, saved: dict[str, Any]) -> None:
         _load_optimizer_state(self, saved)
+
+
+# cell f471253e 92f260 · Optimizers
+def _as_groups(params: Iterable[Tensor] | Iterable[dict]) -> list[dict[str, Any]]:
+    """Put single parameters into one group; leave groups as they are."""
+    groups = [params] if isinstance(params, Tensor) else list(params)
+    if not groups:
+        raise ValueError("there are no parameters; was a generator of them used up before?")
+    return groups if isinstance(groups[0], dict) else [{"params": groups}]
+
+
+def _all_params(optimizer: Optimizer) -> list[Tensor]:
+    return [p for group in optimizer.param_groups for p in group["params"]]
+
+
+def _with_gradient(optimizer: Optimizer) -> Iterator[tuple[Tensor, dict[str, Any]]]:
+    """Go through the parameters that have a gradient, each with its group."""
+    for group in optimizer.param_groups:
+        yield from ((p, group) for p in group["params"] if p.grad is not None)
 
 
 # cell d4c424c5 bf177a · Optimizers
@@ -305,11 +314,6 @@ def _checked_group(optimizer: Optimizer, group: dict[str, Any]) -> dict[str, Any
     group = {**optimizer.defaults, **group, "params": params}
     optimizer.check(group)
     return group
-
-
-# cell d940e0be 433591 · Optimizers
-def _all_params(optimizer: Optimizer) -> list[Tensor]:
-    return [p for group in optimizer.param_groups for p in group["params"]]
 
 
 # cell 983e505c 0179bc · Optimizers
