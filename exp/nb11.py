@@ -76,9 +76,11 @@ def _add_weights(layer: Recurrent) -> None:
                 setattr(layer, name + suffix, nn.Parameter(w))
 
 
-# cell 478223fb a557e5 · A layer
+# cell 478223fb f1330b · A layer
 def _time_first(layer: Recurrent, x: Tensor) -> Tensor:
     """Check the inputs, and turn them to (T, B, I)."""
+    if not isinstance(x, Tensor):
+        raise TypeError(f"x must be a tensor, got {type(x).__name__}; pad sequences to one length")
     if x.ndim != 3 or x.shape[2] != layer.input_size or 0 in x.shape:
         raise ValueError(f"x must be {'(B, T, I)' if layer.batch_first else '(T, B, I)'} with "
                          f"I = {layer.input_size} and nothing empty, got {tuple(x.shape)}")

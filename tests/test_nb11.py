@@ -111,6 +111,8 @@ def test_refuses_inputs_and_states():
     for state in (h, (h,), (h, h, h), (h, torch.zeros(1, 3, 4))):
         with pytest.raises(ValueError, match="the state must be"):
             layer(torch.zeros(2, 5, 3), state)
+    with pytest.raises(TypeError, match="got PackedSequence"):
+        layer(nn.utils.rnn.pack_sequence([torch.zeros(5, 3), torch.zeros(4, 3)]))
     with pytest.raises(NotImplementedError, match="Recurrent"):
         Recurrent(3, 4)(torch.zeros(5, 2, 3))
     with pytest.raises(ValueError, match="'tanh' or 'relu'"):
