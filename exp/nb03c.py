@@ -130,11 +130,14 @@ class History(list[Epoch]):
         return torch.tensor([getattr(epoch, name) for epoch in self], dtype=torch.float64)
 
 
-# cell 006964c5 482b2f · The training loop
+# cell 006964c5 c7538b · The training loop
 def fit(epochs: int, model: nn.Module, loaders: DataLoaders, opt: torch.optim.Optimizer,
         loss_function: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
         metric: Callable[[Tensor, Tensor], Tensor] = accuracy) -> History:
-    """For each epoch: step on every training batch, then evaluate on the validation batches."""
+    """For each epoch: step on every training batch, then evaluate on the validation batches.
+
+    Raises: ValueError if one of the loaders gives no batch.
+    """
     history, steps = History(), 0
     for _ in range(epochs):
         start, losses = time.perf_counter(), RunningMean()
