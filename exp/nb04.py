@@ -514,18 +514,22 @@ class _Collect(Callback):
         raise CancelBatch
 
 
-# cell 07e6a028 4d75ed · Looking without touching
+# cell 07e6a028 4aedf5 · Looking without touching
 def _to_cpu(x: Any) -> Any:
+    if isinstance(x, Mapping):
+        return {key: _to_cpu(part) for key, part in x.items()}
     if isinstance(x, list | tuple):
         return tuple(map(_to_cpu, x))
     return x.detach().cpu() if isinstance(x, Tensor) else x
 
 
-# cell d3466532 f39d39 · Looking without touching
+# cell d3466532 deda84 · Looking without touching
 def _join(parts: list[Any]) -> Any:
-    """Join the batches of a prediction or a target: a tensor, or a tuple of them."""
+    """Join the batches of a prediction or a target: a tensor, or a tuple or dict of them."""
     if not parts:
         raise ValueError("no batch is left to join: a callback has cancelled all of them")
+    if isinstance(parts[0], dict):
+        return {key: _join([part[key] for part in parts]) for key in parts[0]}
     if isinstance(parts[0], tuple):
         return tuple(map(_join, map(list, zip(*parts, strict=True))))
     if not isinstance(parts[0], Tensor):

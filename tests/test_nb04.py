@@ -654,6 +654,8 @@ def test_metrics_cannot_hold_on_to_the_graph():
     learn = Learner(model, data(), loss, metrics={"size": size})
     learn.fit(1, callbacks=[on("after_batch", look, order=99)])
     assert len(seen) > 20 and not any(number.requires_grad for number in seen)
+    preds, _ = learn.get_preds()
+    assert preds["logits"].shape == preds["more"][1][0].shape == (7, 3)
 
 
 def test_targets_without_axes():
