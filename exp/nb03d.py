@@ -25,15 +25,18 @@ import torch
 from torch import Tensor
 
 
-# cell c3d4c311 47dbc0 · What a mean costs
+# cell c3d4c311 bddd58 · What a mean costs
+_NOTHING = torch.empty(0, dtype=torch.float64)
+
+
+# cell 0bf63d87 291afa · What a mean costs
 class Column:
     """A column of numbers that come one at a time, and are read when somebody asks."""
 
     def __init__(self) -> None:
         self._loose: list[Tensor | float] = []  # the last ones
         self._pieces: list[Tensor] = []  # before them, a hundred each, on their device
-        self._known = torch.empty(0, dtype=torch.float64)  # and all that has been read
-        self.device = self._known.device
+        self._known, self.device = _NOTHING, _NOTHING.device  # and all that has been read
 
     def append(self, number: Tensor | float) -> None:
         """Take in a number, or a tensor of one; this waits for nothing."""
