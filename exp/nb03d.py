@@ -29,7 +29,7 @@ from torch import Tensor
 _NOTHING = torch.empty(0, dtype=torch.float64)
 
 
-# cell 0bf63d87 291afa · What a mean costs
+# cell 0bf63d87 758068 · What a mean costs
 class Column:
     """A column of numbers that come one at a time, and are read when somebody asks."""
 
@@ -40,7 +40,7 @@ class Column:
 
     def append(self, number: Tensor | float) -> None:
         """Take in a number, or a tensor of one; this waits for nothing."""
-        if isinstance(number, Tensor):
+        if isinstance(number, Tensor) and (number.requires_grad or number.ndim):
             number = _one_number(number) if number.ndim else number.detach()
         self._loose.append(number)
         if len(self._loose) == 100:
