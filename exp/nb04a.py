@@ -184,20 +184,21 @@ class LinesDisplay(Display):
         print(format_line(rows[-1], n_epochs), flush=True)
 
 
-# cell f2380a9a b7cde2 · Progress
-def _make_bar(total: int | None, text: str, file: Any) -> Any:
-    """Start a tqdm bar that draws itself only when it is told to."""
+# cell f2380a9a 8162e8 · Progress
+def _make_bar(total: int | None, done: int, text: str, file: Any) -> Any:
+    """Start a tqdm bar that draws itself only when it is told to; its clock begins at `done`."""
     from tqdm import tqdm
 
     class Bar(tqdm):
         monitor_interval = 0  # no thread of its own
 
     size = get_terminal_size()  # 80 × 24 where a terminal does not say
-    return Bar(total=total, desc=text, file=file, leave=False, mininterval=inf, unit="batch",
-               ncols=size.columns - 1 if file is sys.stderr else 80, nrows=size.lines)
+    return Bar(total=total, initial=done, desc=text, file=file, leave=False, mininterval=inf,
+               unit="batch", ncols=size.columns - 1 if file is sys.stderr else 80,
+               nrows=size.lines)
 
 
-# cell 3ab63ace 4ddde5 · Progress
+# cell 3ab63ace 7ca5fa · Progress
 class TerminalDisplay(LinesDisplay):
     """Writes one line an epoch, and below them a bar that overwrites itself."""
 
@@ -209,7 +210,8 @@ class TerminalDisplay(LinesDisplay):
     def look(self, title: str, done: int, total: int | None, loss: float) -> None:
         if self._bar is None or self._title != title:
             self.close()
-            self._bar, self._title = _make_bar(total, title, self._file or sys.stderr), title
+            self._bar = _make_bar(total, done, title, self._file or sys.stderr)
+            self._title = title
         self._bar.n = done
         self._bar.set_postfix_str(f"loss {loss:.4f}", refresh=True)
 

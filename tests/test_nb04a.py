@@ -1,6 +1,7 @@
 """Curves, progress, the log: what the notebook does not check."""
 
 import csv
+import io
 import os
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from exp.nb04 import Callback, Learner
 from exp.nb04a import (
     CSVLogger,
     ProgressCallback,
+    TerminalDisplay,
     format_table,
     is_first_process,
     plot_losses,
@@ -95,6 +97,15 @@ def test_a_clean_line_on_a_terminal():
     lines = [line.split("\r")[-1] for line in text.replace("\r\n", "\n").split("\n")]
     stays = [line for line in lines if line.strip()]
     assert len(stays) == 2 and stays[1].startswith("epoch 2/2, train_loss")
+
+
+def test_the_clock_of_a_bar_begins_where_the_bar_does():
+    """Its first look may come late in an epoch; it knows nothing of the speed before that."""
+    screen = io.StringIO()
+    display = TerminalDisplay(screen)
+    display.look("epoch 1/1 train", 500, 1000, 0.5)
+    assert "500/1000" in screen.getvalue() and "?batch/s, loss 0.5000" in screen.getvalue()
+    display.close()
 
 
 def test_in_a_notebook_one_text_and_one_picture(monkeypatch):
