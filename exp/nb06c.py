@@ -20,7 +20,7 @@ __all__ = [
     "DistributedCallback",
 ]
 
-# cell 852a8a91 5d0bc3 · Scale: half precision and many processes
+# cell 852a8a91 5da9dc · Scale: half precision and many processes
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -32,7 +32,7 @@ from torch import Tensor
 
 from exp.nb03b import DataLoader, DataLoaders, RandomSampler, Sampler, SequentialSampler
 from exp.nb04 import Callback, Learner, MetricsCallback
-from exp.nb04b import default_device
+from exp.nb04b import default_device, trained_parameters
 
 
 # cell 2f6b928b 4e3018 · Numbers of sixteen bits
@@ -210,7 +210,7 @@ def shared_loaders(train: Any, valid: Any, batch_size: int = 64, seed: int = 42,
                        DataLoader(valid, 2 * local, sampler=checked, **options))
 
 
-# cell d3fbfc1f 91fc81 · Many processes, one model
+# cell d3fbfc1f 5b06ec · Many processes, one model
 class AverageGradients(Callback):
     """Average the gradients of all processes, each weighted by its items, before the step.
 
@@ -226,13 +226,13 @@ class AverageGradients(Callback):
 
     def after_loss(self, learn: Learner) -> None:
         if learn.training:
-            fresh = all(p.grad is None for p in learn.model.parameters())
+            fresh = all(p.grad is None for p in trained_parameters(learn))
             self._items = learn.n_items if fresh else self._items + learn.n_items
 
     def after_backward(self, learn: Learner) -> None:
         if process_rank()[1] == 1:
             return
-        grads = [p.grad for p in learn.model.parameters() if p.grad is not None]
+        grads = [p.grad for p in trained_parameters(learn) if p.grad is not None]
         wide = torch.promote_types(grads[0].dtype, torch.float32)  # 16 bits cannot count items
         items = torch.full((1,), self._items, dtype=wide, device=grads[0].device)
         whole = _all_sum(torch.cat([*(g.flatten().to(wide) * items for g in grads), items]))

@@ -173,3 +173,17 @@ def test_predictions_of_any_structure_come_back_in_32_bits():
     assert found["x"][0].dtype == found["x"][1][0].dtype == torch.float32
     assert isinstance(found["y"], Pair) and isinstance(found["x"][1], tuple)
     assert (found["y"].b.dtype, found["z"].dtype) == (torch.float64, torch.int64)
+
+
+def test_averages_count_only_parameters_that_are_trained():
+    """Gradients of the others are never forgotten, so they cannot say where a step begins."""
+    counted = []
+
+    class Count(Callback):
+        def after_backward(self, learn):
+            counted.append(average._items)
+
+    average, training = AverageGradients(), learner()
+    training.opt = torch.optim.SGD(training.model[-1].parameters(), lr=0.1)
+    training.fit(1, callbacks=[average, DistributedCallback(), Count()])
+    assert counted == [8] * 5
