@@ -40,13 +40,13 @@ def project(tmp_path, monkeypatch):
 def test_table_between_the_marks(project, capsys):
     root, record = project
     loss = entry(name="loss", value=0.123456, unit="", target=None, met=None)
-    full = entry(name="loss", value=0.25, unit="nats", target="< 1", mode="full")
+    full = entry(name="loss", value=0.25, unit="nats", target="< 1", mode="full", source="5 s")
     record(entry(), loss, full, entry(mode="full", device="cuda"))
     write_results()
     assert (root / "README.md").read_bytes().decode() == README.replace("old", (
         "| notebook | figure | sample data | full data | device | source |\n"
         "| --- | --- | ---: | ---: | --- | --- |\n"
-        "| 01_matmul | loss | 0.1235 | 0.25 nats (< 1) | cpu |  |\n"
+        "| 01_matmul | loss | 0.1235 | 0.25 nats (< 1) | cpu | full: 5 s |\n"
         "| 01_matmul | speed | 53,125 × (>= 50000) |  | cpu |  |\n"
         "| 01_matmul | speed |  | 53,125 × (>= 50000) | cuda |  |"
     ))  # fmt: skip

@@ -52,8 +52,16 @@ def table(entries: Iterable[dict]) -> str:
         modes = {entry["mode"]: entry for entry in group}
         one = next(iter(modes.values()))
         values = (_value(modes[mode]) if mode in modes else "" for mode in ("sample", "full"))
-        rows.append((one["notebook"], one["name"], *values, one["device"], one["source"]))
+        rows.append((one["notebook"], one["name"], *values, one["device"], _source(modes)))
     return "\n".join(f"| {' | '.join(map(_cell, row))} |" for row in rows)
+
+
+def _source(modes: dict[str, dict]) -> str:
+    """Where a figure comes from, each mode by its name if that is not the same for both."""
+    sources = {mode: entry["source"] for mode, entry in modes.items()}
+    if len(set(sources.values())) == 1:
+        return next(iter(sources.values()))
+    return "; ".join(f"{mode}: {text}" for mode, text in sorted(sources.items())[::-1] if text)
 
 
 def _value(entry: dict) -> str:
