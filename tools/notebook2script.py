@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import ast
 import difflib
+import gc
 import os
 import re
 import tempfile
@@ -391,4 +392,5 @@ def print_where(target: str, nbs: str | Path) -> None:
 
 
 if __name__ == "__main__":
+    gc.disable()  # trees of code all live to the end: searching them for garbage costs a fifth
     cli(notebook2script)
