@@ -10,6 +10,7 @@ from __future__ import annotations
 __all__ = [
     "RunningMean",
     "accuracy",
+    "modes_kept",
     "Scores",
     "evaluate",
     "Epoch",
@@ -17,9 +18,10 @@ __all__ = [
     "fit",
 ]
 
-# cell 6bf3c1aa cd2c08 · Imports
+# cell 6bf3c1aa 3c1f4f · Imports
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -67,6 +69,18 @@ def accuracy(pred: Tensor, target: Tensor) -> Tensor:
     return (pred.argmax(-1) == target).mean(dtype=torch.float64)
 
 
+# cell 56b05bf8 9798f6 · A mean over batches
+@contextmanager
+def modes_kept(model: nn.Module) -> Iterator[None]:
+    """Put each part of a model back into the mode it was in before the block, whatever ends it."""
+    modes = [(part, part.training) for part in model.modules()]
+    try:
+        yield
+    finally:
+        for part, mode in modes:
+            part.training = mode
+
+
 # cell 196418d9 8e810e · A mean over batches
 @dataclass(frozen=True)
 class Scores:
@@ -80,7 +94,7 @@ class Scores:
         return f"loss {self.loss:.4f}, metric {self.metric:.4f} over {self.n} samples"
 
 
-# cell ec8a119f 9d1db6 · A mean over batches
+# cell ec8a119f 80276b · A mean over batches
 @torch.no_grad()
 def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]],
              loss_function: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
@@ -90,17 +104,13 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]],
     Each part of the model is put back into the mode it was in, also after an exception.
     Raises: ValueError if there is no batch.
     """
-    modes = [(part, part.training) for part in model.modules()]
     losses, metrics = RunningMean(), RunningMean()
-    try:
+    with modes_kept(model):
         model.eval()
         for xb, yb in batches:
             pred = model(xb)
             losses.add(loss_function(pred, yb), len(xb))
             metrics.add(metric(pred, yb), len(xb))
-    finally:
-        for part, mode in modes:
-            part.training = mode
     return Scores(losses.value, metrics.value, losses.n)
 
 

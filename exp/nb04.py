@@ -26,7 +26,7 @@ __all__ = [
     "Learner",
 ]
 
-# cell a177f35a 5ee114 · Imports
+# cell a177f35a e3d2ed · Imports
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -39,6 +39,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from exp.nb03c import modes_kept
 from exp.nb03d import Column, DeferredMeans, pool_sums, random_state, set_random_state
 
 
@@ -325,21 +326,19 @@ def _run_fit(learn: Learner, callbacks: list[Callback], train: Any, valid: Any) 
                            "the table in 04_callbacks says which event allows which") from cancel
 
 
-# cell f20d10d9 2469f9 · The loop
+# cell f20d10d9 a9906a · The loop
 @contextmanager
 def _as_found(learn: Learner, callbacks: list[Callback], trains: bool) -> Iterator[None]:
     """Put callbacks, the mode of every layer and the memory back as they were."""
-    modes = [(part, part.training) for part in learn.model.modules()]
     kept = learn.callbacks, learn._plan
     learn.callbacks, learn._plan = callbacks, _plan(callbacks)
     try:
         if trains:
             _forget_gradients(learn)
-        yield
+        with modes_kept(learn.model):
+            yield
     finally:
         learn.callbacks, learn._plan = kept
-        for part, mode in modes:
-            part.training = mode
         if trains:
             _forget_gradients(learn)
         _forget_batch(learn)

@@ -17,7 +17,7 @@ __all__ = [
     "bowl_limit",
 ]
 
-# cell c23cc91d 545f8d · Imports
+# cell c23cc91d 070606 · Imports
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -29,6 +29,7 @@ from types import SimpleNamespace
 import torch
 from torch import nn
 
+from exp.nb03c import modes_kept
 from exp.nb03d import random_state, set_random_state
 from exp.nb04 import Callback, CancelFit, Learner
 from exp.nb05 import ExponentialSchedule
@@ -131,24 +132,22 @@ class _Sweep(Callback):
         self.n_taken += 1
 
 
-# cell 028c8e80 50166a · The learning-rate finder
+# cell 028c8e80 221aea · The learning-rate finder
 @contextmanager
 def module_as_found(module: nn.Module) -> Iterator[None]:
     """Put a module's parameters, gradients, buffers and modes back, whatever ends the block."""
     params = [(p, p.data, p.data.clone(), p.grad, p.requires_grad) for p in module.parameters()]
     buffers = [(part, name, buffer, buffer.clone()) for part in module.modules()
                for name, buffer in part.named_buffers(recurse=False)]
-    modes = [(part, part.training) for part in module.modules()]
     try:
-        yield
+        with modes_kept(module):
+            yield
     finally:
         for p, data, copy, grad, learns in params:
             p.data, p.grad = data.copy_(copy), grad  # on the device it was on
             p.requires_grad_(learns)
         for part, name, buffer, copy in buffers:
             setattr(part, name, buffer.copy_(copy))
-        for part, mode in modes:
-            part.training = mode
 
 
 # cell 31cdb9da 7b3274 · The learning-rate finder

@@ -27,7 +27,7 @@ __all__ = [
     "lsuv",
 ]
 
-# cell 26e0fc49 77957d · Convolutions, hooks and a good start
+# cell 26e0fc49 e3a675 · Convolutions, hooks and a good start
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -38,6 +38,7 @@ from torch import Tensor, nn
 
 from exp.nb01 import show_images
 from exp.nb02 import kaiming_uniform
+from exp.nb03c import modes_kept
 from exp.nb03d import random_state, set_random_state
 from exp.nb04 import Callback, Learner
 
@@ -399,7 +400,7 @@ def _unit_variance(run: Callable[[], Any], name: str, layer: nn.Module, seen: Ma
                      "their spread that of its bias?")
 
 
-# cell 2eb033ae c17e77 · A start that suits the depth
+# cell 2eb033ae 93b8a6 · A start that suits the depth
 def lsuv(model: nn.Module, xb: Tensor, kinds: type | tuple[type, ...] = (nn.Linear, nn.Conv2d),
          tol: float = 0.01, max_steps: int = 10) -> dict[str, float]:
     """Scale each layer's weights, from first to last, until its outputs on a batch have variance 1.
@@ -417,9 +418,9 @@ def lsuv(model: nn.Module, xb: Tensor, kinds: type | tuple[type, ...] = (nn.Line
         seen[name] = output.float().std().item()
 
     layers, state, found = modules_of_kind(model, kinds), random_state(), {}
-    modes, weights = {m: m.training for m in model.modules()}, {}
+    weights: dict[str, Tensor] = {}
     try:
-        with torch.no_grad(), ForwardHooks(layers, note):
+        with torch.no_grad(), modes_kept(model), ForwardHooks(layers, note):
             model.eval()(xb)
             for name in list(seen):
                 weights[name] = layers[name].weight.clone()
@@ -431,6 +432,4 @@ def lsuv(model: nn.Module, xb: Tensor, kinds: type | tuple[type, ...] = (nn.Line
         raise
     finally:
         set_random_state(state)
-        for module, mode in modes.items():
-            module.training = mode
     return found

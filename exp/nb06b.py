@@ -25,7 +25,7 @@ __all__ = [
     "summary",
 ]
 
-# cell 7a477932 0d8ab9 · Normalisation and residual networks
+# cell 7a477932 bba6cd · Normalisation and residual networks
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -34,6 +34,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from exp.nb03c import modes_kept
 from exp.nb03d import random_state, set_random_state
 from exp.nb06 import ForwardHooks
 
@@ -333,13 +334,13 @@ def layer_flops(module: nn.Module, output: Tensor) -> int:
     return 2 * output.numel() * module.in_features if isinstance(module, nn.Linear) else 0
 
 
-# cell 4420c976 219377 · What a network costs
+# cell 4420c976 ac9ce0 · What a network costs
 def summary(model: nn.Module, *inputs: Any) -> Summary:
     """Send inputs through a model, and tell each layer's output, parameters and FLOP.
 
     Weights, buffers, modes, gradients and random numbers stay as they are.
     """
-    layers, modes = [], {m: m.training for m in model.modules()}
+    layers: list[LayerSummary] = []
 
     def note(name: str, module: nn.Module, output: Any) -> None:
         shape = tuple(output.shape) if isinstance(output, Tensor) else ()
@@ -350,10 +351,8 @@ def summary(model: nn.Module, *inputs: Any) -> Summary:
     leaves = {name: m for name, m in model.named_modules() if not list(m.children())}
     state = random_state()
     try:
-        with torch.no_grad(), ForwardHooks(leaves, note):
+        with torch.no_grad(), modes_kept(model), ForwardHooks(leaves, note):
             model.eval()(*inputs)
     finally:
         set_random_state(state)
-        for module, mode in modes.items():
-            module.training = mode
     return Summary(tuple(layers), sum(p.numel() for p in model.parameters()))

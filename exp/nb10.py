@@ -26,7 +26,7 @@ __all__ = [
     "run_sweep",
 ]
 
-# cell 45d081c2 37876c · Imports
+# cell 45d081c2 eb8b71 · Imports
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -41,6 +41,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from exp.nb03b import DataLoaders
+from exp.nb03c import modes_kept
 
 
 # cell 05918266 1674c2 · Data
@@ -210,18 +211,16 @@ def draw_characters(logits: Tensor, temperature: float = 1.0,
     return torch.multinomial(F.softmax(scaled, 1), 1, generator=generator)
 
 
-# cell 795f3709 e8100a · Making more
+# cell 795f3709 32d448 · Making more
 @contextmanager
 def evaluating(model: Any) -> Iterator[None]:
     """Put a model into evaluation mode, and at the end each of its parts back as it was."""
-    modes = [(part, part.training) for part in getattr(model, "modules", list)()]
-    try:
-        for part, _ in modes:
-            part.training = False
+    if isinstance(model, nn.Module):
+        with modes_kept(model):
+            model.eval()
+            yield
+    else:  # a function has no modes
         yield
-    finally:
-        for part, mode in modes:
-            part.training = mode
 
 
 # cell fd5012da d9093d · Making more
