@@ -38,7 +38,7 @@ from pathlib import Path
 
 import notebooks
 from notebooks import Cell, Notebook, NotebookError, Problem, ToolError, bound_names, show
-from results import write_between
+from results import markdown, write_between
 
 MODULES = {  # used without being built: (from which notebook on, why)
     "matplotlib": ("00", "plots"),
@@ -428,12 +428,11 @@ def table(ledger: Iterable[Earned]) -> str:
 
 def markdown_table(ledger: Iterable[Earned], root: Path) -> str:
     """The ledger as Markdown, a line for each section, with links that hold in the root."""
-    rows = ["| earned in | at | API |", "| --- | --- | --- |"]
+    rows = [("earned in", "at", "API")]
     for (path, at), lines in groupby(ledger, lambda line: (line.notebook.path, line.cell.heading)):
         link = os.path.relpath(path, root).replace(os.sep, "/")
-        at = re.sub(r"([|<])", r"\\\1", at)
-        rows.append(f"| [{path.stem}]({link}) | {at} | {', '.join(f'`{x.api}`' for x in lines)} |")
-    return "\n".join(rows)
+        rows.append((f"[{path.stem}]({link})", at, ", ".join(f"`{line.api}`" for line in lines)))
+    return markdown(rows)
 
 
 def check_rules(nbs: str = "", markdown: bool = False, readme: str | bool = "") -> None:

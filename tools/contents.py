@@ -16,17 +16,16 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from notebooks import Notebook, ToolError, cli, find, read, settings, show
-from results import write_between
+from results import markdown, write_between
 
 
 def table(notebooks: Iterable[Notebook], root: Path) -> str:
     """The notebooks as a Markdown table with links that hold in the root."""
-    rows = ["| notebook | what you have at the end |", "| --- | --- |"]
+    rows = [("notebook", "what you have at the end")]
     for notebook in notebooks:
         link = os.path.relpath(notebook.path, root).replace(os.sep, "/")
-        cells = f"[{notebook.path.stem}]({link}): {notebook.title}", notebook.summary
-        rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
-    return "\n".join(rows)
+        rows.append((f"[{notebook.path.stem}]({link}): {notebook.title}", notebook.summary))
+    return markdown(rows)
 
 
 def figure(notebook: Notebook, cell_id: str) -> bytes:

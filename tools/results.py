@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import groupby
 from pathlib import Path
 
@@ -47,13 +47,20 @@ def table(entries: Iterable[dict]) -> str:
 
     A target that was missed says so.
     """
-    rows = [COLUMNS, ("---", "---", "---:", "---:", "---", "---")]
+    rows = [COLUMNS]
     for _, group in groupby(entries, lambda entry: _order(entry)[:-1]):
         modes = {entry["mode"]: entry for entry in group}
         one = next(iter(modes.values()))
         values = (_value(modes[mode]) if mode in modes else "" for mode in ("sample", "full"))
         rows.append((one["notebook"], one["name"], *values, one["device"], _source(modes)))
-    return "\n".join(f"| {' | '.join(map(_cell, row))} |" for row in rows)
+    return markdown(rows, right=("sample data", "full data"))
+
+
+def markdown(rows: Iterable[Sequence[str]], right: Sequence[str] = ()) -> str:
+    """Rows as a Markdown table, the first as its heading; `right` names columns of numbers."""
+    heading, *rest = rows
+    rules = ["---:" if name in right else "---" for name in heading]
+    return "\n".join(f"| {' | '.join(map(_cell, row))} |" for row in (heading, rules, *rest))
 
 
 def _source(modes: dict[str, dict]) -> str:
