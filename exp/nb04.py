@@ -22,6 +22,7 @@ __all__ = [
     "loader_length",
     "name_metrics",
     "MetricsCallback",
+    "map_tensors",
     "Recorder",
     "Learner",
 ]
@@ -377,7 +378,7 @@ def _name(metric: Any) -> str:
     return getattr(metric, "__name__", type(metric).__name__)
 
 
-# cell 2af52697 bfd0d2 · Metrics and a record
+# cell 2af52697 a261ba · Metrics and a record
 class MetricsCallback(Callback):
     """Average loss and metrics over the items of each epoch, into `learn.results` at its end."""
 
@@ -393,7 +394,7 @@ class MetricsCallback(Callback):
     cleanup_fit = before_epoch  # nothing of it stays in memory
 
     def after_batch(self, learn: Learner) -> None:
-        pred, target = _detached(learn.pred), learn.target
+        pred, target = map_tensors(Tensor.detach, learn.pred), learn.target
         means = [learn.loss, *[metric(pred, target) for metric in self.metrics.values()]]
         self._means[_phase(learn)].add(learn.n_items, means)
 
@@ -419,14 +420,17 @@ class MetricsCallback(Callback):
             means.load_state_dict(state[phase])
 
 
-# cell 6d7d4fc3 26c1d9 · Metrics and a record
-def _detached(pred: Any) -> Any:
-    """Cut a prediction off its history, so that metrics add nothing to it."""
-    if isinstance(pred, Tensor):
-        return pred.detach()
-    if isinstance(pred, Mapping):
-        return {key: _detached(part) for key, part in pred.items()}
-    return type(pred)(map(_detached, pred)) if type(pred) in (list, tuple) else pred
+# cell 6d7d4fc3 0f88a4 · Metrics and a record
+def map_tensors(function: Callable[[Tensor], Any], x: Any) -> Any:
+    """Apply a function to a tensor, or to all tensors in lists, tuples and dicts; keep the rest."""
+    if isinstance(x, Tensor):
+        return function(x)
+    if isinstance(x, list | tuple):
+        parts = [map_tensors(function, part) for part in x]
+        return type(x)(*parts) if hasattr(x, "_fields") else type(x)(parts)
+    if isinstance(x, Mapping):
+        return {key: map_tensors(function, part) for key, part in x.items()}
+    return x
 
 
 # cell e413d04a 0d37f4 · Metrics and a record

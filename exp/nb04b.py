@@ -21,7 +21,7 @@ __all__ = [
     "EarlyStopping",
 ]
 
-# cell ae6c2ed0 1f5f55 · Imports
+# cell ae6c2ed0 676ce7 · Imports
 import os
 import warnings
 from collections.abc import Iterable, Mapping
@@ -31,7 +31,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from exp.nb04 import Callback, CancelFit, CancelStep, Learner
+from exp.nb04 import Callback, CancelFit, CancelStep, Learner, map_tensors
 
 
 # cell 02018ca4 7f6dd8 · Devices
@@ -50,16 +50,11 @@ def default_device() -> torch.device:
     return torch.device(wanted or ("cuda" if there else "cpu"))
 
 
-# cell 9f603a74 8fd8e5 · Devices
+# cell 9f603a74 be3b6f · Devices
 def to_device(x: Any, device: torch.device | str) -> Any:
     """Move a tensor, or all tensors in lists, tuples and dicts; leave the rest as it is."""
-    if isinstance(x, Tensor):
-        to_gpu = torch.device(device).type == "cuda"  # the other way, nobody may read too early
-        return x.to(device, non_blocking=to_gpu)
-    if isinstance(x, list | tuple):
-        parts = [to_device(part, device) for part in x]
-        return type(x)(*parts) if hasattr(x, "_fields") else type(x)(parts)
-    return {k: to_device(v, device) for k, v in x.items()} if isinstance(x, Mapping) else x
+    to_gpu = torch.device(device).type == "cuda"  # the other way, nobody may read too early
+    return map_tensors(lambda t: t.to(device, non_blocking=to_gpu), x)
 
 
 # cell 019cedcc 44a849 · Devices

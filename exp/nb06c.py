@@ -20,7 +20,7 @@ __all__ = [
     "DistributedCallback",
 ]
 
-# cell 852a8a91 5da9dc · Scale: half precision and many processes
+# cell 852a8a91 ff05fc · Scale: half precision and many processes
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -31,22 +31,17 @@ import torch
 from torch import Tensor
 
 from exp.nb03b import DataLoader, DataLoaders, RandomSampler, Sampler, SequentialSampler
-from exp.nb04 import Callback, Learner, MetricsCallback
+from exp.nb04 import Callback, Learner, MetricsCallback, map_tensors
 from exp.nb04b import default_device, trained_parameters
 
 
-# cell 2f6b928b 4e3018 · Numbers of sixteen bits
+# cell 2f6b928b 0462df · Numbers of sixteen bits
 HALVES = (torch.bfloat16, torch.float16)
 
 
 def _to_float32(x: Any) -> Any:
     """Bring predictions back to 32 bits, also those in lists, tuples and dicts."""
-    if isinstance(x, list | tuple):
-        parts = [_to_float32(part) for part in x]
-        return type(x)(*parts) if hasattr(x, "_fields") else type(x)(parts)
-    if isinstance(x, Mapping):
-        return {key: _to_float32(value) for key, value in x.items()}
-    return x.float() if isinstance(x, Tensor) and x.dtype in HALVES else x
+    return map_tensors(lambda t: t.float() if t.dtype in HALVES else t, x)
 
 
 # cell 6423de78 bc6ed4 · Numbers of sixteen bits

@@ -24,7 +24,7 @@ __all__ = [
     "generate_text",
 ]
 
-# cell 0922d374 69b9a0 · A language model, character by character
+# cell 0922d374 72259f · A language model, character by character
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -34,7 +34,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from exp.nb04 import Callback, CancelFit, Learner
+from exp.nb04 import Callback, CancelFit, Learner, map_tensors
 from exp.nb05 import CosineSchedule, combine_schedules, set_hyperparameter
 from exp.nb10 import CharacterVocab, draw_characters, evaluating
 
@@ -218,12 +218,10 @@ class RecurrentLM(nn.Module):
         return Reading(self.out(dropped), tuple(ends), h, dropped)
 
 
-# cell f5f62ed8 33123e · In chunks as at once
+# cell f5f62ed8 6b0f9b · In chunks as at once
 def detach(state: Any) -> Any:
     """Cut a state off from its history: the same numbers, no gradient through them."""
-    if isinstance(state, tuple | list):
-        return tuple(map(detach, state))
-    return state.detach() if isinstance(state, Tensor) else state
+    return map_tensors(Tensor.detach, state)
 
 
 # cell 7406bd65 fd20a4 · Training with a state
