@@ -63,6 +63,13 @@ class Stop(Callback):
             raise ZeroDivisionError("crash")
 
 
+def resumed(script, folder, *place):
+    """Let a training crash at this batch of this epoch; start it again, and give what it became."""
+    with pytest.raises(ZeroDivisionError):
+        script(folder, Stop(*place))
+    return script(folder)
+
+
 # ---------------------------------------------------------------- states and files
 
 leaves = (st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)
@@ -257,9 +264,7 @@ def test_resumes_with_torchs_loader(tmp_path):
         return learn
 
     whole = script("a")
-    with pytest.raises(ZeroDivisionError):
-        script("b", Stop(1, 2))
-    again = script("b")
+    again = resumed(script, "b", 1, 2)
     test_eq(again.model.state_dict(), whole.model.state_dict())
     test_eq(again.recorder.losses, whole.recorder.losses)
 
@@ -273,9 +278,8 @@ def test_resumes_in_the_middle_of_gathered_gradients(tmp_path):
 
     whole = script("a")
     for batch in (0, 1, 2):
-        with pytest.raises(ZeroDivisionError):
-            script(f"b{batch}", Stop(1, batch))
-        test_eq(script(f"b{batch}").model.state_dict(), whole.model.state_dict())
+        again = resumed(script, f"b{batch}", 1, batch)
+        test_eq(again.model.state_dict(), whole.model.state_dict())
 
 
 def test_a_retry_in_the_same_process_resumes(tmp_path):
@@ -329,9 +333,7 @@ def test_a_look_before_the_first_batch_of_a_resumed_fit(tmp_path):
 
     whole = learner()
     whole.fit(2)
-    with pytest.raises(ZeroDivisionError):
-        script("b", Stop(1, 4))
-    again = script("b")
+    again = resumed(script, "b", 1, 4)
     test_eq(again.model.state_dict(), whole.model.state_dict())
     assert again.recorder.losses == whole.recorder.losses
 
@@ -382,9 +384,7 @@ def test_the_loss_has_a_state_too(tmp_path):
         return learn
 
     whole = script("a")
-    with pytest.raises(ZeroDivisionError):
-        script("b", Stop(1, 3))
-    again = script("b")
+    again = resumed(script, "b", 1, 3)
     test_eq(again.recorder.losses, whole.recorder.losses)
     assert again.loss_func.calls == whole.loss_func.calls
 
