@@ -29,14 +29,14 @@ from torch import Tensor
 _NOTHING = torch.empty(0, dtype=torch.float64)
 
 
-# cell 0bf63d87 758068 · What a mean costs
+# cell 0bf63d87 9ebab2 · What a mean costs
 class Column:
     """A column of numbers that come one at a time, and are read when somebody asks."""
 
     def __init__(self) -> None:
         self._loose: list[Tensor | float] = []  # the last ones
         self._pieces: list[Tensor] = []  # before them, a hundred each, on their device
-        self._known, self.device = _NOTHING, _NOTHING.device  # and all that has been read
+        self._known = _NOTHING  # and all that has been read
 
     def append(self, number: Tensor | float) -> None:
         """Take in a number, or a tensor of one; this waits for nothing."""
@@ -63,7 +63,7 @@ class Column:
         else:
             piece = torch.tensor(self._loose, dtype=wide)
         self._pieces.append(piece)
-        self._loose, self.device = [], piece.device
+        self._loose = []
 
     def load(self, numbers: Tensor) -> None:
         """Hold these numbers, and no others."""
@@ -120,12 +120,11 @@ class DeferredMeans:
             column.load(state["columns"][name])
 
 
-# cell 52998510 dc50af · What a mean costs
+# cell 52998510 431020 · What a mean costs
 def pool_sums(means: DeferredMeans, change: Callable[[Tensor], Tensor]) -> None:
     """Let `change` make other sums of these means' sums, such as those over several processes."""
     if len(means.items.read()):
-        device = next(iter(means.columns.values())).device
-        items, *sums = change(means.sums().to(device)).cpu()
+        items, *sums = change(means.sums()).cpu()
         means.items.load(items[None])  # from now on like one batch of all the items
         for column, value in zip(means.columns.values(), sums, strict=True):
             column.load(value[None] / items)

@@ -81,13 +81,14 @@ def _pack(x: Any, place: str, tensors: dict[str, Tensor], names: dict[Any, str])
                     "function save its name, of an object what it is built from")
 
 
-# cell 3f3debd4 5c9618 · A file that cannot bite
+# cell 3f3debd4 04bb42 · A file that cannot bite
 def _name_tensor(x: Tensor, place: str, tensors: dict[str, Tensor], names: dict[Any, str]) -> str:
     """Enter a tensor under the place where it was met; one that was met before keeps its name."""
     if x.layout != torch.strided or x.is_complex() or x.is_quantized:
         raise TypeError(f"cannot save {place[1:]}: a tensor with {x.layout} and {x.dtype}; make it "
                         "dense and real (to_dense, view_as_real)")
-    memory = (x.data_ptr(), x.dtype, x.shape, x.stride(), x.device) if x.numel() else id(x)
+    where = x.data_ptr()  # 0 of an empty tensor, or one that stands for others: it shares nothing
+    memory = (where, x.dtype, x.shape, x.stride(), x.device) if where else object()
     if memory not in names:
         name = place[1:] or "tensor"
         while name in tensors:  # {"a.b": …} and {"a": {"b": …}} are two places with one name

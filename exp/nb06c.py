@@ -134,7 +134,7 @@ class ShareSampler(Sampler):
         return torch.cat([batch[self.rank::self.world_size] for batch in batches])
 
 
-# cell 0a004626 01f62f · Many processes, one model
+# cell 0a004626 7bce1d · Many processes, one model
 def process_rank() -> tuple[int, int]:
     """Give the rank of this process and the number of processes; (0, 1) if it is alone."""
     if not torch.distributed.is_available() or not torch.distributed.is_initialized():
@@ -143,8 +143,9 @@ def process_rank() -> tuple[int, int]:
 
 
 def _all_sum(tensor: Tensor) -> Tensor:
-    """Give every process the sum over all processes."""
+    """Give every process the sum over all processes, on the device where they exchange it."""
     if process_rank()[1] > 1:
+        tensor = tensor.to(process_device())  # NCCL takes nothing that lies on the CPU
         torch.distributed.all_reduce(tensor)
     return tensor
 

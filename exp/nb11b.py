@@ -298,7 +298,7 @@ class TimeBudget(Callback):
                 raise CancelFit
 
 
-# cell b0180ab0 ca633a · Training with a state
+# cell b0180ab0 ebcc72 · Training with a state
 @torch.no_grad()
 def text_bits(model: nn.Module, batches: TextBatches) -> float:
     """Average the bits per character over a text that is read in order, with the state handed on.
@@ -306,8 +306,10 @@ def text_bits(model: nn.Module, batches: TextBatches) -> float:
     Every part of the model keeps the mode it was in.
     """
     state, total, n = None, 0.0, 0
+    device = next((w.device for w in model.state_dict().values()), None)
     with evaluating(model):
         for x, y in batches:
+            x, y = x.to(device), y.to(device)
             logits, state, *_ = model(x, state)
             total += F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="sum").item()
             n += y.numel()

@@ -130,13 +130,6 @@ class TestCuda:
             torch.cuda.set_sync_debug_mode("default")
         assert means.means() == {"loss": 1.0}
 
-    def test_sums_are_shared_where_the_numbers_are(self):
-        means, devices = DeferredMeans(["loss"]), []
-        means.add(3, [torch.ones((), device="cuda")])
-        pool_sums(means, lambda sums: devices.append(sums.device.type) or 2 * sums)
-        assert devices == ["cuda"] and means.means() == {"loss": 1.0}
-        assert means.items.read().tolist() == [6]
-
     def test_random_numbers_of_the_gpu(self):
         torch.rand(1, device="cuda")
         state = random_state()

@@ -122,6 +122,9 @@ def test_numpy_arrays_come_back_as_arrays():
     back = unpack(*pack({"a": numpy.arange(3, dtype="uint32")}))["a"]
     assert isinstance(back, numpy.ndarray) and back.dtype == numpy.uint32
     assert back.tolist() == [0, 1, 2]
+    kinds = ["int8", "float32", "int64", "float64"]  # empty ones have no address to be told by
+    back = unpack(*pack([numpy.empty(0, kind) for kind in kinds]))
+    assert [array.dtype.name for array in back] == kinds
 
 
 @pytest.mark.parametrize(

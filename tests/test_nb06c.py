@@ -22,6 +22,7 @@ from exp.nb06c import (
     DistributedCallback,
     MixedPrecision,
     ShareSampler,
+    _all_sum,
     _to_float32,
     process_device,
     process_group,
@@ -120,6 +121,15 @@ def test_refusals():
         MixedPrecision(torch.float64)
     with pytest.raises(ValueError, match="requires AverageGradients"):
         learner(DistributedCallback())
+
+
+def test_sums_travel_on_the_device_of_the_process(monkeypatch):
+    seen = []
+    monkeypatch.setattr("exp.nb06c.process_rank", lambda: (0, 2))
+    monkeypatch.setattr("exp.nb06c.process_device", lambda: torch.device("meta"))
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda x: seen.append(x.device.type))
+    _all_sum(torch.ones(2))
+    assert seen == ["meta"]
 
 
 def test_more_processes_than_gpus(monkeypatch):
