@@ -31,6 +31,7 @@ from exp.nb06c import (
 
 def main(out: Path, accumulate: int = 1, batch_norm: bool = False) -> None:
     torch.set_num_threads(1)
+    torch.backends.cudnn.allow_tf32 = False  # its 10 bits would hide a small difference
     generator = torch.Generator().manual_seed(0)
     x = torch.randn(85, 1, 8, 8, generator=generator)
     y = (x.mean((1, 2, 3)) > 0).long()
