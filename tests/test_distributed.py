@@ -23,8 +23,8 @@ def run(folder, *options, processes=1, device="cpu"):
     launcher = TORCHRUN if processes == 2 else []
     command = [sys.executable, *launcher, HERE / "distributed_train.py", folder, *options]
     keep = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
-    environment = {**keep, "OMP_NUM_THREADS": "1", "EXP_DEVICE": device,
-                   "PYTHONPATH": str(HERE.parent)}
+    path = os.pathsep.join([str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = {**keep, "OMP_NUM_THREADS": "1", "EXP_DEVICE": device, "PYTHONPATH": path}
     folder.mkdir()
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr[-3000:]
