@@ -12,7 +12,8 @@
     nb04    callbacks                Callbacks: a training loop that others can extend
     nb04a   watching                 Watching a training: curves, progress, a log
     nb04b   everyday_callbacks       Everyday callbacks: devices, gradients, stopping
-    nb04c   checkpoints              Checkpoints: a training that survives
+    nb04c   saving                   Saving: files that are whole and cannot bite
+    nb04d   checkpoints              Checkpoints: a training that survives
     nb05    anneal                   Annealing: a rate for every moment
     nb05b   lr_find                  The learning-rate finder
     nb05c   optimizers               Optimizers: a step made of parts
@@ -23,7 +24,7 @@
     nb11    rnn                      Recurrent networks: one cell, any length
     nb11b   language_model           A language model, character by character
 """
-# generated from the notebooks: do not edit · 14adb4
+# generated from the notebooks: do not edit · bf8290
 
 import importlib
 
@@ -40,7 +41,8 @@ _topics = {
     "callbacks": "nb04",
     "watching": "nb04a",
     "everyday_callbacks": "nb04b",
-    "checkpoints": "nb04c",
+    "saving": "nb04c",
+    "checkpoints": "nb04d",
     "anneal": "nb05",
     "lr_find": "nb05b",
     "optimizers": "nb05c",

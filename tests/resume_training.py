@@ -23,13 +23,14 @@ import torch.nn.functional as F
 from safetensors import torch as safetensors
 from torch import nn
 
-from exp import nb04c
+from exp import nb04d
 from exp.nb03b import DataLoader, DataLoaders, TensorDataset
 from exp.nb03d import random_state
 from exp.nb04 import EVENTS, Callback, Learner
 from exp.nb04a import CSVLogger
 from exp.nb04b import EarlyStopping, GradientAccumulation, GradientClip
-from exp.nb04c import Checkpoint, SaveBest, learner_state, pack
+from exp.nb04c import pack
+from exp.nb04d import Checkpoint, SaveBest, learner_state
 
 
 def die():
@@ -117,7 +118,7 @@ def train(job):
         callbacks=callbacks,
     )
     if job.get("careless"):
-        nb04c.set_random_state = lambda state, loaders: None
+        nb04d.set_random_state = lambda state, loaders: None
     if "replace" in job or "half" in job:
         die_at_write(job.get("replace") or job["half"], "half" in job)
     learn.fit(2)

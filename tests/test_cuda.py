@@ -12,7 +12,7 @@ from exp.nb00 import test_eq, test_near
 from exp.nb03b import DataLoaders
 from exp.nb04 import Learner
 from exp.nb04b import DeviceCallback
-from exp.nb04c import Checkpoint, load_learner, save_learner
+from exp.nb04d import Checkpoint, load_learner, save_learner
 from exp.nb05 import fit_one_cycle
 from exp.nb05b import lr_find
 from exp.nb10 import CharacterVocab

@@ -22,7 +22,7 @@ from torch import nn
 from exp import nb03, nb05, nb05b, nb05c
 from exp.nb03b import DataLoader, DataLoaders, TensorDataset
 from exp.nb04 import Callback, CancelFit, Learner
-from exp.nb04c import Checkpoint
+from exp.nb04d import Checkpoint
 from exp.nb05 import (
     CombinedSchedule,
     ConstantSchedule,

@@ -13,7 +13,8 @@ from torch import nn
 from exp.nb00 import test_eq, test_near
 from exp.nb03b import DataLoaders
 from exp.nb04 import Callback, Learner
-from exp.nb04c import Checkpoint, load_weights, pack, save_weights, unpack
+from exp.nb04c import load_weights, pack, save_weights, unpack
+from exp.nb04d import Checkpoint
 from exp.nb10 import CharacterVocab
 from exp.nb11 import sequence_loss
 from exp.nb11b import (
