@@ -15,15 +15,15 @@ PIP := $(PY) -m pip --disable-pip-version-check install -c constraints.txt --onl
 .NOTPARALLEL:
 
 help:
-	@echo "make book       execute the notebooks and write them as a book: build/book/index.html"
-	@echo "make test       lint, export check, rules, pytest, every notebook as a test (twice)"
-	@echo "make lab        open the notebooks in JupyterLab"
-	@echo "make export     write exp/ from the notebooks"
-	@echo "make test-cuda  pytest and the notebooks on a CUDA device"
-	@echo "make test-pretended  the same where there is none, on a device that is pretended"
-	@echo "make bench      the side-by-side measurements of benchmarks/"
-	@echo "make results    renew the README's tables and pictures from the notebooks and their last run"
-	@echo "make clean      remove what the commands above made, except .venv"
+	@echo "make book            execute the notebooks and write them as a book: build/book/index.html"
+	@echo "make test            lint, export check, rules, pytest, every notebook as a test (twice)"
+	@echo "make lab             open the notebooks in JupyterLab"
+	@echo "make export          write exp/ from the notebooks"
+	@echo "make test-cuda       pytest and the notebooks on a CUDA device"
+	@echo "make test-pretended  the same where there is none: on tensors that pretend to be on one"
+	@echo "make bench           the side-by-side measurements of benchmarks/"
+	@echo "make results         renew the README's tables and pictures from the notebooks and their last run"
+	@echo "make clean           remove what the commands above made, except .venv"
 
 # A stamp in .venv says that it holds what pyproject.toml and constraints.txt ask for.
 $(READY): pyproject.toml constraints.txt
