@@ -8,7 +8,7 @@ from torch import nn
 
 from exp.nb03b import DataLoaders, TensorDataset
 from exp.nb03c import accuracy
-from exp.nb04 import Learner
+from exp.nb04 import Callback, Learner
 
 
 def plain(hidden=8):
@@ -36,3 +36,15 @@ def learner(callbacks=(), n=40, batch_size=4, lr=0.1, batches=None, make_model=p
     model = make_model()
     options = {"metrics": [accuracy], "callbacks": callbacks, **options}
     return Learner(model, dls, F.cross_entropy, lr, **options)
+
+
+class Course(Callback):
+    """Replace the results by a prepared course."""
+
+    order = 50
+
+    def __init__(self, values):
+        self.values = values
+
+    def after_epoch(self, learn):
+        learn.results["valid_loss"] = self.values[learn.epoch]

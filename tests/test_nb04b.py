@@ -7,7 +7,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_learner import learner
+from small_learner import Course, learner
 from torch import nn
 
 from exp.nb00 import test_eq, test_near
@@ -224,18 +224,6 @@ def test_stop_on_nan_comes_before_the_step():
     assert learn.n_steps == 5 and all(p.isfinite().all() for p in learn.model.parameters())
 
 
-class Script(Callback):
-    """Replace the results by a prepared course."""
-
-    order = 50
-
-    def __init__(self, values):
-        self.values = values
-
-    def after_epoch(self, learn):
-        learn.results["valid_loss"] = self.values[learn.epoch]
-
-
 @pytest.mark.parametrize(
     ("values", "patience", "min_delta", "epochs"),
     [
@@ -247,7 +235,7 @@ class Script(Callback):
     ],
 )
 def test_early_stopping(values, patience, min_delta, epochs):
-    learn = learner([Script(values), EarlyStopping(patience=patience, min_delta=min_delta)])
+    learn = learner([Course(values), EarlyStopping(patience=patience, min_delta=min_delta)])
     learn.fit(len(values))
     assert len(learn.recorder.epochs) == epochs
     learn.fit(1)  # a new fit begins to count anew
@@ -256,6 +244,6 @@ def test_early_stopping(values, patience, min_delta, epochs):
 
 def test_early_stopping_on_a_metric():
     stopping = EarlyStopping("valid_loss", patience=1, mode="max")
-    learn = learner([Script([1, 2, 3, 2, 5]), stopping])
+    learn = learner([Course([1, 2, 3, 2, 5]), stopping])
     learn.fit(5)
     assert len(learn.recorder.epochs) == 4 and stopping.best == 3 and stopping.best_epoch == 3
