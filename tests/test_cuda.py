@@ -10,7 +10,7 @@ from torch import nn
 from exp import nb03, nb05c, nb06, nb06b, nb10, nb11, nb11b
 from exp.nb00 import test_eq, test_near
 from exp.nb03b import DataLoaders
-from exp.nb04 import Learner
+from exp.nb04 import Learner, map_tensors
 from exp.nb04b import DeviceCallback
 from exp.nb04d import Checkpoint, load_learner, save_learner
 from exp.nb05 import fit_one_cycle
@@ -31,29 +31,25 @@ def integers(n, *shape):
     return torch.randint(n, shape, generator=torch.Generator().manual_seed(3))
 
 
-def tensors(x):
-    """List the tensors in an answer, which may be nested."""
-    if isinstance(x, torch.Tensor):
-        return [x]
-    return [t for part in x or () for t in tensors(part)]
-
-
-def answers(function, inputs, parameters=()):
+def answers(function, inputs):
     """Give all outputs, then the gradients of their squares in inputs and parameters."""
-    inputs = [x.detach().requires_grad_() if x.is_floating_point() else x for x in inputs]
-    outputs = [x for x in tensors(function(*inputs)) if x.is_floating_point()]
-    sources = [x for x in [*inputs, *parameters] if x.requires_grad]
+    inputs, outputs = [x.detach().clone() for x in inputs], []
+    parameters = function.parameters() if isinstance(function, nn.Module) else ()
+    sources = [*(x.requires_grad_() for x in inputs if x.is_floating_point()), *parameters]
+    map_tensors(outputs.append, function(*inputs))
+    outputs = [x for x in outputs if x.is_floating_point()]
     gradients = torch.autograd.grad(sum(x.square().sum() for x in outputs), sources,
                                     allow_unused=True)
     return [*outputs, *(g for g in gradients if g is not None)]
 
 
-def same_on_both(function, inputs, parameters=(), on_gpu=None, gpu_parameters=()):
-    here = answers(function, inputs, parameters)
-    there = answers(on_gpu or function, [x.cuda() for x in inputs], gpu_parameters)
+def same_on_both(function, inputs):
+    on_gpu = copy.deepcopy(function).cuda() if isinstance(function, nn.Module) else function
+    here, there = answers(function, inputs), answers(on_gpu, [x.cuda() for x in inputs])
     assert {x.device.type for x in there} == {"cuda"} and len(here) == len(there) > 1
-    for a, b in zip(here, there, strict=True):
-        test_near(a, b.cpu(), tol=1e-7)
+    test_near([x.cpu() for x in there], here, tol=1e-7)
+    if isinstance(function, nn.Module):  # statistics of batches, too
+        test_near(on_gpu.cpu().state_dict(), function.state_dict(), tol=1e-7)
 
 
 IMAGES = draw(4, 3, 9, 8)
@@ -80,11 +76,7 @@ MODULES = {
 def test_modules(name):
     make, x = MODULES[name]
     torch.manual_seed(0)
-    module = make().double()
-    there = copy.deepcopy(module).cuda()
-    same_on_both(module, [x], list(module.parameters()), there, list(there.parameters()))
-    test_near({k: v.double() for k, v in there.cpu().state_dict().items()},
-              {k: v.double() for k, v in module.state_dict().items()}, tol=1e-7)  # statistics too
+    same_on_both(make().double(), [x])
 
 
 COUNTS = integers(4, 6, 5).double()

@@ -206,7 +206,7 @@ def dispatch(function, args, kwargs):
     there = [x for x in tensors if isinstance(x, GpuTensor)]
     here = [x for x in tensors if not isinstance(x, GpuTensor)]
     refuse_mixture(function, args, there, here)
-    count_wait(function, args, kwargs, there, here)
+    refuse_wait(function, args, kwargs, there)
     device = kwargs.get("device")
     result_there = bool(there) if device is None else torch.device(device).type == "cuda"
     if function is aten.copy_.default:
@@ -224,7 +224,9 @@ def dispatch(function, args, kwargs):
     def wrap(x):
         if not isinstance(x, torch.Tensor):
             return x
-        return shells.get(id(x)) if id(x) in shells else GpuTensor(x) if result_there else x
+        if id(x) in shells:  # changed in place: the tensor that it was
+            return shells[id(x)]
+        return GpuTensor(x) if result_there else x
 
     return tree_map(wrap, out)
 
@@ -252,7 +254,7 @@ def refuse_mixture(function, args, there, here):
                                f"two devices, cuda:0 and cpu! ({name})")
 
 
-def count_wait(function, args, kwargs, there, here):
+def refuse_wait(function, args, kwargs, there):
     """Fail where Python would wait for the device, if `set_sync_debug_mode` says so."""
     crosses = function in COPIES and "device" in kwargs or function is aten.copy_.default
     crosses = crosses and bool(there) != (torch.device(kwargs.get("device") or CPU).type == "cuda")
@@ -291,7 +293,8 @@ def seed(number):
 
 
 def torch_cuda():
-    """What torch.cuda answers, by the name of the function."""
+    """What torch.cuda answers, by the name of the function: to torch.compile each must be its own.
+    """
     about = SimpleNamespace(name="a pretended GPU", total_memory=2**33, major=8, minor=0,
                             multi_processor_count=1)
 
