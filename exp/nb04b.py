@@ -10,6 +10,7 @@ from __future__ import annotations
 __all__ = [
     "default_device",
     "to_device",
+    "model_device",
     "DeviceCallback",
     "clip_gradients",
     "trained_parameters",
@@ -55,6 +56,13 @@ def to_device(x: Any, device: torch.device | str) -> Any:
     """Move a tensor, or all tensors in lists, tuples and dicts; leave the rest as it is."""
     to_gpu = torch.device(device).type == "cuda"  # the other way, nobody may read too early
     return map_tensors(lambda t: t.to(device, non_blocking=to_gpu), x)
+
+
+# cell 0a7369b9 88ee25 · Devices
+def model_device(model: Any) -> torch.device:
+    """Tell where the tensors of a model are; the CPU for one that has none, such as a function."""
+    tensors = getattr(model, "state_dict", dict)().values()
+    return next((t.device for t in tensors), torch.device("cpu"))
 
 
 # cell 019cedcc 44a849 · Devices

@@ -17,7 +17,7 @@ __all__ = [
     "SaveBest",
 ]
 
-# cell a09b0626 ec9abb · Imports
+# cell a09b0626 4d78bc · Imports
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
@@ -30,7 +30,7 @@ from torch import nn
 from exp.nb03d import random_state, set_random_state
 from exp.nb04 import Callback, Learner, MetricsCallback, loader_length
 from exp.nb04a import is_first_process
-from exp.nb04b import Monitor, check_counts, to_device
+from exp.nb04b import Monitor, check_counts, model_device, to_device
 from exp.nb04c import check_weights_fit, load_weights, read_state, save_weights, write_state
 
 
@@ -64,7 +64,7 @@ def _keepers(learn: Learner) -> list[Callback]:
     return [c for c in learn.callbacks if type(c).state_dict is not Callback.state_dict]
 
 
-# cell 88316faa fb830a · The whole training
+# cell 88316faa 169ee9 · The whole training
 def restore_learner(learn: Learner, state: Mapping[str, Any], path: str | Path = "the state",
                     random: bool = True) -> None:
     """Put a learner into a state that `learner_state` gathered; without `random`, not the random
@@ -85,9 +85,9 @@ def restore_learner(learn: Learner, state: Mapping[str, Any], path: str | Path =
     for name, p in learn.model.named_parameters():
         gradient = state["gradients"].get(name)
         p.grad = None if gradient is None else gradient.to(p.device, copy=True)
-    device = next((p.device for p in learn.model.parameters()), "cpu")
-    for callback, kept in zip(_keepers(learn), state["callbacks"], strict=True):
-        callback.load_state_dict(to_device(kept, device))
+    kept = to_device(state["callbacks"], model_device(learn.model))
+    for callback, own in zip(_keepers(learn), kept, strict=True):
+        callback.load_state_dict(own)
     learn.n_steps = state["n_steps"]
     if random:
         set_random_state(state["random"], learn.loaders)

@@ -206,7 +206,7 @@ def shared_loaders(train: Any, valid: Any, batch_size: int = 64, seed: int = 42,
                        DataLoader(valid, 2 * local, sampler=checked, **options))
 
 
-# cell d3fbfc1f 5b06ec · Many processes, one model
+# cell d3fbfc1f 551e2f · Many processes, one model
 class AverageGradients(Callback):
     """Average the gradients of all processes, each weighted by its items, before the step.
 
@@ -231,7 +231,8 @@ class AverageGradients(Callback):
         grads = [p.grad for p in trained_parameters(learn) if p.grad is not None]
         wide = torch.promote_types(grads[0].dtype, torch.float32)  # 16 bits cannot count items
         items = torch.full((1,), self._items, dtype=wide, device=grads[0].device)
-        whole = _all_sum(torch.cat([*(g.flatten().to(wide) * items for g in grads), items]))
+        whole = torch.cat([*(g.flatten().to(wide) * items for g in grads), items])
+        torch.distributed.all_reduce(whole)
         parts = (whole[:-1] / whole[-1]).split([g.numel() for g in grads])
         for g, part in zip(grads, parts, strict=True):
             g.copy_(part.view_as(g))

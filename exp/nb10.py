@@ -26,7 +26,7 @@ __all__ = [
     "run_sweep",
 ]
 
-# cell 45d081c2 eb8b71 · Imports
+# cell 45d081c2 ba8256 · Imports
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -42,6 +42,7 @@ from torch import Tensor, nn
 
 from exp.nb03b import DataLoaders
 from exp.nb03c import modes_kept
+from exp.nb04b import model_device
 
 
 # cell 05918266 1674c2 · Data
@@ -223,7 +224,7 @@ def evaluating(model: Any) -> Iterator[None]:
         yield
 
 
-# cell fd5012da d9093d · Making more
+# cell fd5012da d18de3 · Making more
 @torch.no_grad()
 def generate_names(model: Callable[[Tensor], Tensor], vocab: CharacterVocab, context_length: int,
                    n: int = 10, prompt: str = "", temperature: float = 1.0, max_length: int = 50,
@@ -239,9 +240,8 @@ def generate_names(model: Callable[[Tensor], Tensor], vocab: CharacterVocab, con
     begun = vocab.encode(prompt, unknown)
     if vocab.end is None or 0 in begun:
         raise ValueError(f"the prompt {prompt!r} must not hold the end of names, {vocab.end!r}")
-    device = next((w.device for w in getattr(model, "state_dict", dict)().values()), None)
     texts = torch.tensor([0] * context_length + begun).repeat(n, 1)
-    going = torch.ones(n, dtype=torch.bool)
+    going, device = torch.ones(n, dtype=torch.bool), model_device(model)
     with evaluating(model):
         while going.any() and texts.shape[1] < context_length + max_length:
             logits = model(texts[going][:, -context_length:].to(device)).cpu()

@@ -24,7 +24,7 @@ __all__ = [
     "generate_text",
 ]
 
-# cell 0922d374 72259f · A language model, character by character
+# cell 0922d374 cf79ed · A language model, character by character
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -35,6 +35,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from exp.nb04 import Callback, CancelFit, Learner, map_tensors
+from exp.nb04b import model_device, to_device
 from exp.nb05 import CosineSchedule, combine_schedules, set_hyperparameter
 from exp.nb10 import CharacterVocab, draw_characters, evaluating
 
@@ -298,18 +299,17 @@ class TimeBudget(Callback):
                 raise CancelFit
 
 
-# cell b0180ab0 ebcc72 · Training with a state
+# cell b0180ab0 14a24a · Training with a state
 @torch.no_grad()
 def text_bits(model: nn.Module, batches: TextBatches) -> float:
     """Average the bits per character over a text that is read in order, with the state handed on.
 
     Every part of the model keeps the mode it was in.
     """
-    state, total, n = None, 0.0, 0
-    device = next((w.device for w in model.state_dict().values()), None)
+    state, total, n, device = None, 0.0, 0, model_device(model)
     with evaluating(model):
-        for x, y in batches:
-            x, y = x.to(device), y.to(device)
+        for batch in batches:
+            x, y = to_device(batch, device)
             logits, state, *_ = model(x, state)
             total += F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="sum").item()
             n += y.numel()
@@ -344,7 +344,7 @@ class ActivationPenalty(Callback):
                 learn.loss = learn.loss + self.beta * reading.raw.diff(dim=0).square().mean()
 
 
-# cell 989b53be 903167 · Writing
+# cell 989b53be 88d253 · Writing
 @torch.no_grad()
 def generate_text(model: nn.Module, vocab: CharacterVocab, prompt: str, n: int = 200,
                   temperature: float = 1.0, unknown: str | None = None,
@@ -359,9 +359,8 @@ def generate_text(model: nn.Module, vocab: CharacterVocab, prompt: str, n: int =
     if not prompt or n < 0 or not 0 <= temperature < math.inf:
         raise ValueError(f"a text needs a prompt of at least one character, n >= 0 and a finite "
                          f"temperature >= 0, got {prompt!r}, {n} and {temperature}")
-    device = next((w.device for w in model.state_dict().values()), None)
     read, state = torch.tensor(vocab.encode(prompt, unknown))[:, None], None  # (T, 1)
-    written = [read]
+    written, device = [read], model_device(model)
     with evaluating(model):
         for _ in range(n):
             logits, state, *_ = model(read.to(device), state)
