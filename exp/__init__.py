@@ -1,38 +1,602 @@
-"""Deep learning from the foundations: one module a notebook.
+"""Deep learning from the foundations: one module for each notebook.
 
-    nb00    exports                  How this works: a notebook becomes a module, and a test
-    nb00a   datasets                 Data that is simply there: one call, complete or absent
-    nb00b   samples                  Samples: data sets made on the spot, whose truth is known
-    nb01    matmul                   Matrix multiplication: from three loops to tiles
-    nb02    fully_connected          Fully connected networks: gradients by hand, then by a tape
-    nb03    minibatch_training       Minibatch training
-    nb03b   data_loaders             Data loaders
-    nb03c   generalisation           Training that generalises
-    nb03d   bookkeeping              Bookkeeping: means that wait, chance that comes back
-    nb04    callbacks                Callbacks: a training loop that others can extend
-    nb04a   watching                 Watching a training: curves, progress, a log
-    nb04b   everyday_callbacks       Everyday callbacks: devices, gradients, stopping
-    nb04c   saving                   Saving: files that are whole and cannot bite
-    nb04d   checkpoints              Checkpoints: a training that survives
-    nb05    anneal                   Annealing: a rate for every moment
-    nb05b   lr_find                  The learning-rate finder
-    nb05c   optimizers               Optimizers: a step made of parts
-    nb06    cuda_cnn_hooks_init      Convolutions, hooks and a good start
-    nb06b   resnet                   Normalisation and residual networks
-    nb06c   scale                    Scale: half precision and many processes
-    nb10    makemore                 Makemore: names, letter by letter
-    nb11    rnn                      Recurrent networks: one cell, any length
-    nb11b   language_model           A language model, character by character
+    from exp import Learner            # any name below
+    from exp.nb04 import Learner       # or from its module
+    from exp.callbacks import Learner  # or from its topic
+
+nb00 (exports): How this works: a notebook becomes a module, and a test
+    test              Fail unless `compare(a, b)` holds, and then show both.
+    first_difference  Walk through dicts, lists and tuples and say where `a` and `b` first differ;
+                      "" if nowhere.
+    test_eq           Fail unless `a` equals `b` item by item and in shape; nothing is stretched to
+                      fit.
+    near              Tell whether |a - b| <= tol (1 + |b|) for every element.
+    test_near         Fail unless `near(a, b, tol)`, and say where and by how much.
+    test_near_zero    Fail unless |a| <= tol for every element.
+    test_raises       Fail unless calling `function` raises `exception` with `contains` in its
+                      message.
+    Timing            How long a call takes, as measured several times.
+    timed             Time a call: `repeat` samples of `number` calls each, after `warmup` calls
+                      that do not count.
+    record_result     State a figure: print it, keep it in build/results.json, and fail if it misses
+                      its target.
+
+nb00a: Data that is simply there: one call, complete or absent
+    Download        A file on the network: an archive is unpacked into `into`, any other file is put
+                    there.
+    DataSource      A data set: what it is, where it comes from, what its folder holds, how to check
+                    it.
+    DATASETS        = {data.name: data for data in (*_DIGITS, *_TEXTS, *_TABLES, …
+    find_dataset    Look a data set up by its name.
+    DatasetTable    The registry as a table that shows itself: as HTML in a notebook, as text
+                    elsewhere.
+    datasets        List all data sets: what each is in either mode, what is known of it, who allows
+                    what.
+    data_mode       Tell which data the notebooks use: `EXP_DATA`, "sample" (the default) or "full".
+    cache_path      Say where data sets are kept: in `EXP_CACHE`, or else in the user's cache
+                    folder.
+    DataError       A data set could not be provided; the message says why, and what to do.
+    download_file   Download `url` into the file `path`, with a progress bar.
+    file_sha256     Hash a file; with `inside`, hash what a `.gz` holds, so that packing it anew
+                    changes nothing.
+    check_sha256    Compare a file's hash with the expected one; an empty `expected` is unknown and
+                    passes.
+    check_files     Compare the files of a folder with the hashes that the registry knows.
+    unpack_archive  Unpack a zip or tar into `folder`; if everything is in one folder, that one is
+                    dropped.
+    missing_files   List the names or patterns that nothing in the folder matches; empty if it is
+                    complete.
+    is_complete     Say whether the folder is there, and complete.
+    provide_folder  Return `folder`; if it is not there, let `fill` build it beside and rename it
+                    into place.
+    sample_version  Give the generators a short hash that changes with their code and with Python's
+                    version.
+    data_path       Return the folder that holds a data set in its original file format, making it
+                    if needed.
+    is_available    Tell whether `data_path(name)` would answer without a network.
+    describe        Print which mode the notebook runs in and what the data is: its first output.
+
+nb00b (samples): Samples: data sets made on the spot, whose truth is known
+    stored_gzip          Wrap bytes as a gzip file without compressing them: the same file on every
+                         machine.
+    idx_bytes            Write an array of bytes in the idx format: its type, its shape, its values.
+    enlarge_digits       Enlarge 8×8 images of 0..16 two and a half times, into 28×28 images of
+                         0..255 with a border.
+    make_mnist           Write scikit-learn's digits as the four files of MNIST: 1,545 for training,
+                         252 for testing.
+    names_chain          Count the votes for each next letter: context of three -> (letters, their
+                         votes).
+    draw_name            Draw one name, letter by letter, from the start until the end is drawn.
+    make_names           Write names drawn independently from the chain, one a line, as `names.txt`.
+    expected_visits      Solve v = s + Qᵀ v: how often a name passes through each context, on
+                         average.
+    conditional_entropy  Compute the least loss of a model that sees the last `seen` letters of each
+                         context.
+    NamesTruth           What is known of the chain that draws the names.
+    names_truth          Compute the chances of the chain, how often it visits each context, and the
+                         least losses.
+    make_nietzsche       Write the language reference that this Python carries as one long text,
+                         `nietzsche.txt`.
+    MovieLensTruth       What is known of the ratings; users and items in the order of their ids,
+                         counted from 0.
+    movielens_truth      Return the biases, factors and noise that the sample's ratings were drawn
+                         from.
+    make_movielens_100k  Write the ratings as `u.data` (tab) and the films as `u.item` (pipe,
+                         latin-1).
+
+nb01: Matrix multiplication: from three loops to tiles
+    IDX_DTYPES       = {8: torch.uint8, 9: torch.int8, 11: torch.int16, 12: …
+    read_idx         Read a file in the idx format: a magic number, the length of each dimension,
+                     the values.
+    load_mnist       Read the training files: the first five sixths are to train on, the rest to
+                     validate.
+    load_mnist_test  Read the test files, which are kept apart for a last look: images and labels.
+    show_images      Draw grey images in a grid, each below its title; `options` go to matplotlib's
+                     `imshow`.
+    matmul_shape     Give M, K and N of a product of two matrices, (M, K) times (K, N).
+    frobenius_norm   Take the square root of the sum of the squares of all elements.
+    matmul           Multiply two matrices: entry (i, j) is the sum over k of a[i, k] * b[k, j].
+
+nb02 (fully_connected): Fully connected networks: gradients by hand, then by a tape
+    normalize           Subtract a mean and divide by a standard deviation, both measured on the
+                        training set.
+    linear              Multiply by the transposed weights and add the bias.
+    fans                Count how many numbers enter and leave one unit of a layer with weights of
+                        this shape.
+    glorot_normal       Draw normal weights of variance 2 gain² / (n_in + n_out).
+    kaiming_normal      Draw normal weights of variance 2 / ((1 + a²) n), for layers before a leaky
+                        ReLU of slope a.
+    kaiming_uniform     Draw uniform weights with the same variance as those of `kaiming_normal`.
+    mse                 Average the squared differences of predictions and targets over all
+                        elements.
+    numerical_gradient  Move each element of x a step up and down and divide the function's change
+                        by the distance.
+    Rule                An operation that can be differentiated: its value, and one gradient formula
+                        per input.
+    ADD                 = Rule('add', lambda a, b: a + b, (lambda g, y, a, b: g, …
+    MULTIPLY            = Rule('multiply', lambda a, b: a * b, (lambda g, y, a, b: g …
+    DIVIDE              = Rule('divide', lambda a, b: a / b, (lambda g, y, a, b: g / …
+    POWER               = Rule('power', lambda a, exponent: a ** exponent, (lambda …
+    EXP                 = Rule('exp', lambda a: a.exp(), (lambda g, y, a: g * y,))
+    LOG                 = Rule('log', lambda a: a.log(), (lambda g, y, a: g / a,))
+    TANH                = Rule('tanh', lambda a: a.tanh(), (lambda g, y, a: g * (1 - …
+    RELU                = Rule('relu', lambda a: a.clamp(min=0), (lambda g, y, a: g …
+    MATMUL              = Rule('matmul', lambda a, b: a @ b, (_left_gradient, …
+    SUM                 = Rule('sum', lambda a, dim, keepdim: a.sum(dim, …
+    RESHAPE             = Rule('reshape', lambda a, shape: a.reshape(shape), (lambda …
+    TRANSPOSE           = Rule('transpose', lambda a, dim0, dim1: a.transpose(dim0, …
+    INDEX               = Rule('index', lambda a, index: a[index], (_index_gradient,))
+    sum_to_shape        Undo broadcasting: sum a gradient over the axes along which `shape` was
+                        repeated.
+    topological_order   List a node and all it was computed from, each after everything it depends
+                        on.
+    input_gradients     Pair each input of a node that is a node with its gradient, given the one at
+                        the output.
+    Node                A tensor that remembers the rule and the inputs it was computed with.
+    Operators           What lets a node be written into a formula: each operator applies a rule.
+    Value               A tensor whose arithmetic is recorded, so that `backward` can differentiate
+                        all of it.
+    HasParameters       An object that finds its parameters, leaf Values, among its attributes and
+                        its parts'.
+    Module              A model or a part of one: parameters, parts, and a `forward` that a call
+                        runs.
+    Linear              Multiply by the transposed weights and add the bias.
+    ReLU                Replace what is negative by 0.
+    MSELoss             Average the squared differences over all elements; shapes must be equal, see
+                        `mse`.
+
+nb03 (minibatch_training): Minibatch training
+    logsumexp      Take the largest number out, sum the exponentials of what remains, take the
+                   logarithm.
+    log_softmax    Subtract from each logit the log-sum-exp of all: the logarithm of its
+                   probability.
+    nll_loss       Pick the log-probability of each right class and turn its sign.
+    cross_entropy  Turn logits into log-probabilities and take the negative log likelihood of the
+                   right class.
+    Parameter      A tensor that training changes, told apart from all others by its class.
+    Container      Write down each parameter and each part on assignment; name, save and load all of
+                   them.
+    Sequential     Apply layers (or functions) one after the other: each gets what the one before
+                   returns.
+    Optimizer      Visit every parameter that has a gradient and change it by the settings of its
+                   group.
+    SGD            Step against the gradient, or against a velocity that gathers the gradients.
+
+nb03b (data_loaders): Data loaders
+    Dataset            Answer two questions: how many samples there are, and what sample number
+                       `index` is.
+    TensorDataset      Hold tensors whose first axis counts the samples; a sample is the tuple of
+                       their rows.
+    Sampler            An order of reading: `indices` gives it as one tensor, `blocks` in parts,
+                       iterating singly.
+    SequentialSampler  Read in the order in which the samples lie.
+    RandomSampler      Read every sample once, in an order drawn anew each time.
+    BatchSampler       Cut an order into lists of `batch_size`; the last one may be shorter, or is
+                       dropped.
+    collate            Stack samples along a new first axis, part by part for tuples, lists and
+                       dicts.
+    tensor_batches     Take the rows of many batches at once, in the sampler's order, and hand out
+                       slices.
+    fetch_batch        Make one batch: read the samples and collate them, or take rows where all is
+                       in tensors.
+    worker_batches     Let workers make batches in turn, some ahead, and yield them in the sampler's
+                       order.
+    DataLoader         Serve a data set in batches: in order or shuffled, with or without worker
+                       processes.
+    DataLoaders        The two loaders of a training: `train` to learn from, `valid` to check on.
+
+nb03c (generalisation): Training that generalises
+    RunningMean  A mean over batches in which each sample counts once, however large its batch.
+    accuracy     Count how often the largest logit is that of the right class.
+    modes_kept   Put each part of a model back into the mode it was in before the block, whatever
+                 ends it.
+    Scores       Mean loss and metric over `n` samples.
+    evaluate     Average loss and metric over all samples of the batches, with the model in eval
+                 mode.
+    Epoch        What one epoch of `fit` came to; losses in nats for cross-entropy, time in seconds.
+    History      The epochs of a training, as a table.
+    fit          For each epoch: step on every training batch, then evaluate on the validation
+                 batches.
+
+nb03d (bookkeeping): Bookkeeping: means that wait, chance that comes back
+    Column            A column of numbers that come one at a time, and are read when somebody asks.
+    DeferredMeans     Means over all items, of numbers that each batch gives as its own mean.
+    pool_sums         Let `change` make other sums of these means' sums, such as those over several
+                      processes.
+    random_state      Copy the state of all random numbers: Python's, NumPy's, torch's, CUDA's, the
+                      loaders'.
+    set_random_state  Put all random numbers back to where `random_state` saw them.
+
+nb04 (callbacks): Callbacks: a training loop that others can extend
+    EVENTS           = ('before_fit', 'before_epoch', 'before_batch', …
+    Cancel           Skip what is left of a part of the training, its `after_…` included; callbacks
+                     raise it.
+    CancelStep       Skip what is left of the step: backward, the optimizer, forgetting the
+                     gradients.
+    CancelBatch      Skip what is left of the batch: it counts in no metric.
+    CancelEpoch      Skip what is left of the epoch: its validation, its results.
+    CancelFit        End the training; only `cleanup_fit` still happens.
+    ACTIONS          = {'do_predict': _predict, 'do_loss': _loss, 'do_backward': …
+    Callback         Something that acts at certain moments of a training: one method for each
+                     event, by its name.
+    arrange          Sort callbacks by their order; those of the same order stay as they were given.
+    FORWARD          = ('before_batch', 'do_predict', 'after_pred', 'do_loss')
+    STEP             = ('after_loss', 'do_backward', 'after_backward', 'do_step', …
+    loader_length    Count the batches of a loader; None if it does not know, as over a stream of
+                     data.
+    name_metrics     Give each metric the name of its function, unless they come in a dict with
+                     names already.
+    MetricsCallback  Average loss and metrics over the items of each epoch, into `learn.results` at
+                     its end.
+    map_tensors      Apply a function to a tensor, or to all tensors in lists, tuples and dicts;
+                     keep the rest.
+    Recorder         Write down the loss and rates of each training batch and the results of each
+                     epoch.
+    Learner          A model, its data, a loss and an optimizer, and the callbacks that take part in
+                     the training.
+
+nb04a (watching): Watching a training: curves, progress, a log
+    thin               Average a long curve in equal pieces, so that about `n` points are left to
+                       draw.
+    plot_losses        Draw the loss of each training batch, its running mean, and the loss of each
+                       validation.
+    plot_metrics       Draw metrics after each epoch, training dashed; without names, all of them
+                       but the loss.
+    plot_rates         Draw the learning rate of each parameter group, and the momentum, at each
+                       training batch.
+    where_output_goes  Tell whether output is shown in a "notebook", on a "terminal", or written as
+                       "lines".
+    format_table       Write the results of several epochs as a table, "" for none.
+    format_line        Write the results of one epoch as a line that needs no heading.
+    Display            Shows nothing: what the other displays have in common, and all of it in a
+                       second process.
+    LinesDisplay       Writes one line an epoch and nothing else, as for a log file.
+    TerminalDisplay    Writes one line an epoch, and below them a bar that overwrites itself.
+    NotebookDisplay    Shows a table with the bar below, and a picture, and replaces both by what is
+                       new.
+    Pace               Says when it is time again: after so many seconds, and when it does not cost
+                       too much.
+    is_first_process   Tell whether this process may write: of several that train together, only the
+                       first may.
+    DISPLAYS           = {'notebook': NotebookDisplay, 'terminal': TerminalDisplay, …
+    ProgressCallback   Show how the training goes: a bar with the loss so far, the results of each
+                       epoch, a plot.
+    CSVLogger          Write the results of each epoch as a row of a CSV file, at once.
+
+nb04b (everyday_callbacks): Everyday callbacks: devices, gradients, stopping
+    default_device        Give the device to train on: EXP_DEVICE if that is set, else a GPU if
+                          there is one.
+    to_device             Move a tensor, or all tensors in lists, tuples and dicts; leave the rest
+                          as it is.
+    model_device          Tell where the tensors of a model are; the CPU for one that has none, such
+                          as a function.
+    DeviceCallback        Move the model before the fit, and each batch before it is used, to a
+                          device.
+    clip_gradients        Scale all gradients together such that the norm of all of them is at most
+                          `max_norm`.
+    trained_parameters    List the parameters that the optimizer steps, of all its groups.
+    GradientClip          Limit the norm of all gradients together, and keep the last norm before
+                          that, in `norm`.
+    check_counts          Refuse what is no whole number of at least 1.
+    GradientAccumulation  Step once in `n_batches` batches, with the mean gradient of all their
+                          items.
+    StopOnNaN             End the fit with a warning, and before the step, when the loss is no
+                          longer a finite number.
+    Monitor               Watch one result of each epoch; the base of callbacks that act on the best
+                          one.
+    EarlyStopping         End the fit when the monitored result has not been better for `patience`
+                          epochs.
+
+nb04c (saving): Saving: files that are whole and cannot bite
+    pack               Part a nested state into its tensors, by name, and a JSON text that says
+                       where each belongs.
+    unpack             Put together what `pack` took apart.
+    FORMAT             = 'ground-up state 1'
+    write_state        Write a nested state into one file, completely or not at all.
+    read_state         Read what `write_state` wrote; all tensors are on the CPU.
+    save_weights       Write the parameters and buffers of a model into a file.
+    check_weights_fit  Refuse weights whose names, shapes or types are not those of a model; `path`
+                       says whose.
+    load_weights       Copy parameters and buffers from a file of this module into a model, on its
+                       device.
+    export_model       Write what predicting needs: the weights, how to build the model, and `extra`
+                       (say, the means to normalise with, or the names of the classes).
+    load_exported      Rebuild an exported model on a device, ready to predict; and give `extra`.
+
+nb04d (checkpoints): Checkpoints: a training that survives
+    learner_state     Gather all that the next step of a training depends on.
+    restore_learner   Put a learner into a state that `learner_state` gathered; without `random`,
+                      not the random numbers.
+    save_learner      Write model, optimizer, callbacks' states and random numbers into a file.
+    load_learner      Read model, optimizer and callbacks' states from a file, to go on with a *new*
+                      fit.
+    checkpoint_files  List the checkpoints in a folder of the fit with this number, the oldest
+                      first.
+    Checkpoint        Write the training into a folder after each epoch and every so many batches;
+                      when the same script runs again, go on from the last file, to the same bits.
+    SaveBest          Write the weights into a file when the monitored result is better than ever
+                      before.
+
+nb05 (anneal): Annealing: a rate for every moment
+    ROUNDING             = 1e-09
+    Schedule             A value for each position in the training: 0 is the first step, 1 the last.
+    ConstantSchedule     Stay at `value`.
+    LinearSchedule       Go from `start` to `end` in a straight line.
+    CosineSchedule       Go from `start` to `end` along half a wave: slow, fast, slow.
+    ExponentialSchedule  Go from `start` to `end` by the same factor in every step.
+    PolynomialSchedule   Go from `start` to `end` as a power of what is left of the way.
+    CombinedSchedule     Schedules one after another, each for its share of the training.
+    combine_schedules    Put schedules one after another, each for its share of the training.
+    restarts_schedule    Anneal by a cosine again and again, each time `multiplier` times as long as
+                         before.
+    one_cycle            Give schedules for "lr", up and then down, and for "momentum", down and
+                         then up.
+    set_hyperparameter   Change a setting of one parameter group; "momentum" is Adam's first beta,
+                         too.
+    get_hyperparameter   Read a setting of one parameter group, under the names that
+                         `set_hyperparameter` takes.
+    training_position    Tell where in a fit its present training batch stands: 0 for the first, 1
+                         for the last.
+    ScheduleCallback     Set one setting of the optimizer before each training batch, as a schedule
+                         says.
+    fit_one_cycle        Train with one cycle of the learning rate and the momentum.
+
+nb05b: The learning-rate finder
+    smooth           Average each value with its neighbours, nearer ones counting more, so that
+                     nothing lags.
+    RateSweep        The loss that each learning rate led to.
+    plot_sweep       Draw the loss over the rate, with the two suggestions.
+    module_as_found  Put a module's parameters, gradients, buffers and modes back, whatever ends the
+                     block.
+    as_found         Put a Learner back as it was: model, optimizer, callbacks, random numbers,
+                     attributes.
+    lr_find          Try rates from `start_lr` to `end_lr`, each a factor above the last, until the
+                     loss explodes.
+    bowl_limit       Find the largest stable rate of a bowl, 2 / λ_max, from how fast the loss
+                     explodes.
+
+nb05c (optimizers): Optimizers: a step made of parts
+    Part                    = Callable[[Tensor, Tensor, dict[str, Any], dict[str, Any]], …
+    ComposedOptimizer       Turn each gradient into a step by a chain of parts, then go `lr` times
+                            that step.
+    l2_weight_decay         Add the parameter, times `weight_decay`, to the step.
+    momentum                Keep a velocity: slow the old one down by `momentum`, add the step, and
+                            go by the result.
+    decoupled_weight_decay  Shrink the parameter by the share `lr` times `weight_decay`; leave the
+                            step as it is.
+    moving_average          Keep under `name` an average, from 0 on: a share `beta` of the old, the
+                            rest of the new.
+    count_step              Count how often this parameter has been stepped; leave the step as it
+                            is.
+    divide_by_recent_size   Divide by the root of a moving average of the squares, which keeps a
+                            share `alpha`.
+    RMSprop                 Divide each gradient by its recent size, so that every parameter moves
+                            at a similar speed.
+    average_square          Average the squares of the step, keeping `betas[1]`; leave the step as
+                            it is.
+    average_gradient        Replace the step by its moving average, which keeps `betas[0]`, without
+                            the bias to 0.
+    divide_by_root          Divide by the root of the averaged squares, without their bias to 0,
+                            plus `eps`.
+    Adam                    Go by the mean of the recent gradients, divided by the root of their
+                            mean square.
+    AdamW                   Adam whose weight decay shrinks the parameters directly.
+    scale_to_parameter      Make the step as long as the parameter; where one of the two is 0, leave
+                            it as it is.
+    LAMB                    Adam whose step, decay included, has the length of the parameter it
+                            changes, times `lr`.
+
+nb06 (cuda_cnn_hooks_init): Convolutions, hooks and a good start
+    show_batch                  Draw the first images of a training batch with their targets; random
+                                numbers stay in place.
+    conv_output_size            Count the places of a window along one axis.
+    windows                     View every window of padded images; the border holds `fill`.
+    conv2d                      Make each window a row and each kernel a column, and multiply the
+                                two matrices.
+    Conv2d                      Lay `out_channels` kernels, which are learned, on every window of
+                                the images.
+    max_pool2d                  Take the largest number of each window; without `stride`, windows
+                                lie side by side.
+    avg_pool2d                  Average each window, zeros of the border included.
+    pooling_matrix              Write the averages of n pixels in m cells, which cover all and may
+                                overlap, as a matrix.
+    adaptive_avg_pool2d         Average images of any size down, or up, to cells of a fixed number.
+    ForwardHooks                Call `function(name, module, output)` after each forward pass of the
+                                modules, in a `with`.
+    modules_of_kind             Find the modules of some classes, by name, in the order in which
+                                they were added.
+    describe_outputs            Give mean, standard deviation and share of dead units of a layer's
+                                outputs.
+    ActivationStats             Record mean, spread, dead units and a histogram of modules' outputs,
+                                batch by batch.
+    ActivationStatsCallback     Watch a fit with `ActivationStats`, which is in `stats` afterwards;
+                                no hook is left.
+    plot_activation_stats       Draw mean, standard deviation and share of dead units over the
+                                batches, a line a layer.
+    plot_activation_histograms  Draw each layer's histogram over the batches as a picture, colour
+                                for the log of a count.
+    lsuv                        Scale each layer's weights, from first to last, until its outputs on
+                                a batch have variance 1.
+
+nb06b (resnet): Normalisation and residual networks
+    normalize_over  Subtract the mean over some axes and divide by the standard deviation, of which
+                    eps is part.
+    BatchNorm       Normalise each channel over batch and places; in evaluation, by the running
+                    statistics.
+    LayerNorm       Normalise each item over its last axes, those of `normalized_shape`.
+    GroupNorm       Normalise each item over the places of a group of channels.
+    conv            Put a convolution, a norm and an activation in a row; a bias only if there is no
+                    norm.
+    BasicBlock      Add two convolutions of 3 × 3 to what goes past them.
+    Bottleneck      Squeeze the channels, convolve, expand to four times the width, and add what
+                    went past.
+    ResNet          Run a stem, stages of residual blocks, an average over all places, and a linear
+                    layer.
+    resnet18        Build the network of 18 layers of He and others 2015, table 1.
+    resnet34        Build the network of 34 layers of He and others 2015, table 1.
+    resnet50        Build the network of 50 layers of He and others 2015, table 1.
+    LayerSummary    One layer: its name and class, the shape of its output, parameters, FLOP of the
+                    pass.
+    Summary         A model's layers in the order in which they ran; prints itself as a table.
+    layer_flops     Count a layer's FLOP: 2 K for each output of a convolution, 2 n_in of a linear
+                    layer.
+    summary         Send inputs through a model, and tell each layer's output, parameters and FLOP.
+
+nb06c (scale): Scale: half precision and many processes
+    HALVES               = (torch.bfloat16, torch.float16)
+    MixedPrecision       Run the forward pass in 16 bits; weights, loss, gradients and steps stay in
+                         32.
+    ChannelsLast         Let images and kernels lie pixel by pixel in memory during a fit; after it,
+                         contiguous.
+    ShareSampler         Keep one process's share of each global batch of an order.
+    process_rank         Give the rank of this process and the number of processes; (0, 1) if it is
+                         alone.
+    process_device       Give the device of this process: as `default_device`, but a GPU for each
+                         process.
+    process_group        Join the processes that torchrun has started, and leave them at the end.
+    shared_loaders       Build loaders that give this process its share; batch_size is that of all
+                         together.
+    AverageGradients     Average the gradients of all processes, each weighted by its items, before
+                         the step.
+    DistributedCallback  Train one model on several processes: equal copies, and metrics over all
+                         items.
+
+nb10 (makemore): Makemore: names, letter by letter
+    read_names       Read `names.txt`: one name a line, in the order of the file.
+    CharacterVocab   Number the characters of texts in sorted order, behind `end`, which is 0 if
+                     there is one.
+    NameSplit        The names of the training set, the dev set and the test set.
+    split_lines      Shuffle the lines once and cut them at 80 and 90 %; a repeated name may be on
+                     both sides.
+    split_by_name    Shuffle the different names, cut at 80 and 90 % of them; the lines of one stay
+                     together.
+    make_contexts    Give each character of each name, the end included, with the characters before
+                     it.
+    count_targets    Gather equal contexts, and count for each how often each target followed.
+    count_loss       Average the cross-entropy over all examples that were counted.
+    draw_characters  Draw one class from each row of logits; at temperature 0 the likeliest.
+    evaluating       Put a model into evaluation mode, and at the end each of its parts back as it
+                     was.
+    generate_names   Draw names that begin with `prompt`, until each has ended or has `max_length`
+                     characters.
+    ContextMLP       Embed the characters of a context, put them side by side, and send them through
+                     one layer.
+    counted_loaders  Make an epoch of `steps` steps, each through all distinct contexts of the
+                     training set.
+    DeepContextMLP   Embed the characters of a context, then layers of: linear, batch norm, ReLU,
+                     dropout.
+    sweep_storage    Open the database of sweeps: by default a SQLite file, `build/sweeps.db`.
+    run_sweep        Try settings until `n_trials` are finished in the sweep of this name; return
+                     the study.
+
+nb11 (rnn): Recurrent networks: one cell, any length
+    load_nietzsche  Read the data set `nietzsche` as one text.
+    sequence_loss   Average the cross-entropy over all time steps of all sequences.
+    Recurrent       Layers that read a sequence step by step; a subclass says in `step` what a step
+                    does.
+    RNN             h' = f(x W_x + h W_h), with f tanh or relu.
+    GRU             h' = (1 - z) n + z h: the update gate z keeps, the reset gate r forgets.
+    LSTM            c' = f c + i g and h' = o tanh(c'): a cell that is kept, added to and shown by
+                    gates.
+    identity_init   Let every layer of an RNN begin by keeping its state: W_h = I, biases 0.
+
+nb11b (language_model): A language model, character by character
+    bits_per_character  Turn a loss per character in nats into bits.
+    split_tail          Cut off the last `share` of a text, to test on what comes later.
+    TextBatches         Batches of a text whose rows go on, from batch to batch, where they stopped.
+    Reading             What a model gives back: scores for the next character, and the state to go
+                        on from.
+    WindowLM            Score the next character from the last `window` ones, by one hidden layer.
+    LockedDropout       Dropout with one mask for all time steps of a batch, drawn anew for each
+                        batch.
+    WeightDropLSTM      An LSTM that, in training, sets a share of its hidden-to-hidden weights to 0
+                        in each call.
+    RecurrentLM         Score the next character after each step, with a state that remembers what
+                        was read.
+    detach              Cut a state off from its history: the same numbers, no gradient through
+                        them.
+    StatefulTraining    Hand a model its own state from the batch before, cut off from history.
+    TimeBudget          End the fit after some seconds of training, with one cycle of the learning
+                        rate over them.
+    text_bits           Average the bits per character over a text that is read in order, with the
+                        state handed on.
+    ActivationPenalty   Add alpha · mean(h²) after dropout, and beta · mean((h_t - h_{t-1})²) before
+                        it, to the loss.
+    generate_text       Read the prompt, then draw `n` characters, each given back as the next
+                        input, and no other.
 """
-# generated from the notebooks: do not edit · bf8290
 
-import importlib
+# generated from the notebooks: do not edit · fc9fb7
+
+import importlib as _importlib
+import importlib.machinery as _machinery
+import sys as _sys
+from typing import TYPE_CHECKING
+
+_names = {
+    "nb00": """test first_difference test_eq near test_near test_near_zero test_raises Timing
+              timed record_result""",
+    "nb00a": """Download DataSource DATASETS find_dataset DatasetTable datasets data_mode
+               cache_path DataError download_file file_sha256 check_sha256 check_files
+               unpack_archive missing_files is_complete provide_folder sample_version data_path
+               is_available describe""",
+    "nb00b": """stored_gzip idx_bytes enlarge_digits make_mnist names_chain draw_name make_names
+               expected_visits conditional_entropy NamesTruth names_truth make_nietzsche
+               MovieLensTruth movielens_truth make_movielens_100k""",
+    "nb01": """IDX_DTYPES read_idx load_mnist load_mnist_test show_images matmul_shape
+              frobenius_norm matmul""",
+    "nb02": """normalize linear fans glorot_normal kaiming_normal kaiming_uniform mse
+              numerical_gradient Rule ADD MULTIPLY DIVIDE POWER EXP LOG TANH RELU MATMUL SUM
+              RESHAPE TRANSPOSE INDEX sum_to_shape topological_order input_gradients Node
+              Operators Value HasParameters Module Linear ReLU MSELoss""",
+    "nb03": """logsumexp log_softmax nll_loss cross_entropy Parameter Container Sequential
+              Optimizer SGD""",
+    "nb03b": """Dataset TensorDataset Sampler SequentialSampler RandomSampler BatchSampler
+               collate tensor_batches fetch_batch worker_batches DataLoader DataLoaders""",
+    "nb03c": """RunningMean accuracy modes_kept Scores evaluate Epoch History fit""",
+    "nb03d": """Column DeferredMeans pool_sums random_state set_random_state""",
+    "nb04": """EVENTS Cancel CancelStep CancelBatch CancelEpoch CancelFit ACTIONS Callback
+              arrange FORWARD STEP loader_length name_metrics MetricsCallback map_tensors
+              Recorder Learner""",
+    "nb04a": """thin plot_losses plot_metrics plot_rates where_output_goes format_table
+               format_line Display LinesDisplay TerminalDisplay NotebookDisplay Pace
+               is_first_process DISPLAYS ProgressCallback CSVLogger""",
+    "nb04b": """default_device to_device model_device DeviceCallback clip_gradients
+               trained_parameters GradientClip check_counts GradientAccumulation StopOnNaN
+               Monitor EarlyStopping""",
+    "nb04c": """pack unpack FORMAT write_state read_state save_weights check_weights_fit
+               load_weights export_model load_exported""",
+    "nb04d": """learner_state restore_learner save_learner load_learner checkpoint_files
+               Checkpoint SaveBest""",
+    "nb05": """ROUNDING Schedule ConstantSchedule LinearSchedule CosineSchedule
+              ExponentialSchedule PolynomialSchedule CombinedSchedule combine_schedules
+              restarts_schedule one_cycle set_hyperparameter get_hyperparameter
+              training_position ScheduleCallback fit_one_cycle""",
+    "nb05b": """smooth RateSweep plot_sweep module_as_found as_found lr_find bowl_limit""",
+    "nb05c": """Part ComposedOptimizer l2_weight_decay momentum decoupled_weight_decay
+               moving_average count_step divide_by_recent_size RMSprop average_square
+               average_gradient divide_by_root Adam AdamW scale_to_parameter LAMB""",
+    "nb06": """show_batch conv_output_size windows conv2d Conv2d max_pool2d avg_pool2d
+              pooling_matrix adaptive_avg_pool2d ForwardHooks modules_of_kind describe_outputs
+              ActivationStats ActivationStatsCallback plot_activation_stats
+              plot_activation_histograms lsuv""",
+    "nb06b": """normalize_over BatchNorm LayerNorm GroupNorm conv BasicBlock Bottleneck ResNet
+               resnet18 resnet34 resnet50 LayerSummary Summary layer_flops summary""",
+    "nb06c": """HALVES MixedPrecision ChannelsLast ShareSampler process_rank process_device
+               process_group shared_loaders AverageGradients DistributedCallback""",
+    "nb10": """read_names CharacterVocab NameSplit split_lines split_by_name make_contexts
+              count_targets count_loss draw_characters evaluating generate_names ContextMLP
+              counted_loaders DeepContextMLP sweep_storage run_sweep""",
+    "nb11": """load_nietzsche sequence_loss Recurrent RNN GRU LSTM identity_init""",
+    "nb11b": """bits_per_character split_tail TextBatches Reading WindowLM LockedDropout
+               WeightDropLSTM RecurrentLM detach StatefulTraining TimeBudget text_bits
+               ActivationPenalty generate_text""",
+}
+_home = {name: module for module, names in _names.items() for name in names.split()}
 
 _topics = {
     "exports": "nb00",
-    "datasets": "nb00a",
     "samples": "nb00b",
-    "matmul": "nb01",
     "fully_connected": "nb02",
     "minibatch_training": "nb03",
     "data_loaders": "nb03b",
@@ -44,7 +608,6 @@ _topics = {
     "saving": "nb04c",
     "checkpoints": "nb04d",
     "anneal": "nb05",
-    "lr_find": "nb05b",
     "optimizers": "nb05c",
     "cuda_cnn_hooks_init": "nb06",
     "resnet": "nb06b",
@@ -56,11 +619,240 @@ _topics = {
 
 
 def __getattr__(name):
-    """Import a module by its topic: `from exp import callbacks` gives exp.nb04."""
-    if name in _topics:
-        return importlib.import_module("." + _topics[name], __name__)
-    raise AttributeError(f"{__name__} has no {name!r}; its topics are {', '.join(_topics)}")
+    """Import the module that a name, a topic or a number stands for, and return what it means."""
+    if name in _home:
+        return getattr(_importlib.import_module(f"{__name__}.{_home[name]}"), name)
+    if name in _topics or name in _names:
+        return _importlib.import_module(f"{__name__}.{_topics.get(name, name)}")
+    raise AttributeError(_unknown(name), name=name)
 
 
 def __dir__():
-    return sorted([*globals(), *_topics])
+    return sorted([*(n for n in globals() if n.startswith("__")), *_home, *_topics])
+
+
+def _unknown(name):
+    from difflib import get_close_matches
+
+    close = get_close_matches(name, [*_home, *_topics], cutoff=0.7)
+    meant = f"; did you mean {' or '.join(close)}?" if close else ";"
+    return f"{__name__} has no {name!r}{meant} help({__name__}) lists all names"
+
+
+class _Topics:
+    """Make `import exp.TOPIC` mean the module of that topic, the very same object."""
+
+    package = __name__
+
+    @staticmethod
+    def find_spec(fullname, path=None, target=None):
+        package, _, name = fullname.rpartition(".")
+        if package == __name__ and name in _topics:
+            return _machinery.ModuleSpec(fullname, _Topics)
+        if package == __name__ and not name.startswith("_") and name not in _home:
+            raise ModuleNotFoundError(_unknown(name))  # also for `from exp import name`
+
+    @staticmethod
+    def create_module(spec):
+        module = _importlib.import_module(f"{__name__}.{_topics[spec.name.rpartition('.')[2]]}")
+        spec.loader_state = module.__spec__
+        return module
+
+    @staticmethod
+    def exec_module(module):
+        module.__spec__ = module.__spec__.loader_state  # the module keeps its own name
+
+
+_sys.meta_path[:] = [f for f in _sys.meta_path if getattr(f, "package", None) != __name__]
+_sys.meta_path.append(_Topics)
+
+if TYPE_CHECKING:  # what editors and type checkers read
+    from .nb00 import (
+        test as test, first_difference as first_difference, test_eq as test_eq, near as near,
+        test_near as test_near, test_near_zero as test_near_zero, test_raises as test_raises,
+        Timing as Timing, timed as timed, record_result as record_result,
+    )
+    from .nb00a import (
+        Download as Download, DataSource as DataSource, DATASETS as DATASETS,
+        find_dataset as find_dataset, DatasetTable as DatasetTable, datasets as datasets,
+        data_mode as data_mode, cache_path as cache_path, DataError as DataError,
+        download_file as download_file, file_sha256 as file_sha256,
+        check_sha256 as check_sha256, check_files as check_files,
+        unpack_archive as unpack_archive, missing_files as missing_files,
+        is_complete as is_complete, provide_folder as provide_folder,
+        sample_version as sample_version, data_path as data_path, is_available as is_available,
+        describe as describe,
+    )
+    from .nb00b import (
+        stored_gzip as stored_gzip, idx_bytes as idx_bytes, enlarge_digits as enlarge_digits,
+        make_mnist as make_mnist, names_chain as names_chain, draw_name as draw_name,
+        make_names as make_names, expected_visits as expected_visits,
+        conditional_entropy as conditional_entropy, NamesTruth as NamesTruth,
+        names_truth as names_truth, make_nietzsche as make_nietzsche,
+        MovieLensTruth as MovieLensTruth, movielens_truth as movielens_truth,
+        make_movielens_100k as make_movielens_100k,
+    )
+    from .nb01 import (
+        IDX_DTYPES as IDX_DTYPES, read_idx as read_idx, load_mnist as load_mnist,
+        load_mnist_test as load_mnist_test, show_images as show_images,
+        matmul_shape as matmul_shape, frobenius_norm as frobenius_norm, matmul as matmul,
+    )
+    from .nb02 import (
+        normalize as normalize, linear as linear, fans as fans, glorot_normal as glorot_normal,
+        kaiming_normal as kaiming_normal, kaiming_uniform as kaiming_uniform, mse as mse,
+        numerical_gradient as numerical_gradient, Rule as Rule, ADD as ADD,
+        MULTIPLY as MULTIPLY, DIVIDE as DIVIDE, POWER as POWER, EXP as EXP, LOG as LOG,
+        TANH as TANH, RELU as RELU, MATMUL as MATMUL, SUM as SUM, RESHAPE as RESHAPE,
+        TRANSPOSE as TRANSPOSE, INDEX as INDEX, sum_to_shape as sum_to_shape,
+        topological_order as topological_order, input_gradients as input_gradients,
+        Node as Node, Operators as Operators, Value as Value, HasParameters as HasParameters,
+        Module as Module, Linear as Linear, ReLU as ReLU, MSELoss as MSELoss,
+    )
+    from .nb03 import (
+        logsumexp as logsumexp, log_softmax as log_softmax, nll_loss as nll_loss,
+        cross_entropy as cross_entropy, Parameter as Parameter, Container as Container,
+        Sequential as Sequential, Optimizer as Optimizer, SGD as SGD,
+    )
+    from .nb03b import (
+        Dataset as Dataset, TensorDataset as TensorDataset, Sampler as Sampler,
+        SequentialSampler as SequentialSampler, RandomSampler as RandomSampler,
+        BatchSampler as BatchSampler, collate as collate, tensor_batches as tensor_batches,
+        fetch_batch as fetch_batch, worker_batches as worker_batches, DataLoader as DataLoader,
+        DataLoaders as DataLoaders,
+    )
+    from .nb03c import (
+        RunningMean as RunningMean, accuracy as accuracy, modes_kept as modes_kept,
+        Scores as Scores, evaluate as evaluate, Epoch as Epoch, History as History, fit as fit,
+    )
+    from .nb03d import (
+        Column as Column, DeferredMeans as DeferredMeans, pool_sums as pool_sums,
+        random_state as random_state, set_random_state as set_random_state,
+    )
+    from .nb04 import (
+        EVENTS as EVENTS, Cancel as Cancel, CancelStep as CancelStep,
+        CancelBatch as CancelBatch, CancelEpoch as CancelEpoch, CancelFit as CancelFit,
+        ACTIONS as ACTIONS, Callback as Callback, arrange as arrange, FORWARD as FORWARD,
+        STEP as STEP, loader_length as loader_length, name_metrics as name_metrics,
+        MetricsCallback as MetricsCallback, map_tensors as map_tensors, Recorder as Recorder,
+        Learner as Learner,
+    )
+    from .nb04a import (
+        thin as thin, plot_losses as plot_losses, plot_metrics as plot_metrics,
+        plot_rates as plot_rates, where_output_goes as where_output_goes,
+        format_table as format_table, format_line as format_line, Display as Display,
+        LinesDisplay as LinesDisplay, TerminalDisplay as TerminalDisplay,
+        NotebookDisplay as NotebookDisplay, Pace as Pace, is_first_process as is_first_process,
+        DISPLAYS as DISPLAYS, ProgressCallback as ProgressCallback, CSVLogger as CSVLogger,
+    )
+    from .nb04b import (
+        default_device as default_device, to_device as to_device, model_device as model_device,
+        DeviceCallback as DeviceCallback, clip_gradients as clip_gradients,
+        trained_parameters as trained_parameters, GradientClip as GradientClip,
+        check_counts as check_counts, GradientAccumulation as GradientAccumulation,
+        StopOnNaN as StopOnNaN, Monitor as Monitor, EarlyStopping as EarlyStopping,
+    )
+    from .nb04c import (
+        pack as pack, unpack as unpack, FORMAT as FORMAT, write_state as write_state,
+        read_state as read_state, save_weights as save_weights,
+        check_weights_fit as check_weights_fit, load_weights as load_weights,
+        export_model as export_model, load_exported as load_exported,
+    )
+    from .nb04d import (
+        learner_state as learner_state, restore_learner as restore_learner,
+        save_learner as save_learner, load_learner as load_learner,
+        checkpoint_files as checkpoint_files, Checkpoint as Checkpoint, SaveBest as SaveBest,
+    )
+    from .nb05 import (
+        ROUNDING as ROUNDING, Schedule as Schedule, ConstantSchedule as ConstantSchedule,
+        LinearSchedule as LinearSchedule, CosineSchedule as CosineSchedule,
+        ExponentialSchedule as ExponentialSchedule, PolynomialSchedule as PolynomialSchedule,
+        CombinedSchedule as CombinedSchedule, combine_schedules as combine_schedules,
+        restarts_schedule as restarts_schedule, one_cycle as one_cycle,
+        set_hyperparameter as set_hyperparameter, get_hyperparameter as get_hyperparameter,
+        training_position as training_position, ScheduleCallback as ScheduleCallback,
+        fit_one_cycle as fit_one_cycle,
+    )
+    from .nb05b import (
+        smooth as smooth, RateSweep as RateSweep, plot_sweep as plot_sweep,
+        module_as_found as module_as_found, as_found as as_found, lr_find as lr_find,
+        bowl_limit as bowl_limit,
+    )
+    from .nb05c import (
+        Part as Part, ComposedOptimizer as ComposedOptimizer,
+        l2_weight_decay as l2_weight_decay, momentum as momentum,
+        decoupled_weight_decay as decoupled_weight_decay, moving_average as moving_average,
+        count_step as count_step, divide_by_recent_size as divide_by_recent_size,
+        RMSprop as RMSprop, average_square as average_square,
+        average_gradient as average_gradient, divide_by_root as divide_by_root, Adam as Adam,
+        AdamW as AdamW, scale_to_parameter as scale_to_parameter, LAMB as LAMB,
+    )
+    from .nb06 import (
+        show_batch as show_batch, conv_output_size as conv_output_size, windows as windows,
+        conv2d as conv2d, Conv2d as Conv2d, max_pool2d as max_pool2d, avg_pool2d as avg_pool2d,
+        pooling_matrix as pooling_matrix, adaptive_avg_pool2d as adaptive_avg_pool2d,
+        ForwardHooks as ForwardHooks, modules_of_kind as modules_of_kind,
+        describe_outputs as describe_outputs, ActivationStats as ActivationStats,
+        ActivationStatsCallback as ActivationStatsCallback,
+        plot_activation_stats as plot_activation_stats,
+        plot_activation_histograms as plot_activation_histograms, lsuv as lsuv,
+    )
+    from .nb06b import (
+        normalize_over as normalize_over, BatchNorm as BatchNorm, LayerNorm as LayerNorm,
+        GroupNorm as GroupNorm, conv as conv, BasicBlock as BasicBlock,
+        Bottleneck as Bottleneck, ResNet as ResNet, resnet18 as resnet18, resnet34 as resnet34,
+        resnet50 as resnet50, LayerSummary as LayerSummary, Summary as Summary,
+        layer_flops as layer_flops, summary as summary,
+    )
+    from .nb06c import (
+        HALVES as HALVES, MixedPrecision as MixedPrecision, ChannelsLast as ChannelsLast,
+        ShareSampler as ShareSampler, process_rank as process_rank,
+        process_device as process_device, process_group as process_group,
+        shared_loaders as shared_loaders, AverageGradients as AverageGradients,
+        DistributedCallback as DistributedCallback,
+    )
+    from .nb10 import (
+        read_names as read_names, CharacterVocab as CharacterVocab, NameSplit as NameSplit,
+        split_lines as split_lines, split_by_name as split_by_name,
+        make_contexts as make_contexts, count_targets as count_targets,
+        count_loss as count_loss, draw_characters as draw_characters, evaluating as evaluating,
+        generate_names as generate_names, ContextMLP as ContextMLP,
+        counted_loaders as counted_loaders, DeepContextMLP as DeepContextMLP,
+        sweep_storage as sweep_storage, run_sweep as run_sweep,
+    )
+    from .nb11 import (
+        load_nietzsche as load_nietzsche, sequence_loss as sequence_loss,
+        Recurrent as Recurrent, RNN as RNN, GRU as GRU, LSTM as LSTM,
+        identity_init as identity_init,
+    )
+    from .nb11b import (
+        bits_per_character as bits_per_character, split_tail as split_tail,
+        TextBatches as TextBatches, Reading as Reading, WindowLM as WindowLM,
+        LockedDropout as LockedDropout, WeightDropLSTM as WeightDropLSTM,
+        RecurrentLM as RecurrentLM, detach as detach, StatefulTraining as StatefulTraining,
+        TimeBudget as TimeBudget, text_bits as text_bits,
+        ActivationPenalty as ActivationPenalty, generate_text as generate_text,
+    )
+    from . import (
+        nb00, nb00b, nb02, nb03, nb03b, nb03c, nb03d, nb04, nb04a, nb04b, nb04c, nb04d, nb05,
+        nb05c, nb06, nb06b, nb06c, nb10, nb11, nb11b,
+    )
+    exports = nb00
+    samples = nb00b
+    fully_connected = nb02
+    minibatch_training = nb03
+    data_loaders = nb03b
+    generalisation = nb03c
+    bookkeeping = nb03d
+    callbacks = nb04
+    watching = nb04a
+    everyday_callbacks = nb04b
+    saving = nb04c
+    checkpoints = nb04d
+    anneal = nb05
+    optimizers = nb05c
+    cuda_cnn_hooks_init = nb06
+    resnet = nb06b
+    scale = nb06c
+    makemore = nb10
+    rnn = nb11
+    language_model = nb11b

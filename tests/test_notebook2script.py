@@ -212,22 +212,6 @@ def test_inserting_a_cell_changes_no_other_line(project):
     assert all(line in rest for line in old)  # in order, with something between
 
 
-def test_package_maps_numbers_to_topics(project, monkeypatch):
-    save(project / "nbs/01_first_steps.ipynb", "#export\nx = 1")
-    save(project / "nbs/02_second.ipynb", "#export\nfrom lib.nb01 import x\ny = x + 1")
-    notebook2script()
-    monkeypatch.syspath_prepend(project)
-    code = (
-        "import sys, lib; assert 'lib.nb02' not in sys.modules; assert 'second' in dir(lib)\n"
-        "from lib import second, first_steps; import lib.nb02\n"
-        "assert second is lib.nb02 and second.y == 2 and first_steps.x == 1\n"
-        "try: lib.secnod\nexcept AttributeError as e: assert 'first_steps, second' in str(e)\n"
-        "else: raise SystemExit(1)\n"
-    )
-    subprocess.run([sys.executable, "-c", code], check=True, cwd=project)
-    assert "nb02    second" in (project / "lib/__init__.py").read_text()
-
-
 def test_empty_notebook_and_names_with_spaces(project):
     save(project / "nbs/01_nothing.ipynb")
     module = export(project, "#export\nx = 1", name="02_two words.ipynb")

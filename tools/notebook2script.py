@@ -9,7 +9,6 @@ anywhere and nothing is written.
 
 from __future__ import annotations
 
-import ast
 import difflib
 import gc
 import os
@@ -20,6 +19,7 @@ from itertools import pairwise
 from pathlib import Path
 
 import refusals
+from front_door import docstring, render_init
 from notebooks import (
     Cell,
     Notebook,
@@ -52,7 +52,7 @@ def render(notebook: Notebook) -> str:
         for block in cell.blocks():
             marker = f"# cell {cell.id} {short_hash(block.text)}{heading}"
             parts[block.kind].append(f"{marker}\n{block.text}")
-    names = "".join(f'    "{name}",\n' for name in public_names(notebook))
+    names = "".join(f'    "{name}",\n' for name in notebook.public_names)
     header = [
         docstring(notebook.title, notebook.summary),
         *parts["future"],
@@ -61,68 +61,6 @@ def render(notebook: Notebook) -> str:
         *parts["imports"],
     ]
     return "\n\n\n".join(["\n\n".join(header), *parts["body"]]) + "\n"
-
-
-def public_names(notebook: Notebook) -> list[str]:
-    """What `__all__` lists: each public name that an exported cell defines, in order, once."""
-    deleted = {
-        target.id
-        for cell in notebook.exported
-        for statement in cell.tree.body
-        if isinstance(statement, ast.Delete)
-        for target in statement.targets
-        if isinstance(target, ast.Name)
-    }
-    names = {
-        name: None
-        for cell in notebook.exported
-        if "exporti" not in cell.directives
-        for name, how, *_ in cell.bindings
-        if how == "define" and not name.startswith("_")
-    }
-    return [name for name in names if name not in deleted]
-
-
-def docstring(title: str, *paragraphs: str) -> str:
-    """Quote text as a docstring, whatever it holds."""
-    text = "\n\n".join(part for part in (title, *paragraphs) if part)
-    text = text.encode("utf-8", "replace").decode().replace("\\", "\\\\")
-    text = text.replace('"""', '\\"\\"\\"')
-    if text.endswith('"') and "\n" not in text:
-        text = text[:-1] + '\\"'
-    return f'"""{text}\n"""' if "\n" in text else f'"""{text}"""'
-
-
-def render_init(notebooks: list[Notebook]) -> str:
-    """Write `__init__.py`: the map of numbers to topics, and the topics as lazy names."""
-    numbered = [n for n in notebooks if refusals.NUMBERED_MODULE.fullmatch(n.module)]
-    rows = "\n".join(f"    {n.module:<7} {n.topic:<24} {n.title}" for n in numbered)
-    topics = "".join(f'    "{n.topic}": "{n.module}",\n' for n in numbered)
-    text = docstring("Deep learning from the foundations: one module a notebook.", rows)
-    text += INIT.replace("TOPICS", topics)
-    first, _, rest = text.partition("\n\nimport")
-    return f"{first} · {short_hash(first + rest)}\n\nimport{rest}"
-
-
-INIT = '''
-# generated from the notebooks: do not edit
-
-import importlib
-
-_topics = {
-TOPICS}
-
-
-def __getattr__(name):
-    """Import a module by its topic: `from exp import callbacks` gives exp.nb04."""
-    if name in _topics:
-        return importlib.import_module("." + _topics[name], __name__)
-    raise AttributeError(f"{__name__} has no {name!r}; its topics are {', '.join(_topics)}")
-
-
-def __dir__():
-    return sorted([*globals(), *_topics])
-'''
 
 
 # --- read back: what a module on disk says of itself ---------------------------------------------
@@ -221,7 +159,7 @@ def plan(*names: str | Path, nbs: str | Path, lib: str | Path) -> Plan:
     With names, only those are exported; the rest of the folder is read for what they share.
     Raises: NotebookError with every problem found.
     """
-    nbs, lib = Path(nbs), Path(lib)
+    nbs, lib, description = Path(nbs), Path(lib), settings().values.get("description", "")
     chosen = {Path(str(name)).resolve() for name in names}
     if not chosen and not nbs.is_dir():
         raise ToolError(f"no folder {show(nbs)}; say where the notebooks are with --nbs")
@@ -254,7 +192,7 @@ def plan(*names: str | Path, nbs: str | Path, lib: str | Path) -> Plan:
     init = lib / "__init__.py"
     if makers and not unread:
         problems += edited_init(init)
-        files[init] = render_init(makers)
+        files[init] = render_init(makers, lib.name, description)
     if problems:
         raise NotebookError(problems)
     others = [] if chosen else sorted({*lib.rglob("*.py")} - {*targets.values(), init})

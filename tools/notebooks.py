@@ -194,6 +194,26 @@ class Notebook:
         return tuple(cell for cell in self.cells if cell.exported and cell.code)
 
     @cached_property
+    def public_names(self) -> list[str]:
+        """What `__all__` lists: each public name that an exported cell defines, in order, once."""
+        deleted = {
+            target.id
+            for cell in self.exported
+            for statement in (cell.tree.body if cell.tree else ())
+            if isinstance(statement, ast.Delete)
+            for target in statement.targets
+            if isinstance(target, ast.Name)
+        }
+        names = {
+            name: None
+            for cell in self.exported
+            if "exporti" not in cell.directives
+            for name, how, *_ in cell.bindings
+            if how == "define" and not name.startswith("_")
+        }
+        return [name for name in names if name not in deleted]
+
+    @cached_property
     def title(self) -> str:
         """The text of the first H1, or the topic."""
         return self._opening[0] or self.topic

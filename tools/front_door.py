@@ -1,0 +1,222 @@
+"""The `__init__.py` of a library of notebooks: every public name, imported when it is asked for."""
+
+from __future__ import annotations
+
+import ast
+import re
+import textwrap
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from notebooks import Cell, Notebook, short_hash
+
+WIDTH = 100
+
+
+@dataclass(frozen=True)
+class Name:
+    """A public name of a module: the cell that defines it, and what it is in a sentence."""
+
+    name: str
+    cell: Cell
+    sentence: str
+    kind: str  # "class", "function" or "value"
+
+
+def names_of(notebook: Notebook) -> list[Name]:
+    """The public names that a notebook exports, in order, each with its first sentence."""
+    found: dict[str, Name] = {}
+    for cell in notebook.exported:
+        for name, how, node, statement in cell.bindings:
+            if how == "define" and name in notebook.public_names:
+                described = Name(name, cell, first_sentence(node, statement), kind(node))
+                if described.sentence or name not in found:
+                    found[name] = described
+    return [found[name] for name in notebook.public_names if name in found]
+
+
+def kind(node: ast.AST) -> str:
+    if isinstance(node, ast.ClassDef):
+        return "class"
+    return "function" if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) else "value"
+
+
+def first_sentence(node: ast.AST, statement: ast.stmt) -> str:
+    """The first sentence of a docstring; of a value, the beginning of its definition."""
+    if kind(node) == "value":
+        value = getattr(statement, "value", None)
+        if value is None:
+            return ""
+        return "= " + textwrap.shorten(ast.unparse(value), 60, placeholder=" …")
+    text = " ".join((ast.get_docstring(node) or "").split("\n\n")[0].split())
+    return re.split(r"(?<=[.!?])\s+(?=[A-Z`])", text)[0]
+
+
+def topics_of(notebooks: Iterable[Notebook]) -> dict[str, str]:
+    """Topic -> module, for those topics that are neither a public name nor a module's name."""
+    notebooks = list(notebooks)
+    taken = {name for n in notebooks for name in n.public_names} | {n.module for n in notebooks}
+    return {
+        n.topic: n.module
+        for n in notebooks
+        if n.topic.isidentifier() and not n.topic.startswith("_") and n.topic not in taken
+    }
+
+
+def render_init(notebooks: list[Notebook], package: str, description: str = "") -> str:
+    """Write `__init__.py`: an index as its docstring, and each name as a lazy attribute."""
+    topics = topics_of(notebooks)
+    named = [n for n in notebooks if n.public_names]
+    description = description or f"The library {package}: one module for each notebook."
+    text = docstring(description, introduction(package, named, topics), index(notebooks, topics))
+    text += "\n" + INIT
+    replacements = {
+        "NAMES": "".join(
+            f'    "{n.module}": """{wrapped(n.public_names, len(n.module) + 10)}""",\n'
+            for n in named
+        ),
+        "TOPICS": "".join(f'    "{topic}": "{module}",\n' for topic, module in topics.items()),
+        "IMPORTS": "".join(map(explicit_imports, named)) + topic_imports(topics) or "\n    pass",
+        "PACKAGE": package,
+    }
+    for mark, value in replacements.items():
+        text = text.replace(f"{{{mark}}}", value)
+    first, _, rest = text.partition("\n\nimport")
+    return f"{first} · {short_hash(first + rest)}\n\nimport{rest}"
+
+
+def docstring(title: str, *paragraphs: str) -> str:
+    """Quote text as a docstring, whatever it holds."""
+    text = "\n\n".join(part for part in (title, *paragraphs) if part)
+    text = text.encode("utf-8", "replace").decode().replace("\\", "\\\\")
+    text = text.replace('"""', '\\"\\"\\"')
+    if text.endswith('"') and "\n" not in text:
+        text = text[:-1] + '\\"'
+    return f'"""{text}\n"""' if "\n" in text else f'"""{text}"""'
+
+
+def introduction(package: str, named: list[Notebook], topics: dict[str, str]) -> str:
+    """How to import, with the name that this library would be asked for first."""
+    if not named:
+        return ""
+    module = next((n for n in named if "Learner" in n.public_names), named[0])
+    name = "Learner" if "Learner" in module.public_names else module.public_names[0]
+    lines = [f"from {package} import {name}", f"from {package}.{module.module} import {name}"]
+    if module.topic in topics:
+        lines.append(f"from {package}.{module.topic} import {name}")
+    width = max(map(len, lines))
+    reasons = ["  # any name below", "  # or from its module", "  # or from its topic"]
+    return "\n".join(
+        "    " + line.ljust(width) + why for line, why in zip(lines, reasons, strict=False)
+    )
+
+
+def index(notebooks: list[Notebook], topics: dict[str, str]) -> str:
+    """Each module, its topic and title, and its names with their first sentences."""
+    parts = []
+    for notebook in notebooks:
+        topic = f" ({notebook.topic})" if topics.get(notebook.topic) == notebook.module else ""
+        rows = [f"{notebook.module}{topic}: {notebook.title}"]
+        names = names_of(notebook)
+        width = min(max((len(n.name) for n in names), default=0), 28) + 2
+        for name in names:
+            hanging = " " * (4 + width)
+            start = f"    {name.name:<{width}}"
+            text = textwrap.fill(
+                start + name.sentence, WIDTH, subsequent_indent=hanging, break_long_words=False,
+                break_on_hyphens=False,
+            ) if name.sentence else start.rstrip()  # fmt: skip
+            rows.append(text)
+        parts.append("\n".join(rows))
+    return "\n\n".join(parts)
+
+
+def wrapped(words: Iterable[str], indent: int, separator: str = " ") -> str:
+    rest = " " * indent
+    return textwrap.fill(
+        separator.join(words), WIDTH - 5, initial_indent=rest, subsequent_indent=rest,
+        break_long_words=False, break_on_hyphens=False,
+    ).lstrip()  # fmt: skip
+
+
+def explicit_imports(notebook: Notebook) -> str:
+    """The import of a module's names; `as` tells type checkers that they are passed on."""
+    names = [f"{name}\xa0as\xa0{name}" for name in notebook.public_names]
+    body = wrapped(names, 8, ", ").replace("\xa0", " ")
+    return f"\n    from .{notebook.module} import (\n        {body},\n    )"
+
+
+def topic_imports(topics: dict[str, str]) -> str:
+    if not topics:
+        return ""
+    assignments = "".join(f"\n    {topic} = {module}" for topic, module in topics.items())
+    modules = wrapped(topics.values(), 8, ", ")
+    return f"\n    from . import (\n        {modules},\n    ){assignments}"
+
+
+INIT = '''
+# generated from the notebooks: do not edit
+
+import importlib as _importlib
+import importlib.machinery as _machinery
+import sys as _sys
+from typing import TYPE_CHECKING
+
+_names = {
+{NAMES}}
+_home = {name: module for module, names in _names.items() for name in names.split()}
+
+_topics = {
+{TOPICS}}
+
+
+def __getattr__(name):
+    """Import the module that a name, a topic or a number stands for, and return what it means."""
+    if name in _home:
+        return getattr(_importlib.import_module(f"{__name__}.{_home[name]}"), name)
+    if name in _topics or name in _names:
+        return _importlib.import_module(f"{__name__}.{_topics.get(name, name)}")
+    raise AttributeError(_unknown(name), name=name)
+
+
+def __dir__():
+    return sorted([*(n for n in globals() if n.startswith("__")), *_home, *_topics])
+
+
+def _unknown(name):
+    from difflib import get_close_matches
+
+    close = get_close_matches(name, [*_home, *_topics], cutoff=0.7)
+    meant = f"; did you mean {' or '.join(close)}?" if close else ";"
+    return f"{__name__} has no {name!r}{meant} help({__name__}) lists all names"
+
+
+class _Topics:
+    """Make `import {PACKAGE}.TOPIC` mean the module of that topic, the very same object."""
+
+    package = __name__
+
+    @staticmethod
+    def find_spec(fullname, path=None, target=None):
+        package, _, name = fullname.rpartition(".")
+        if package == __name__ and name in _topics:
+            return _machinery.ModuleSpec(fullname, _Topics)
+        if package == __name__ and not name.startswith("_") and name not in _home:
+            raise ModuleNotFoundError(_unknown(name))  # also for `from {PACKAGE} import name`
+
+    @staticmethod
+    def create_module(spec):
+        module = _importlib.import_module(f"{__name__}.{_topics[spec.name.rpartition('.')[2]]}")
+        spec.loader_state = module.__spec__
+        return module
+
+    @staticmethod
+    def exec_module(module):
+        module.__spec__ = module.__spec__.loader_state  # the module keeps its own name
+
+
+_sys.meta_path[:] = [f for f in _sys.meta_path if getattr(f, "package", None) != __name__]
+_sys.meta_path.append(_Topics)
+
+if TYPE_CHECKING:  # what editors and type checkers read{IMPORTS}
+'''
