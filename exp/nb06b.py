@@ -237,7 +237,7 @@ def _stage(block: type[BasicBlock] | type[Bottleneck], in_channels: int, width: 
     return nn.Sequential(first, *(block(out, width) for _ in range(count - 1)))
 
 
-# cell 0d5c1c65 13ad88 · Two kinds of block
+# cell 0d5c1c65 26217c · Two kinds of block
 class ResNet(nn.Module):
     """Run a stem, stages of residual blocks, an average over all places, and a linear layer.
 
@@ -262,6 +262,8 @@ class ResNet(nn.Module):
             stage = _stage(block, channels, width * 2**i, count, stride=1 if i == 0 else 2)
             setattr(self, f"layer{i + 1}", stage)
             channels = width * 2**i * block.expansion
+        self.block, self.layers, self.num_classes = block, layers, num_classes
+        self.in_channels, self.width, self.small_images = in_channels, width, small_images
         self.n_stages, self.avgpool = len(layers), nn.AdaptiveAvgPool2d(1)
         self.fc = nn.Linear(channels, num_classes)
         for part in self.modules():

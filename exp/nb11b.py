@@ -260,14 +260,15 @@ class StatefulTraining(Callback):
         self._states = {True: detach(state["state"])}
 
 
-# cell cdc555d9 316d00 · Training with a state
+# cell cdc555d9 807674 · Training with a state
 class TimeBudget(Callback):
     """End the fit after some seconds of training, with one cycle of the learning rate over them.
 
     The rate rises over the first tenth and then falls, by cosines. `spent` has an entry a batch.
     With `clock=time.process_time` only the work of this process counts, however busy the machine
     is, but that of all its threads.
-    Units: seconds. Validation does not count, and each fit has the whole budget.
+    Units: seconds. Validation does not count. Each fit has the whole budget,
+        and a resumed fit what was left of it.
     Raises: ValueError unless seconds are above 0.
     """
 
@@ -297,6 +298,12 @@ class TimeBudget(Callback):
             self.spent.append(so_far + self.clock() - self._start)
             if self.spent[-1] >= self.seconds:
                 raise CancelFit
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"spent": torch.tensor(self.spent, dtype=torch.float64)}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.spent = state["spent"].tolist()
 
 
 # cell b0180ab0 14a24a · Training with a state

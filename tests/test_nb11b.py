@@ -317,3 +317,29 @@ def test_modes_are_kept_after_an_error():
         with pytest.raises(KeyError):
             run()
         assert model.training
+
+
+def test_a_resumed_fit_has_what_was_left_of_its_budget(tmp_path):
+    from small_learner import learner
+
+    class Stop(Callback):
+        order = 20_000
+
+        def after_batch(self, learn):
+            if learn.n_steps == 13:
+                raise ZeroDivisionError("crash")
+
+    def script(folder, *callbacks):
+        clock = iter(range(10**6)).__next__  # a batch takes one second
+        learn = learner([Checkpoint(tmp_path / folder, every=1), TimeBudget(30, 0.1, clock),
+                         *callbacks])
+        learn.fit(100)
+        return learn
+
+    whole = script("a")
+    with pytest.raises(ZeroDivisionError):
+        script("b", Stop())
+    again = script("b")
+    assert again.n_steps == whole.n_steps == 30
+    assert again.recorder.lrs == whole.recorder.lrs
+    assert torch.equal(again.model[0].weight, whole.model[0].weight)
