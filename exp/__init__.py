@@ -207,6 +207,41 @@ nb03d (bookkeeping): Bookkeeping: means that wait, chance that comes back
                       loaders'.
     set_random_state  Put all random numbers back to where `random_state` saw them.
 
+nb03e (metrics): Metrics: figures that do not depend on the batches
+    divides_by              Decorate a mean (pred, target) -> number: `count(pred, target)` is what
+                            it divides by.
+    divisor_of              Find how to count what a mean loss or metric divides by; None if by the
+                            items of the batch.
+    is_metric               Say whether an object has the methods `reset`, `update` and `compute` of
+                            a metric.
+    Metric                  A figure over many batches: `reset()`, then `update(pred, target)` each,
+                            then `compute()`.
+    metric_state            Copy the state of any object that follows the protocol, such as one of
+                            TorchMetrics.
+    restore_metric_state    Restore what `metric_state` returned, in an object that was made in the
+                            same way.
+    check_number            Return a metric's value for a batch as a number or a tensor of no axes;
+                            this never waits.
+    MeanMetric              The mean of a function (pred, target) -> mean of the batch, weighed by
+                            what it divided by.
+    ConfusionMatrix         Count how often items of each class were predicted as each class.
+    F1Score                 The harmonic mean of precision and recall, from counts over all items.
+    R2Score                 The share of the targets' variance that predictions explain; of several
+                            columns the mean.
+    EpochMetric             A function of all predictions and targets of an epoch: (pred, target) ->
+                            figure.
+    roc_auc                 Compute how often a positive item scores above a negative one; a tie
+                            counts one half.
+    average_precision       Average the precision over the positive items: at each, among all that
+                            score as high.
+    mean_average_precision  Average `average_precision` over the classes that have a positive item.
+    name_metrics            Give each metric its name: of its function or class, or, in a dict, the
+                            one it has there.
+    figure_names            List the names of the figures that named metrics compute, as far as they
+                            can be known.
+    figures                 Turn what a metric computed into named numbers: one, or one for each key
+                            of a dict.
+
 nb04 (callbacks): Callbacks: a training loop that others can extend
     EVENTS           = ('before_fit', 'before_epoch', 'before_batch', …
     Cancel           Skip what is left of a part of the training, its `after_…` included; callbacks
@@ -224,8 +259,6 @@ nb04 (callbacks): Callbacks: a training loop that others can extend
     STEP             = ('after_loss', 'do_backward', 'after_backward', 'do_step', …
     loader_length    Count the batches of a loader; None if it does not know, as over a stream of
                      data.
-    name_metrics     Give each metric the name of its function, unless they come in a dict with
-                     names already.
     MetricsCallback  Average loss and metrics over the items of each epoch, into `learn.results` at
                      its end.
     map_tensors      Apply a function to a tensor, or to all tensors in lists, tuples and dicts;
@@ -526,7 +559,7 @@ nb11b (language_model): A language model, character by character
                         input, and no other.
 """
 
-# generated from the notebooks: do not edit · fc9fb7
+# generated from the notebooks: do not edit · 3e95a8
 
 import importlib as _importlib
 import importlib.machinery as _machinery
@@ -555,9 +588,11 @@ _names = {
                collate tensor_batches fetch_batch worker_batches DataLoader DataLoaders""",
     "nb03c": """RunningMean accuracy modes_kept Scores evaluate Epoch History fit""",
     "nb03d": """Column DeferredMeans pool_sums random_state set_random_state""",
+    "nb03e": """divides_by divisor_of is_metric Metric metric_state restore_metric_state
+               check_number MeanMetric ConfusionMatrix F1Score R2Score EpochMetric roc_auc
+               average_precision mean_average_precision name_metrics figure_names figures""",
     "nb04": """EVENTS Cancel CancelStep CancelBatch CancelEpoch CancelFit ACTIONS Callback
-              arrange FORWARD STEP loader_length name_metrics MetricsCallback map_tensors
-              Recorder Learner""",
+              arrange FORWARD STEP loader_length MetricsCallback map_tensors Recorder Learner""",
     "nb04a": """thin plot_losses plot_metrics plot_rates where_output_goes format_table
                format_line Display LinesDisplay TerminalDisplay NotebookDisplay Pace
                is_first_process DISPLAYS ProgressCallback CSVLogger""",
@@ -602,6 +637,7 @@ _topics = {
     "data_loaders": "nb03b",
     "generalisation": "nb03c",
     "bookkeeping": "nb03d",
+    "metrics": "nb03e",
     "callbacks": "nb04",
     "watching": "nb04a",
     "everyday_callbacks": "nb04b",
@@ -728,13 +764,22 @@ if TYPE_CHECKING:  # what editors and type checkers read
         Column as Column, DeferredMeans as DeferredMeans, pool_sums as pool_sums,
         random_state as random_state, set_random_state as set_random_state,
     )
+    from .nb03e import (
+        divides_by as divides_by, divisor_of as divisor_of, is_metric as is_metric,
+        Metric as Metric, metric_state as metric_state,
+        restore_metric_state as restore_metric_state, check_number as check_number,
+        MeanMetric as MeanMetric, ConfusionMatrix as ConfusionMatrix, F1Score as F1Score,
+        R2Score as R2Score, EpochMetric as EpochMetric, roc_auc as roc_auc,
+        average_precision as average_precision,
+        mean_average_precision as mean_average_precision, name_metrics as name_metrics,
+        figure_names as figure_names, figures as figures,
+    )
     from .nb04 import (
         EVENTS as EVENTS, Cancel as Cancel, CancelStep as CancelStep,
         CancelBatch as CancelBatch, CancelEpoch as CancelEpoch, CancelFit as CancelFit,
         ACTIONS as ACTIONS, Callback as Callback, arrange as arrange, FORWARD as FORWARD,
-        STEP as STEP, loader_length as loader_length, name_metrics as name_metrics,
-        MetricsCallback as MetricsCallback, map_tensors as map_tensors, Recorder as Recorder,
-        Learner as Learner,
+        STEP as STEP, loader_length as loader_length, MetricsCallback as MetricsCallback,
+        map_tensors as map_tensors, Recorder as Recorder, Learner as Learner,
     )
     from .nb04a import (
         thin as thin, plot_losses as plot_losses, plot_metrics as plot_metrics,
@@ -833,8 +878,8 @@ if TYPE_CHECKING:  # what editors and type checkers read
         ActivationPenalty as ActivationPenalty, generate_text as generate_text,
     )
     from . import (
-        nb00, nb00b, nb02, nb03, nb03b, nb03c, nb03d, nb04, nb04a, nb04b, nb04c, nb04d, nb05,
-        nb05c, nb06, nb06b, nb06c, nb10, nb11, nb11b,
+        nb00, nb00b, nb02, nb03, nb03b, nb03c, nb03d, nb03e, nb04, nb04a, nb04b, nb04c, nb04d,
+        nb05, nb05c, nb06, nb06b, nb06c, nb10, nb11, nb11b,
     )
     exports = nb00
     samples = nb00b
@@ -843,6 +888,7 @@ if TYPE_CHECKING:  # what editors and type checkers read
     data_loaders = nb03b
     generalisation = nb03c
     bookkeeping = nb03d
+    metrics = nb03e
     callbacks = nb04
     watching = nb04a
     everyday_callbacks = nb04b

@@ -20,19 +20,17 @@ __all__ = [
     "FORWARD",
     "STEP",
     "loader_length",
-    "name_metrics",
     "MetricsCallback",
     "map_tensors",
     "Recorder",
     "Learner",
 ]
 
-# cell a177f35a e3d2ed · Imports
+# cell a177f35a 03651e · Imports
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from difflib import get_close_matches
-from functools import partial
 from inspect import signature
 from itertools import chain
 from typing import Any, ClassVar
@@ -42,6 +40,7 @@ from torch import Tensor, nn
 
 from exp.nb03c import modes_kept
 from exp.nb03d import Column, DeferredMeans, pool_sums, random_state, set_random_state
+from exp.nb03e import name_metrics
 
 
 # cell 2b14d271 c53b56 · The events
@@ -349,33 +348,6 @@ def _as_found(learn: Learner, callbacks: list[Callback], trains: bool) -> Iterat
 def _forget_batch(learn: Learner) -> None:
     """Let go of the tensors of the last batch."""
     learn.inputs, learn.target, learn.pred, learn.loss, learn.n_items = [], None, None, None, 0
-
-
-# cell e6beb185 40b81f · Metrics and a record
-def name_metrics(metrics: Sequence[Callable] | Mapping[str, Callable]) -> dict[str, Callable]:
-    """Give each metric the name of its function, unless they come in a dict with names already.
-
-    Raises: TypeError for what cannot be called or has no name; ValueError if two share a name.
-    """
-    if callable(metrics):
-        raise TypeError(f"metrics come in a list, even one: metrics=[{_name(metrics)}]")
-    pairs = metrics.items() if isinstance(metrics, Mapping) else ((_name(m), m) for m in metrics)
-    named = list(pairs)
-    for name, metric in named:
-        if not callable(metric) or not name.isidentifier():
-            raise TypeError(f"a metric is a function (pred, target) with a name, got {metric!r}; "
-                            'give functions without one in a dict: metrics={"name": function}')
-    if len(dict(named)) < len(named) or "loss" in dict(named):
-        raise ValueError(f"metrics need different names, and not 'loss', got "
-                         f"{[name for name, _ in named]}; name them in a dict")
-    return dict(named)
-
-
-# cell 55817562 b5966e · Metrics and a record
-def _name(metric: Any) -> str:
-    while isinstance(metric, partial):
-        metric = metric.func
-    return getattr(metric, "__name__", type(metric).__name__)
 
 
 # cell 2af52697 a261ba · Metrics and a record

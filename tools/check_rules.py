@@ -64,6 +64,7 @@ MODULES = {  # used without being built: (from which notebook on, why)
     "PIL": ("07", "reads and draws pictures"),
     "pandas": ("07", "tables, introduced there"),
     "nmslib": ("08b", "an index, checked there against brute force"),
+    "sklearn.metrics": ("03", "other people's metrics, to compare with"),
     "sklearn": ("09", "the other models that embeddings are fed to"),
     "optuna": ("10", "runs the sweep"),
     "spacy": ("12", "tokenizers"),
