@@ -163,27 +163,38 @@ nb03 (minibatch_training): Minibatch training
     SGD            Step against the gradient, or against a velocity that gathers the gradients.
 
 nb03b (data_loaders): Data loaders
-    Dataset            Answer two questions: how many samples there are, and what sample number
-                       `index` is.
-    TensorDataset      Hold tensors whose first axis counts the samples; a sample is the tuple of
-                       their rows.
-    Sampler            An order of reading: `indices` gives it as one tensor, `blocks` in parts,
-                       iterating singly.
-    SequentialSampler  Read in the order in which the samples lie.
-    RandomSampler      Read every sample once, in an order drawn anew each time.
-    BatchSampler       Cut an order into lists of `batch_size`; the last one may be shorter, or is
-                       dropped.
-    collate            Stack samples along a new first axis, part by part for tuples, lists and
-                       dicts.
-    tensor_batches     Take the rows of many batches at once, in the sampler's order, and hand out
-                       slices.
-    fetch_batch        Make one batch: read the samples and collate them, or take rows where all is
-                       in tensors.
-    worker_batches     Let workers make batches in turn, some ahead, and yield them in the sampler's
-                       order.
-    DataLoader         Serve a data set in batches: in order or shuffled, with or without worker
-                       processes.
-    DataLoaders        The two loaders of a training: `train` to learn from, `valid` to check on.
+    Dataset              Answer two questions: how many samples there are, and what sample number
+                         `index` is.
+    TensorDataset        A data set of tensors whose first axis counts the samples; a sample is a
+                         tuple of rows.
+    Sampler              An order of reading: `indices` gives it as one tensor, `blocks` in parts,
+                         iterating singly.
+    SequentialSampler    Read in the order in which the samples lie.
+    RandomSampler        Read every sample once, in an order drawn anew each time.
+    check_whole_number   Raise a ValueError that names the value unless it is a whole number of at
+                         least `least`.
+    BatchSampler         Cut an order into lists of `batch_size`; the last one may be shorter, or is
+                         dropped.
+    collate              Stack samples along a new first axis, part by part for tuples, lists and
+                         dicts.
+    tensor_batches       Take the rows of many batches at once, in the sampler's order, and hand out
+                         slices.
+    fetch_batch          Make one batch: read the samples and collate them, or take rows where all
+                         is in tensors.
+    held_generators      Find the random generators that objects hold, such as loaders, samplers and
+                         data sets.
+    generator_state      Copy the state of a random generator of torch's, NumPy's or Python's.
+    set_generator_state  Put a random generator back into the state that `generator_state` returned.
+    worker_batches       Let workers make batches in turn, some ahead, and yield them in the
+                         sampler's order.
+    DataLoader           Serve a data set in batches: in order or shuffled, with or without worker
+                         processes.
+    FirstBatches         A loader of the first `n` batches of another one; also an epoch of an
+                         endless one.
+    DataLoaders          The two loaders of a training: `train` to learn from, `valid` to check on,
+                         or None.
+    set_epoch            Tell every part of a loader that has a method `set_epoch` which epoch
+                         begins, from 0.
 
 nb03c (generalisation): Training that generalises
     RunningMean  A mean over batches in which each sample counts once, however large its batch.
@@ -559,7 +570,7 @@ nb11b (language_model): A language model, character by character
                         input, and no other.
 """
 
-# generated from the notebooks: do not edit · 3e95a8
+# generated from the notebooks: do not edit · 060d12
 
 import importlib as _importlib
 import importlib.machinery as _machinery
@@ -584,8 +595,9 @@ _names = {
               Operators Value HasParameters Module Linear ReLU MSELoss""",
     "nb03": """logsumexp log_softmax nll_loss cross_entropy Parameter Container Sequential
               Optimizer SGD""",
-    "nb03b": """Dataset TensorDataset Sampler SequentialSampler RandomSampler BatchSampler
-               collate tensor_batches fetch_batch worker_batches DataLoader DataLoaders""",
+    "nb03b": """Dataset TensorDataset Sampler SequentialSampler RandomSampler check_whole_number
+               BatchSampler collate tensor_batches fetch_batch held_generators generator_state
+               set_generator_state worker_batches DataLoader FirstBatches DataLoaders set_epoch""",
     "nb03c": """RunningMean accuracy modes_kept Scores evaluate Epoch History fit""",
     "nb03d": """Column DeferredMeans pool_sums random_state set_random_state""",
     "nb03e": """divides_by divisor_of is_metric Metric metric_state restore_metric_state
@@ -752,9 +764,12 @@ if TYPE_CHECKING:  # what editors and type checkers read
     from .nb03b import (
         Dataset as Dataset, TensorDataset as TensorDataset, Sampler as Sampler,
         SequentialSampler as SequentialSampler, RandomSampler as RandomSampler,
-        BatchSampler as BatchSampler, collate as collate, tensor_batches as tensor_batches,
-        fetch_batch as fetch_batch, worker_batches as worker_batches, DataLoader as DataLoader,
-        DataLoaders as DataLoaders,
+        check_whole_number as check_whole_number, BatchSampler as BatchSampler,
+        collate as collate, tensor_batches as tensor_batches, fetch_batch as fetch_batch,
+        held_generators as held_generators, generator_state as generator_state,
+        set_generator_state as set_generator_state, worker_batches as worker_batches,
+        DataLoader as DataLoader, FirstBatches as FirstBatches, DataLoaders as DataLoaders,
+        set_epoch as set_epoch,
     )
     from .nb03c import (
         RunningMean as RunningMean, accuracy as accuracy, modes_kept as modes_kept,
