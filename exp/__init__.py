@@ -362,22 +362,20 @@ nb04d (checkpoints): Checkpoints: a training that survives
                       before.
 
 nb05 (anneal): Annealing: a rate for every moment
-    ROUNDING             = 1e-09
-    Schedule             A value for each position in the training: 0 is the first step, 1 the last.
-    ConstantSchedule     Stay at `value`.
-    LinearSchedule       Go from `start` to `end` in a straight line.
-    CosineSchedule       Go from `start` to `end` along half a wave: slow, fast, slow.
-    ExponentialSchedule  Go from `start` to `end` by the same factor in every step.
-    PolynomialSchedule   Go from `start` to `end` as a power of what is left of the way.
-    CombinedSchedule     Schedules one after another, each for its share of the training.
-    combine_schedules    Put schedules one after another, each for its share of the training.
-    restarts_schedule    Anneal by a cosine again and again, each time `multiplier` times as long as
-                         before.
-    one_cycle            Give schedules for "lr", up and then down, and for "momentum", down and
+    Schedule             A value for each position in training: 0 is the first step, 1 the last.
+    ConstantSchedule     Stay at `value` throughout.
+    LinearSchedule       Move from `start` to `end` in a straight line.
+    CosineSchedule       Move from `start` to `end` along half a cosine wave: slowly, fast, slowly.
+    ExponentialSchedule  Move from `start` to `end` by the same factor in every step.
+    PolynomialSchedule   Move from `start` to `end` as a power of the fraction that remains.
+    CombinedSchedule     Run schedules one after another, each for its fraction of the training.
+    restarts_schedule    Anneal along a cosine again and again, each time `multiplier` times as long
+                         as before.
+    one_cycle            Return schedules for "lr", up and then down, and for "momentum", down and
                          then up.
-    set_hyperparameter   Change a setting of one parameter group; "momentum" is Adam's first beta,
-                         too.
-    get_hyperparameter   Read a setting of one parameter group, under the names that
+    set_hyperparameter   Change a setting of one parameter group; "momentum" also means Adam's first
+                         beta.
+    get_hyperparameter   Return a setting of one parameter group, by the names that
                          `set_hyperparameter` takes.
     training_position    Tell where in a fit its present training batch stands: 0 for the first, 1
                          for the last.
@@ -386,105 +384,103 @@ nb05 (anneal): Annealing: a rate for every moment
     fit_one_cycle        Train with one cycle of the learning rate and the momentum.
 
 nb05b: The learning-rate finder
-    smooth           Average each value with its neighbours, nearer ones counting more, so that
-                     nothing lags.
+    smooth           Average each value with its neighbours, nearer ones counting more, without a
+                     lag.
     RateSweep        The loss that each learning rate led to.
-    plot_sweep       Draw the loss over the rate, with the two suggestions.
-    module_as_found  Put a module's parameters, gradients, buffers and modes back, whatever ends the
-                     block.
+    plot_sweep       Plot the loss against the rate, with both suggestions marked.
+    module_as_found  Put a module's parameters, gradients, buffers and modes back, however the block
+                     ends.
     as_found         Put a Learner back as it was: model, optimizer, callbacks, random numbers,
                      attributes.
     lr_find          Try rates from `start_lr` to `end_lr`, each a factor above the last, until the
                      loss explodes.
-    bowl_limit       Find the largest stable rate of a bowl, 2 / λ_max, from how fast the loss
+    bowl_limit       Return the largest stable rate of a bowl, 2 / λ_max, from how fast its loss
                      explodes.
 
 nb05c (optimizers): Optimizers: a step made of parts
     Part                    = Callable[[Tensor, Tensor, dict[str, Any], dict[str, Any]], …
-    ComposedOptimizer       Turn each gradient into a step by a chain of parts, then go `lr` times
-                            that step.
-    l2_weight_decay         Add the parameter, times `weight_decay`, to the step.
-    momentum                Keep a velocity: slow the old one down by `momentum`, add the step, and
-                            go by the result.
-    decoupled_weight_decay  Shrink the parameter by the share `lr` times `weight_decay`; leave the
-                            step as it is.
-    moving_average          Keep under `name` an average, from 0 on: a share `beta` of the old, the
-                            rest of the new.
-    count_step              Count how often this parameter has been stepped; leave the step as it
-                            is.
+    ComposedOptimizer       Turn each gradient into a step by a chain of parts, then move by `lr`
+                            times that step.
+    l2_weight_decay         Add `weight_decay` times the parameter to the step.
+    momentum                Replace the step by a velocity: `momentum` times the previous velocity,
+                            plus the step.
+    decoupled_weight_decay  Shrink the parameter by the fraction `lr` times `weight_decay`; leave
+                            the step unchanged.
+    moving_average          Update the average `state[name]`, at first 0: keep `beta` of it, add the
+                            rest of `value`.
+    count_step              Count the steps of this parameter; leave the step unchanged.
     divide_by_recent_size   Divide by the root of a moving average of the squares, which keeps a
-                            share `alpha`.
+                            fraction `alpha`.
     RMSprop                 Divide each gradient by its recent size, so that every parameter moves
                             at a similar speed.
-    average_square          Average the squares of the step, keeping `betas[1]`; leave the step as
-                            it is.
-    average_gradient        Replace the step by its moving average, which keeps `betas[0]`, without
-                            the bias to 0.
-    divide_by_root          Divide by the root of the averaged squares, without their bias to 0,
-                            plus `eps`.
-    Adam                    Go by the mean of the recent gradients, divided by the root of their
+    average_square          Average the squares of the step, keeping `betas[1]`; leave the step
+                            unchanged.
+    average_gradient        Replace the step by its bias-corrected moving average, which keeps
+                            `betas[0]`.
+    divide_by_root          Divide by the root of the bias-corrected average of squares, plus `eps`.
+    Adam                    Step by the mean of the recent gradients, divided by the root of their
                             mean square.
-    AdamW                   Adam whose weight decay shrinks the parameters directly.
-    scale_to_parameter      Make the step as long as the parameter; where one of the two is 0, leave
-                            it as it is.
-    LAMB                    Adam whose step, decay included, has the length of the parameter it
+    AdamW                   Adam with weight decay that shrinks the parameters directly.
+    scale_to_parameter      Scale the step to the length of the parameter; leave it unchanged if
+                            either length is 0.
+    LAMB                    Adam whose step, decay included, is as long as the parameter that it
                             changes, times `lr`.
 
 nb06 (cuda_cnn_hooks_init): Convolutions, hooks and a good start
-    show_batch                  Draw the first images of a training batch with their targets; random
-                                numbers stay in place.
-    conv_output_size            Count the places of a window along one axis.
-    windows                     View every window of padded images; the border holds `fill`.
-    conv2d                      Make each window a row and each kernel a column, and multiply the
-                                two matrices.
-    Conv2d                      Lay `out_channels` kernels, which are learned, on every window of
-                                the images.
-    max_pool2d                  Take the largest number of each window; without `stride`, windows
-                                lie side by side.
-    avg_pool2d                  Average each window, zeros of the border included.
-    pooling_matrix              Write the averages of n pixels in m cells, which cover all and may
-                                overlap, as a matrix.
-    adaptive_avg_pool2d         Average images of any size down, or up, to cells of a fixed number.
-    ForwardHooks                Call `function(name, module, output)` after each forward pass of the
-                                modules, in a `with`.
-    modules_of_kind             Find the modules of some classes, by name, in the order in which
+    show_batch                  Draw the first images of a training batch with their targets; no
+                                random number moves.
+    conv_output_size            Return the number of positions of a window along one axis.
+    windows                     Return a view of every window of the padded images; the border holds
+                                `fill`.
+    conv2d                      Convolve images: make each window a row, each kernel a column, and
+                                multiply the matrices.
+    Conv2d                      Apply `out_channels` learned kernels to every window of the images.
+    max_pool2d                  Return the largest number of each window; without `stride`, windows
+                                do not overlap.
+    avg_pool2d                  Average each window, including the zeros of the border.
+    pooling_matrix              Return the matrix that averages n pixels into m cells, which may
+                                overlap.
+    adaptive_avg_pool2d         Average images of any size into a fixed number of cells.
+    ForwardHooks                Inside a `with`, call `function(name, module, output)` after each
+                                module's forward pass.
+    modules_of_kind             Return the modules of some classes, by name, in the order in which
                                 they were added.
-    describe_outputs            Give mean, standard deviation and share of dead units of a layer's
-                                outputs.
+    describe_outputs            Return mean, standard deviation and fraction of dead units of a
+                                layer's outputs.
     ActivationStats             Record mean, spread, dead units and a histogram of modules' outputs,
                                 batch by batch.
-    ActivationStatsCallback     Watch a fit with `ActivationStats`, which is in `stats` afterwards;
-                                no hook is left.
-    plot_activation_stats       Draw mean, standard deviation and share of dead units over the
-                                batches, a line a layer.
-    plot_activation_histograms  Draw each layer's histogram over the batches as a picture, colour
-                                for the log of a count.
+    ActivationStatsCallback     Record `ActivationStats` during a fit, in the attribute `stats`; no
+                                hook is left afterwards.
+    plot_activation_stats       Plot mean, standard deviation and fraction of dead units of each
+                                layer over the batches.
+    plot_activation_histograms  Plot each layer's histograms over the batches, coloured by the log
+                                of the counts.
     lsuv                        Scale each layer's weights, from first to last, until its outputs on
                                 a batch have variance 1.
 
 nb06b (resnet): Normalisation and residual networks
-    normalize_over  Subtract the mean over some axes and divide by the standard deviation, of which
-                    eps is part.
-    BatchNorm       Normalise each channel over batch and places; in evaluation, by the running
+    normalize_over  Subtract the mean over some axes and divide by the root of variance plus `eps`.
+    BatchNorm       Normalise each channel over batch and positions; in evaluation, by the running
                     statistics.
     LayerNorm       Normalise each item over its last axes, those of `normalized_shape`.
-    GroupNorm       Normalise each item over the places of a group of channels.
-    conv            Put a convolution, a norm and an activation in a row; a bias only if there is no
+    GroupNorm       Normalise each item over a group of channels and all positions.
+    conv            Return a convolution, a norm and an activation; with a bias only if there is no
                     norm.
-    BasicBlock      Add two convolutions of 3 × 3 to what goes past them.
-    Bottleneck      Squeeze the channels, convolve, expand to four times the width, and add what
-                    went past.
-    ResNet          Run a stem, stages of residual blocks, an average over all places, and a linear
-                    layer.
-    resnet18        Build the network of 18 layers of He and others 2015, table 1.
-    resnet34        Build the network of 34 layers of He and others 2015, table 1.
-    resnet50        Build the network of 50 layers of He and others 2015, table 1.
-    LayerSummary    One layer: its name and class, the shape of its output, parameters, FLOP of the
-                    pass.
-    Summary         A model's layers in the order in which they ran; prints itself as a table.
-    layer_flops     Count a layer's FLOP: 2 K for each output of a convolution, 2 n_in of a linear
-                    layer.
-    summary         Send inputs through a model, and tell each layer's output, parameters and FLOP.
+    BasicBlock      Add two 3 × 3 convolutions to a shortcut past them.
+    Bottleneck      Squeeze the channels, convolve, expand to four times the width, and add the
+                    shortcut.
+    ResNet          A residual network: a stem, stages of blocks, an average over positions, a
+                    linear layer.
+    resnet18        Return the 18-layer network of He and others 2015, table 1.
+    resnet34        Return the 34-layer network of He and others 2015, table 1.
+    resnet50        Return the 50-layer network of He and others 2015, table 1.
+    LayerSummary    One layer: its name and class, the shape of its output, its parameters, its
+                    FLOP.
+    Summary         A model's layers in the order in which they ran; its repr is a table.
+    layer_flops     Return the FLOP of a convolution (2 K per output) or linear layer (2 n_in); 0
+                    for others.
+    summary         Send inputs through a model, and return each layer's output shape, parameters
+                    and FLOP.
 
 nb06c (scale): Scale: half precision and many processes
     HALVES               = (torch.bfloat16, torch.float16)
@@ -570,7 +566,7 @@ nb11b (language_model): A language model, character by character
                         input, and no other.
 """
 
-# generated from the notebooks: do not edit · 060d12
+# generated from the notebooks: do not edit · ea0c52
 
 import importlib as _importlib
 import importlib.machinery as _machinery
@@ -615,10 +611,10 @@ _names = {
                load_weights export_model load_exported""",
     "nb04d": """learner_state restore_learner save_learner load_learner checkpoint_files
                Checkpoint SaveBest""",
-    "nb05": """ROUNDING Schedule ConstantSchedule LinearSchedule CosineSchedule
-              ExponentialSchedule PolynomialSchedule CombinedSchedule combine_schedules
-              restarts_schedule one_cycle set_hyperparameter get_hyperparameter
-              training_position ScheduleCallback fit_one_cycle""",
+    "nb05": """Schedule ConstantSchedule LinearSchedule CosineSchedule ExponentialSchedule
+              PolynomialSchedule CombinedSchedule restarts_schedule one_cycle
+              set_hyperparameter get_hyperparameter training_position ScheduleCallback
+              fit_one_cycle""",
     "nb05b": """smooth RateSweep plot_sweep module_as_found as_found lr_find bowl_limit""",
     "nb05c": """Part ComposedOptimizer l2_weight_decay momentum decoupled_weight_decay
                moving_average count_step divide_by_recent_size RMSprop average_square
@@ -823,14 +819,13 @@ if TYPE_CHECKING:  # what editors and type checkers read
         checkpoint_files as checkpoint_files, Checkpoint as Checkpoint, SaveBest as SaveBest,
     )
     from .nb05 import (
-        ROUNDING as ROUNDING, Schedule as Schedule, ConstantSchedule as ConstantSchedule,
+        Schedule as Schedule, ConstantSchedule as ConstantSchedule,
         LinearSchedule as LinearSchedule, CosineSchedule as CosineSchedule,
         ExponentialSchedule as ExponentialSchedule, PolynomialSchedule as PolynomialSchedule,
-        CombinedSchedule as CombinedSchedule, combine_schedules as combine_schedules,
-        restarts_schedule as restarts_schedule, one_cycle as one_cycle,
-        set_hyperparameter as set_hyperparameter, get_hyperparameter as get_hyperparameter,
-        training_position as training_position, ScheduleCallback as ScheduleCallback,
-        fit_one_cycle as fit_one_cycle,
+        CombinedSchedule as CombinedSchedule, restarts_schedule as restarts_schedule,
+        one_cycle as one_cycle, set_hyperparameter as set_hyperparameter,
+        get_hyperparameter as get_hyperparameter, training_position as training_position,
+        ScheduleCallback as ScheduleCallback, fit_one_cycle as fit_one_cycle,
     )
     from .nb05b import (
         smooth as smooth, RateSweep as RateSweep, plot_sweep as plot_sweep,

@@ -1,6 +1,6 @@
 """Annealing: a rate for every moment
 
-In the end you have schedules that move any setting of the optimizer while training runs, and the one-cycle policy, equal to PyTorch's at every step and measured against constant rates.
+By the end you will have schedules that move any setting of the optimizer during training, and the one-cycle policy, equal to PyTorch's at every step and measured against constant rates.
 """
 
 # cell 2d81e2ab a6284e · Imports
@@ -8,7 +8,6 @@ from __future__ import annotations
 
 # generated from nbs/05_anneal.ipynb: do not edit
 __all__ = [
-    "ROUNDING",
     "Schedule",
     "ConstantSchedule",
     "LinearSchedule",
@@ -16,7 +15,6 @@ __all__ = [
     "ExponentialSchedule",
     "PolynomialSchedule",
     "CombinedSchedule",
-    "combine_schedules",
     "restarts_schedule",
     "one_cycle",
     "set_hyperparameter",
@@ -36,32 +34,32 @@ from typing import Any
 from exp.nb04 import Callback, Learner, loader_length
 
 
-# cell a181ce09 5dbd5c · A schedule is a function of the position
-ROUNDING = 1e-9  # a position this close to a boundary is on it
+# cell a181ce09 dc3d99 · A schedule is a function of the position
+_ROUNDING = 1e-9  # a position this close to a boundary is on it
 
 
 class Schedule:
-    """A value for each position in the training: 0 is the first step, 1 the last.
+    """A value for each position in training: 0 is the first step, 1 the last.
 
-    A subclass writes `at`. Calling a schedule checks the position first.
+    Subclasses implement `at`; calling a schedule checks the position first.
     Raises: ValueError for a position outside 0..1.
     """
 
     def __call__(self, position: float) -> float:
-        if not -ROUNDING <= position <= 1 + ROUNDING:
-            raise ValueError(f"a position lies in 0..1, from the first step to the last; "
+        if not -_ROUNDING <= position <= 1 + _ROUNDING:
+            raise ValueError(f"position must lie in 0..1, from the first step to the last; "
                              f"got {position}")
         return self.at(min(max(float(position), 0.0), 1.0))
 
     def at(self, position: float) -> float:
-        """Compute the value; `position` is in 0..1 for sure."""
-        raise NotImplementedError(f"{type(self).__name__} needs a method at(self, position)")
+        """Return the value at `position`, which has been checked to lie in 0..1."""
+        raise NotImplementedError(f"{type(self).__name__} must define at(self, position)")
 
 
-# cell dd96907b b2602c · A schedule is a function of the position
+# cell dd96907b 1e5265 · A schedule is a function of the position
 @dataclass(frozen=True)
 class ConstantSchedule(Schedule):
-    """Stay at `value`."""
+    """Stay at `value` throughout."""
 
     value: float
 
@@ -71,7 +69,7 @@ class ConstantSchedule(Schedule):
 
 @dataclass(frozen=True)
 class LinearSchedule(Schedule):
-    """Go from `start` to `end` in a straight line."""
+    """Move from `start` to `end` in a straight line."""
 
     start: float
     end: float
@@ -80,10 +78,10 @@ class LinearSchedule(Schedule):
         return self.start + position * (self.end - self.start)
 
 
-# cell 3827f61d 28b614 · A schedule is a function of the position
+# cell 3827f61d 48cd63 · A schedule is a function of the position
 @dataclass(frozen=True)
 class CosineSchedule(Schedule):
-    """Go from `start` to `end` along half a wave: slow, fast, slow.
+    """Move from `start` to `end` along half a cosine wave: slowly, fast, slowly.
 
     Source: Loshchilov and Hutter 2017, equation 5.
     """
@@ -95,12 +93,12 @@ class CosineSchedule(Schedule):
         return self.end + (self.start - self.end) * (1 + math.cos(math.pi * position)) / 2
 
 
-# cell 89808807 52b63c · A schedule is a function of the position
+# cell 89808807 693b77 · A schedule is a function of the position
 @dataclass(frozen=True)
 class ExponentialSchedule(Schedule):
-    """Go from `start` to `end` by the same factor in every step.
+    """Move from `start` to `end` by the same factor in every step.
 
-    Raises: ValueError unless both are positive.
+    Raises: ValueError unless both ends are positive.
     """
 
     start: float
@@ -108,17 +106,17 @@ class ExponentialSchedule(Schedule):
 
     def __post_init__(self):
         if not (self.start > 0 and self.end > 0):
-            raise ValueError("factors lead from one positive number to another; got "
+            raise ValueError("start and end of an ExponentialSchedule must be positive, got "
                              f"{self.start} and {self.end}; a LinearSchedule can reach 0")
 
     def at(self, position: float) -> float:
         return self.start * (self.end / self.start) ** position
 
 
-# cell bbf203a4 9afd6a · A schedule is a function of the position
+# cell bbf203a4 d9e260 · A schedule is a function of the position
 @dataclass(frozen=True)
 class PolynomialSchedule(Schedule):
-    """Go from `start` to `end` as a power of what is left of the way.
+    """Move from `start` to `end` as a power of the fraction that remains.
 
     Raises: ValueError unless the power is positive.
     """
@@ -135,67 +133,65 @@ class PolynomialSchedule(Schedule):
         return self.end + (self.start - self.end) * (1 - position) ** self.power
 
 
-# cell 072c2d9b 771eee · One schedule after another
+# cell 072c2d9b 5642e5 · One schedule after another
 @dataclass(frozen=True)
 class CombinedSchedule(Schedule):
-    """Schedules one after another, each for its share of the training.
+    """Run schedules one after another, each for its fraction of the training.
 
-    On a boundary the next one begins; position 1 is the end of the last one.
-    Raises: ValueError unless there is one share for each schedule, none negative, in sum 1.
+    At a boundary the next schedule begins; position 1 is the end of the last one.
+    Raises: ValueError unless there is one fraction for each schedule, all are 0 or more, and they
+        sum to 1.
     """
 
-    pcts: tuple[float, ...]
-    schedules: tuple[Schedule, ...]
+    pcts: Sequence[float]
+    schedules: Sequence[Schedule]
 
     def __post_init__(self):
+        for name in ("pcts", "schedules"):  # tuples, so that it can be hashed and compared
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         pcts = self.pcts
         if len(pcts) != len(self.schedules) or not pcts:
-            raise ValueError(f"each schedule needs one share: got {len(pcts)} shares for "
+            raise ValueError(f"each schedule needs one fraction: got {len(pcts)} fractions for "
                              f"{len(self.schedules)} schedules")
         if not all(pct >= 0 for pct in pcts) or abs(math.fsum(pcts) - 1) > 1e-6:
-            raise ValueError(f"shares are 0 or more and sum to 1, got {list(pcts)}, "
-                             f"in sum {math.fsum(pcts):g}")
+            raise ValueError(f"fractions must be 0 or more and sum to 1, got {list(pcts)}, "
+                             f"which sum to {math.fsum(pcts):g}")
 
     def at(self, position: float) -> float:
         total = math.fsum(self.pcts)
         ends = [math.fsum(self.pcts[:i]) / total for i in range(1, len(self.pcts) + 1)]
-        last = max(i for i, pct in enumerate(self.pcts) if pct > ROUNDING)
-        phase = min(bisect_right(ends, position + ROUNDING), last)
+        last = max(i for i, pct in enumerate(self.pcts) if pct > _ROUNDING)
+        phase = min(bisect_right(ends, position + _ROUNDING), last)
         begin = ends[phase - 1] if phase else 0.0
         inside = (position - begin) / (ends[phase] - begin)
         return self.schedules[phase](min(max(inside, 0.0), 1.0))
 
 
-def combine_schedules(pcts: Sequence[float], schedules: Sequence[Schedule]) -> CombinedSchedule:
-    """Put schedules one after another, each for its share of the training."""
-    return CombinedSchedule(tuple(pcts), tuple(schedules))
-
-
-# cell c5af332f cebc5e · One schedule after another
+# cell c5af332f d718cb · One schedule after another
 def restarts_schedule(start: float, end: float, cycles: int,
                       multiplier: float = 1.0) -> CombinedSchedule:
-    """Anneal by a cosine again and again, each time `multiplier` times as long as before.
+    """Anneal along a cosine again and again, each time `multiplier` times as long as before.
 
     Raises: ValueError unless there is at least one cycle and the multiplier is positive.
     Source: Loshchilov and Hutter 2017, equation 5 and section 3.
     """
     if cycles < 1 or not multiplier > 0:
-        raise ValueError(f"cycles must be 1 or more and multiplier positive, got {cycles} "
-                         f"and {multiplier}")
+        raise ValueError(f"cycles must be 1 or more and multiplier positive, got cycles={cycles} "
+                         f"and multiplier={multiplier}")
     lengths = [float(multiplier) ** i for i in range(cycles)]
     shares = [length / math.fsum(lengths) for length in lengths]
-    return combine_schedules(shares, [CosineSchedule(start, end)] * cycles)
+    return CombinedSchedule(shares, [CosineSchedule(start, end)] * cycles)
 
 
-# cell dfb76d8e 4ffd6b · One cycle, for two settings at once
+# cell dfb76d8e 8279ec · One cycle, for two settings at once
 def one_cycle(max_lr: float, total_steps: int, pct_start: float = 0.3, div_factor: float = 25.0,
               final_div_factor: float = 1e4, base_momentum: float = 0.85,
               max_momentum: float = 0.95) -> dict[str, CombinedSchedule]:
-    """Give schedules for "lr", up and then down, and for "momentum", down and then up.
+    """Return schedules for "lr", up and then down, and for "momentum", down and then up.
 
-    The rate goes from max_lr / div_factor up to max_lr, and down to its start / final_div_factor.
-    Raises: ValueError if there are too few steps to go up and down (at 0.3, fewer than 4), for a
-        rate or divisor that is not positive, or a momentum outside [0, 1).
+    The rate rises from max_lr / div_factor to max_lr and falls to its start / final_div_factor.
+    Raises: ValueError if there are too few steps to rise and fall (fewer than 4 at the default
+        pct_start), if a rate or divisor is not positive, or if a momentum is outside [0, 1).
     Source: Smith and Topin 2018; names and defaults as in torch.optim.lr_scheduler.OneCycleLR.
     Differs: always cosines, always two phases, always the momentum too.
     """
@@ -204,25 +200,26 @@ def one_cycle(max_lr: float, total_steps: int, pct_start: float = 0.3, div_facto
         if not 0 < value < math.inf:
             raise ValueError(f"{name} must be positive and finite, got {value}")
     if not (0 <= base_momentum < 1 and 0 <= max_momentum < 1):
-        raise ValueError(f"a momentum lies in [0, 1), got {base_momentum} and {max_momentum}")
-    top = pct_start * total_steps - 1  # the step at the top, as PyTorch counts
+        raise ValueError("base_momentum and max_momentum must lie in [0, 1), got "
+                         f"{base_momentum} and {max_momentum}")
+    top = pct_start * total_steps - 1  # the step at the peak, as PyTorch counts
     if not 0 < top < total_steps - 1:
-        raise ValueError(f"one cycle goes up and down: total_steps * pct_start is {total_steps} * "
-                         f"{pct_start}, and must lie between 1 and total_steps; train for longer "
-                         "or set pct_start")
+        raise ValueError("one cycle needs steps to rise and to fall: total_steps * pct_start is "
+                         f"{total_steps} * {pct_start}, and must lie between 1 and total_steps; "
+                         "train for longer or change pct_start")
     low, share = max_lr / div_factor, top / (total_steps - 1)
 
     def up_and_down(start: float, middle: float, end: float) -> CombinedSchedule:
-        return combine_schedules([share, 1 - share],
-                                 [CosineSchedule(start, middle), CosineSchedule(middle, end)])
+        return CombinedSchedule([share, 1 - share],
+                                [CosineSchedule(start, middle), CosineSchedule(middle, end)])
 
     return {"lr": up_and_down(low, max_lr, low / final_div_factor),
             "momentum": up_and_down(max_momentum, base_momentum, max_momentum)}
 
 
-# cell 44e0b841 919f95 · One cycle, for two settings at once
+# cell 44e0b841 6655d3 · One cycle, for two settings at once
 def set_hyperparameter(group: dict[str, Any], name: str, value: Any) -> None:
-    """Change a setting of one parameter group; "momentum" is Adam's first beta, too.
+    """Change a setting of one parameter group; "momentum" also means Adam's first beta.
 
     Raises: ValueError if the group has no such setting.
     """
@@ -232,16 +229,16 @@ def set_hyperparameter(group: dict[str, Any], name: str, value: Any) -> None:
         group[name] = value
     else:
         known = sorted(group.keys() - {"params"}) + ["momentum"] * ("betas" in group)
-        raise ValueError(f"this optimizer has no setting {name!r}; it has {', '.join(known)}")
+        raise ValueError(f"the optimizer has no setting {name!r}; it has {', '.join(known)}")
 
 
-# cell 4a8d4099 1fb351 · One cycle, for two settings at once
+# cell 4a8d4099 a1a872 · One cycle, for two settings at once
 def get_hyperparameter(group: dict[str, Any], name: str) -> Any:
-    """Read a setting of one parameter group, under the names that `set_hyperparameter` takes.
+    """Return a setting of one parameter group, by the names that `set_hyperparameter` takes.
 
     Raises: ValueError if the group has no such setting.
     """
-    set_hyperparameter(dict(group), name, None)  # on a copy: an unknown name is refused
+    set_hyperparameter(dict(group), name, None)  # on a copy, to refuse unknown names
     return group["betas"][0] if name == "momentum" and "betas" in group else group[name]
 
 
@@ -252,27 +249,27 @@ def training_position(learn: Learner) -> float:
     return (learn.epoch * learn.n_batches + learn.batch_index) / max(total - 1, 1)
 
 
-# cell f696b240 5e4b28 · A callback that follows a schedule
+# cell f696b240 9c35f2 · A callback that follows a schedule
 def _one_for_each(given: Any, groups: list[Any]) -> list[Any]:
-    """Give a list with one item for each parameter group, from such a list or one item for all."""
+    """Return one item for each parameter group, from a list of them or one item for all."""
     items = list(given) if isinstance(given, list | tuple) else [given] * len(groups)
     if len(items) != len(groups):
-        raise ValueError(f"one for all groups or one for each: got {len(items)} for "
+        raise ValueError(f"give one for all parameter groups or one for each: got {len(items)} for "
                          f"{len(groups)} parameter groups")
     return items
 
 
-# cell eff9816b fb6237 · A callback that follows a schedule
+# cell eff9816b deb431 · A callback that follows a schedule
 def _check_schedule(name: str, learn: Learner) -> None:
-    """Refuse what no schedule can follow or move."""
+    """Refuse a setting that cannot be scheduled, and two schedules for one setting."""
     names = [c.name for c in learn.callbacks if isinstance(c, ScheduleCallback)]
     if names.count(name) > 1:
-        raise ValueError(f"two schedules for {name!r}; put them into one, for example with "
-                         "combine_schedules")
+        raise ValueError(f"there are two schedules for {name!r}; put them into one "
+                         "CombinedSchedule, or leave one out")
     for group in learn.opt.param_groups:
         value = get_hyperparameter(group, name)
         if isinstance(value, bool) or not hasattr(value, "__float__"):
-            raise ValueError(f"{name!r} is {value!r}, and a schedule moves numbers only; Adam's "
+            raise ValueError(f"{name!r} is {value!r}, but only numbers can be scheduled; Adam's "
                              'first beta goes by the name "momentum"')
     _training_batches(learn)
 

@@ -1,6 +1,6 @@
 """The learning-rate finder
 
-In the end you know how large a learning rate may be on a bowl, and have a tool that finds it for any model in a few seconds and leaves no trace: not in the weights, not in the optimizer, not in the random numbers.
+By the end you will know how large a learning rate may be on a bowl, and have a tool that finds a rate for any model in a few seconds and leaves no trace: not in the weights, not in the optimizer, not in the random numbers.
 """
 
 # cell c23cc91d a6284e · Imports
@@ -35,25 +35,25 @@ from exp.nb04 import Callback, CancelFit, Learner
 from exp.nb05 import ExponentialSchedule
 
 
-# cell d9deedc9 a21cec · The learning-rate finder
+# cell d9deedc9 68a6ee · The learning-rate finder
 def smooth(values: Sequence[float]) -> list[float]:
-    """Average each value with its neighbours, nearer ones counting more, so that nothing lags.
+    """Average each value with its neighbours, nearer ones counting more, without a lag.
 
     Shape: (n,) -> (n,).
     """
     places = torch.arange(len(values))
-    distance = (places - places[:, None]) / (len(values) / 40)  # in fortieths of the whole
+    distance = (places - places[:, None]) / (len(values) / 40)  # in fortieths of the length
     weights = (-0.5 * distance**2).exp()  # (n, n)
     return ((weights * torch.tensor(values)).sum(1) / weights.sum(1)).tolist()
 
 
-# cell ab75afa9 1a1667 · The learning-rate finder
+# cell ab75afa9 3ed33c · The learning-rate finder
 @dataclass(frozen=True, repr=False)
 class RateSweep:
     """The loss that each learning rate led to.
 
-    `losses[i]` was measured on the batch after the step with `lrs[i]`; `exploded` says whether the
-    sweep ended because the loss did, and not because it had reached its last rate.
+    `losses[i]` was measured on the batch after the step with `lrs[i]`. `exploded` is true if the
+    sweep ended because the loss exploded, false if it reached its last rate.
     """
 
     lrs: tuple[float, ...]
@@ -73,20 +73,20 @@ class RateSweep:
 
     @property
     def steepest(self) -> float:
-        """The rate at which the smoothed loss falls fastest, before its minimum."""
+        """The rate below the minimum at which the smoothed loss falls fastest."""
         falls = torch.tensor(smooth(self.losses)).diff()[:max(1, self.lrs.index(self.minimum))]
         return self.lrs[falls.argmin().item()]
 
     def __repr__(self) -> str:
-        end = "where the loss exploded" if self.exploded else "all of them"
+        end = "where the loss exploded" if self.exploded else "without an explosion"
         return (f"learning rates: steepest {self.steepest:.2g}, minimum/10 "
                 f"{self.minimum_tenth:.2g} ({len(self.lrs)} from {self.lrs[0]:.2g} to "
                 f"{self.lrs[-1]:.2g}, {end})")
 
 
-# cell 1bb44c3f 96296b · The learning-rate finder
+# cell 1bb44c3f 4eb418 · The learning-rate finder
 def plot_sweep(sweep: RateSweep) -> None:
-    """Draw the loss over the rate, with the two suggestions."""
+    """Plot the loss against the rate, with both suggestions marked."""
     import matplotlib.pyplot as plt
 
     smoothed = smooth(sweep.losses)
@@ -103,7 +103,7 @@ def plot_sweep(sweep: RateSweep) -> None:
     plt.show()
 
 
-# cell 8e8c5741 6d4519 · The learning-rate finder
+# cell 8e8c5741 f2bd00 · The learning-rate finder
 class _Sweep(Callback):
     """Raise the rate by a factor before each batch, until the loss explodes or the rates end."""
 
@@ -120,7 +120,7 @@ class _Sweep(Callback):
 
     def after_loss(self, learn: Learner) -> None:
         loss = learn.loss.item()
-        self.average = 0.7 * self.average + 0.3 * loss  # what a single odd batch cannot carry away
+        self.average = 0.7 * self.average + 0.3 * loss  # so that one odd batch does not decide
         usual = self.average / (1 - 0.7 ** (self.n_taken + 1))
         self.exploded = not usual - self.best <= self.explode * abs(self.best)
         if self.n_taken and math.isfinite(loss):
@@ -132,10 +132,10 @@ class _Sweep(Callback):
         self.n_taken += 1
 
 
-# cell 028c8e80 221aea · The learning-rate finder
+# cell 028c8e80 14900b · The learning-rate finder
 @contextmanager
 def module_as_found(module: nn.Module) -> Iterator[None]:
-    """Put a module's parameters, gradients, buffers and modes back, whatever ends the block."""
+    """Put a module's parameters, gradients, buffers and modes back, however the block ends."""
     params = [(p, p.data, p.data.clone(), p.grad, p.requires_grad) for p in module.parameters()]
     buffers = [(part, name, buffer, buffer.clone()) for part in module.modules()
                for name, buffer in part.named_buffers(recurse=False)]
@@ -150,12 +150,12 @@ def module_as_found(module: nn.Module) -> Iterator[None]:
             setattr(part, name, buffer.copy_(copy))
 
 
-# cell 31cdb9da 7b3274 · The learning-rate finder
+# cell 31cdb9da ff7958 · The learning-rate finder
 @contextmanager
 def as_found(learn: Learner) -> Iterator[None]:
     """Put a Learner back as it was: model, optimizer, callbacks, random numbers, attributes.
 
-    Whatever ends the block, an exception or Ctrl-C included.
+    This happens however the block ends, by an exception or Ctrl-C included.
     """
     opt, attributes = learn.opt, dict(vars(learn))
     state, groups = dict(opt.state), [(group, dict(group)) for group in opt.param_groups]
@@ -213,17 +213,17 @@ def lr_find(learn: Learner, start_lr: float = 1e-6, end_lr: float = 10.0, num_st
     return RateSweep(tuple(lrs[:n]), tuple(sweep.losses), sweep.exploded)
 
 
-# cell 26d520fe f4ee0a · Does it find the limit?
+# cell 26d520fe 718311 · Does it find the limit?
 def bowl_limit(sweep: RateSweep) -> float:
-    """Find the largest stable rate of a bowl, 2 / λ_max, from how fast the loss explodes.
+    """Return the largest stable rate of a bowl, 2 / λ_max, from how fast its loss explodes.
 
-    The further the sweep lets it explode, the better.
+    The further the sweep lets the loss explode, the more accurate the result.
     Raises: ValueError if the loss did not explode.
-    Source: Polyak 1987, chapter 1, turned round: a step multiplies the loss by (ηλ - 1)².
+    Source: Polyak 1987, chapter 1, inverted: a step multiplies the loss by (ηλ - 1)².
     """
     level = min(smooth(sweep.losses))
     before, last = (loss - level for loss in sweep.losses[-2:])
     if not sweep.exploded or not min(before, last) > 0:
-        raise ValueError("the curvature shows in an explosion, and the loss ends "
-                         f"{before:g} and {last:g} above its lowest level: raise end_lr or explode")
+        raise ValueError("the limit is read off an explosion, but the last two losses are only "
+                         f"{before:g} and {last:g} above the lowest: raise end_lr or explode")
     return 2 * sweep.lrs[-1] / (1 + math.sqrt(last / before))

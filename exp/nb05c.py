@@ -1,6 +1,6 @@
 """Optimizers: a step made of parts
 
-In the end you have RMSprop, Adam, AdamW and LAMB, put together from parts that fit in any order, each equal to PyTorch's or to its paper, and you have seen what every part is for.
+By the end you will have RMSprop, Adam, AdamW and LAMB, put together from parts that fit in any order, each equal to PyTorch's version or to its paper, and you will have seen what every part is for.
 """
 
 # cell 50fee2b7 a6284e · Imports
@@ -37,18 +37,18 @@ from torch import Tensor
 from exp.nb03 import Optimizer
 
 
-# cell 0dfd58ac a2cca0 · A step, made of parts
+# cell 0dfd58ac ee7ca9 · A step, made of parts
 Part = Callable[[Tensor, Tensor, dict[str, Any], dict[str, Any]], Tensor]
 
 
 class ComposedOptimizer(Optimizer):
-    """Turn each gradient into a step by a chain of parts, then go `lr` times that step.
+    """Turn each gradient into a step by a chain of parts, then move by `lr` times that step.
 
-    A subclass lists its `parts`: functions (p, step, state, group) -> step. A part gets the
-    parameter, the step so far (at first the gradient), what is kept for this parameter and the
+    Subclasses list their `parts`: functions (p, step, state, group) -> step. A part receives the
+    parameter, the step so far (at first the gradient), the state kept for this parameter and the
     settings of its group. It must not change `step` in place: it may be the gradient itself.
-    Raises: ValueError for a setting that makes no sense, or a saved state that asks for more.
-    Differs: no `maximize`, no `amsgrad`; one parameter after the other, so no `foreach`, `fused`.
+    Raises: ValueError for an invalid setting, or a saved state with an unsupported option.
+    Differs: no `maximize`, no `amsgrad`; one parameter at a time, so no `foreach`, no `fused`.
     """
 
     parts: tuple[Part, ...] = ()
@@ -59,8 +59,8 @@ class ComposedOptimizer(Optimizer):
                 raise ValueError(f"{name} must be a finite number, 0 or more, got {group[name]}")
         kept = (*group.get("betas", (0, 0)), group.get("alpha", 0))
         if len(kept) != 3 or not all(0 <= beta < 1 for beta in kept):
-            raise ValueError("an average keeps a share in [0, 1), and betas are two such shares; "
-                             f"got {group.get('betas', group.get('alpha'))}")
+            raise ValueError("alpha and both betas must lie in [0, 1), got "
+                             f"{group.get('betas', group.get('alpha'))}")
 
     def update(self, p: Tensor, grad: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
         step = grad
@@ -72,21 +72,22 @@ class ComposedOptimizer(Optimizer):
         asked = {name for group in saved["param_groups"] for name in ("amsgrad", "maximize")
                  if group.get(name)} - self.defaults.keys()
         if asked:
-            raise ValueError(f"the saved optimizer has {sorted(asked)} on, which no part of "
-                             f"{type(self).__name__} does; go on with PyTorch's, or write a part")
+            raise ValueError(f"the saved optimizer uses {sorted(asked)}, which "
+                             f"{type(self).__name__} does not support; continue with PyTorch's, "
+                             "or write a part for it")
         super().load_state_dict(saved)
 
 
-# cell bccb50a0 6791c5 · A step, made of parts
+# cell bccb50a0 5fdd4d · A step, made of parts
 def l2_weight_decay(p: Tensor, step: Tensor, state: dict[str, Any],
                     group: dict[str, Any]) -> Tensor:
-    """Add the parameter, times `weight_decay`, to the step."""
+    """Add `weight_decay` times the parameter to the step."""
     return step.add(p, alpha=group["weight_decay"]) if group["weight_decay"] else step
 
 
-# cell 5941f5aa 7af724 · A step, made of parts
+# cell 5941f5aa a23df6 · A step, made of parts
 def momentum(p: Tensor, step: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Tensor:
-    """Keep a velocity: slow the old one down by `momentum`, add the step, and go by the result.
+    """Replace the step by a velocity: `momentum` times the previous velocity, plus the step.
 
     Source: Polyak 1964.
     """
@@ -97,10 +98,10 @@ def momentum(p: Tensor, step: Tensor, state: dict[str, Any], group: dict[str, An
     return state["momentum_buffer"].mul_(group["momentum"]).add_(step)
 
 
-# cell ef578a43 2e766f · Two kinds of weight decay
+# cell ef578a43 da6921 · Two kinds of weight decay
 def decoupled_weight_decay(p: Tensor, step: Tensor, state: dict[str, Any],
                            group: dict[str, Any]) -> Tensor:
-    """Shrink the parameter by the share `lr` times `weight_decay`; leave the step as it is.
+    """Shrink the parameter by the fraction `lr` times `weight_decay`; leave the step unchanged.
 
     Source: Loshchilov and Hutter 2019, algorithm 2, line 12.
     """
@@ -109,32 +110,32 @@ def decoupled_weight_decay(p: Tensor, step: Tensor, state: dict[str, Any],
     return step
 
 
-# cell 8b41b46b 34ee26 · How large are the gradients? RMSProp
+# cell 8b41b46b f00d7d · How large are the gradients? RMSProp
 def moving_average(state: dict[str, Any], name: str, value: Tensor, beta: float) -> Tensor:
-    """Keep under `name` an average, from 0 on: a share `beta` of the old, the rest of the new."""
+    """Update the average `state[name]`, at first 0: keep `beta` of it, add the rest of `value`."""
     if name not in state:
         state[name] = torch.zeros_like(value)
     return state[name].lerp_(value, 1 - beta)
 
 
-# cell 7d67423a 35f3a1 · How large are the gradients? RMSProp
+# cell 7d67423a 1d3dd5 · How large are the gradients? RMSProp
 def count_step(p: Tensor, step: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Tensor:
-    """Count how often this parameter has been stepped; leave the step as it is."""
+    """Count the steps of this parameter; leave the step unchanged."""
     state["step"] = int(state.get("step", 0)) + 1
     return step
 
 
-# cell 5cca8b72 faefc4 · How large are the gradients? RMSProp
+# cell 5cca8b72 b455a0 · How large are the gradients? RMSProp
 def divide_by_recent_size(p: Tensor, step: Tensor, state: dict[str, Any],
                           group: dict[str, Any]) -> Tensor:
-    """Divide by the root of a moving average of the squares, which keeps a share `alpha`.
+    """Divide by the root of a moving average of the squares, which keeps a fraction `alpha`.
 
     Source: Tieleman and Hinton 2012.
     """
     mean_square = moving_average(state, "square_avg", step * step, group["alpha"])
     if group["centered"]:
         mean = moving_average(state, "grad_avg", step, group["alpha"])
-        mean_square = (mean_square - mean * mean).clamp_(min=0)  # rounding may go below 0
+        mean_square = (mean_square - mean * mean).clamp_(min=0)  # rounding can make it negative
     return step / (mean_square.sqrt() + group["eps"])
 
 
@@ -156,17 +157,17 @@ class RMSprop(ComposedOptimizer):
                                   "weight_decay": weight_decay, "centered": centered})
 
 
-# cell cad50bff 1f6de3 · Adam: both averages, and a cure for the start
+# cell cad50bff a4213a · Adam: both averages, and a correction of the start
 def average_square(p: Tensor, step: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Tensor:
-    """Average the squares of the step, keeping `betas[1]`; leave the step as it is."""
+    """Average the squares of the step, keeping `betas[1]`; leave the step unchanged."""
     moving_average(state, "exp_avg_sq", step * step, group["betas"][1])
     return step
 
 
-# cell 7215018d f80083 · Adam: both averages, and a cure for the start
+# cell 7215018d b3652f · Adam: both averages, and a correction of the start
 def average_gradient(p: Tensor, step: Tensor, state: dict[str, Any],
                      group: dict[str, Any]) -> Tensor:
-    """Replace the step by its moving average, which keeps `betas[0]`, without the bias to 0.
+    """Replace the step by its bias-corrected moving average, which keeps `betas[0]`.
 
     Source: Kingma and Ba 2015, algorithm 1 and section 3.
     """
@@ -174,16 +175,16 @@ def average_gradient(p: Tensor, step: Tensor, state: dict[str, Any],
     return moving_average(state, "exp_avg", step, beta) / (1 - beta ** state["step"])
 
 
-# cell 4be7a777 0b92f4 · Adam: both averages, and a cure for the start
+# cell 4be7a777 97e61e · Adam: both averages, and a correction of the start
 def divide_by_root(p: Tensor, step: Tensor, state: dict[str, Any], group: dict[str, Any]) -> Tensor:
-    """Divide by the root of the averaged squares, without their bias to 0, plus `eps`."""
+    """Divide by the root of the bias-corrected average of squares, plus `eps`."""
     mean_square = state["exp_avg_sq"] / (1 - group["betas"][1] ** state["step"])
     return step / mean_square.sqrt_().add_(group["eps"])
 
 
-# cell 2df9c573 ed079c · Adam: both averages, and a cure for the start
+# cell 2df9c573 b19250 · Adam: both averages, and a correction of the start
 class Adam(ComposedOptimizer):
-    """Go by the mean of the recent gradients, divided by the root of their mean square.
+    """Step by the mean of the recent gradients, divided by the root of their mean square.
 
     Source: Kingma and Ba 2015, algorithm 1.
     Differs: `weight_decay`, which the paper does not have, is added to the gradient, as in PyTorch.
@@ -198,13 +199,13 @@ class Adam(ComposedOptimizer):
                                       "weight_decay": weight_decay})
 
 
-# cell ebdf9705 fd8580 · AdamW: the other weight decay
+# cell ebdf9705 7f2907 · AdamW: the other weight decay
 class AdamW(Adam):
-    """Adam whose weight decay shrinks the parameters directly.
+    """Adam with weight decay that shrinks the parameters directly.
 
     Source: Loshchilov and Hutter 2019, algorithm 2.
-    Differs: the shrinking is `lr` times `weight_decay`, as in PyTorch; the paper multiplies by a
-    schedule that is 1 at first, apart from the learning rate.
+    Differs: the decay is `lr` times `weight_decay`, as in PyTorch; the paper multiplies it by a
+    schedule that starts at 1, independent of the learning rate.
     """
 
     parts = (decoupled_weight_decay, *Adam.parts[1:])
@@ -215,10 +216,10 @@ class AdamW(Adam):
         super().__init__(params, lr, betas, eps, weight_decay)
 
 
-# cell fd19e077 cdf9cb · LAMB: a step in proportion to the weights
+# cell fd19e077 3c46ed · LAMB: a step in proportion to the weights
 def scale_to_parameter(p: Tensor, step: Tensor, state: dict[str, Any],
                        group: dict[str, Any]) -> Tensor:
-    """Make the step as long as the parameter; where one of the two is 0, leave it as it is.
+    """Scale the step to the length of the parameter; leave it unchanged if either length is 0.
 
     Source: You and others 2020, algorithm 2, the ratio of norms.
     """
@@ -227,13 +228,13 @@ def scale_to_parameter(p: Tensor, step: Tensor, state: dict[str, Any],
     return ratio * step
 
 
-# cell 8d7ba448 df094a · LAMB: a step in proportion to the weights
+# cell 8d7ba448 27231f · LAMB: a step in proportion to the weights
 class LAMB(Adam):
-    """Adam whose step, decay included, has the length of the parameter it changes, times `lr`.
+    """Adam whose step, decay included, is as long as the parameter that it changes, times `lr`.
 
     Source: You and others 2020, algorithm 2.
-    Differs: the paper's function φ, which bounds the parameter's length, is left out; a parameter
-    of zeros moves by Adam's step instead of not at all.
+    Differs: the paper's function φ, which bounds the parameter's length, is omitted; a parameter
+    of zeros moves by Adam's step instead of staying at 0.
     """
 
     parts = (*Adam.parts[1:], l2_weight_decay, scale_to_parameter)

@@ -1,6 +1,6 @@
 """Convolutions, hooks and a good start
 
-At the end you have a convolutional network that reads handwritten digits, built from a convolution of your own, and you can look inside while it trains and give it weights to start from that suit its depth.
+By the end you will have a convolutional network that reads handwritten digits, built from your own convolution, and you will be able to look inside it while it trains and to choose initial weights that suit its depth.
 """
 
 # cell 26e0fc49 a6284e · Convolutions, hooks and a good start
@@ -43,60 +43,60 @@ from exp.nb03d import random_state, set_random_state
 from exp.nb04 import Callback, Learner
 
 
-# cell db592f00 285aa3 · The data
-def show_batch(loaders: Any, n: int = 16, title: str = "A training batch") -> None:
-    """Draw the first images of a training batch with their targets; random numbers stay in place.
+# cell db592f00 3d38ac · The data
+def show_batch(dls: Any, n: int = 16, title: str = "A training batch") -> None:
+    """Draw the first images of a training batch with their targets; no random number moves.
 
     Shape: a batch is (images (B, 1, H, W) or (B, H, W), targets (B,)).
     """
-    state = random_state([loaders.train])
+    state = random_state([dls.train])
     try:
-        images, targets = next(iter(loaders.train))
+        images, targets = next(iter(dls.train))
     finally:
-        set_random_state(state, [loaders.train])
+        set_random_state(state, [dls.train])
     images = images[:n].squeeze(1) if images.ndim == 4 else images[:n]
     show_images(images, targets[:n].tolist(), suptitle=title)
 
 
-# cell 32c3e258 f35eaa · Sizes
+# cell 32c3e258 de4d3f · Sizes
 def conv_output_size(size: int, kernel_size: int, stride: int = 1, padding: int = 0,
                      dilation: int = 1) -> int:
-    """Count the places of a window along one axis.
+    """Return the number of positions of a window along one axis.
 
     Units: pixels.
-    Raises: ValueError if the window does not fit even once, or a setting makes no sense.
+    Raises: ValueError if the window does not fit even once, or for an invalid setting.
     Source: Dumoulin and Visin 2016, relationships 6 and 12.
     """
     if min(kernel_size, stride, dilation) < 1 or padding < 0:
-        raise ValueError("kernel_size, stride and dilation must be at least 1 and padding 0, got "
-                         f"{kernel_size}, {stride}, {dilation} and {padding}")
+        raise ValueError("kernel_size, stride and dilation must be at least 1 and padding at least "
+                         f"0, got {kernel_size}, {stride}, {dilation} and {padding}")
     span = dilation * (kernel_size - 1) + 1
     if size + 2 * padding < span:
-        raise ValueError(f"a window of {span} pixels does not fit into {size} + 2 · {padding}; "
+        raise ValueError(f"a window of {span} pixels does not fit into {size} + 2 * {padding}; "
                          "use larger images, more padding or a smaller kernel")
     return (size + 2 * padding - span) // stride + 1
 
 
-# cell faa9ae2a 841752 · All windows at once, without a copy
+# cell faa9ae2a 86d041 · All windows at once, without a copy
 def _pair(value: int | tuple[int, int], name: str, least: int) -> tuple[int, int]:
-    """Read one whole number for both axes, or two, for rows and columns."""
+    """Return a pair from one integer for both axes, or from two, for rows and columns."""
     both = tuple(value) if isinstance(value, tuple | list) else (value, value)
     if len(both) != 2 or any(not isinstance(n, int) or n < least for n in both):
-        raise ValueError(f"{name} must be a whole number >= {least} or two of them, got {value!r}")
+        raise ValueError(f"{name} must be an integer >= {least} or a pair of them, got {value!r}")
     return both
 
 
-# cell 11621079 d80ead · All windows at once, without a copy
+# cell 11621079 e5190d · All windows at once, without a copy
 def windows(x: Tensor, kernel_size: int | tuple[int, int], stride: int | tuple[int, int] = 1,
             padding: int | tuple[int, int] = 0, dilation: int | tuple[int, int] = 1,
             fill: float = 0.0) -> Tensor:
-    """View every window of padded images; the border holds `fill`.
+    """Return a view of every window of the padded images; the border holds `fill`.
 
     Shape: x (B, C, H, W) -> (B, C, H', W', kh, kw).
-    Raises: ValueError if x has not four axes, a setting makes no sense, or no window fits.
+    Raises: ValueError if x does not have four axes, a setting is invalid, or no window fits.
     """
     if x.ndim != 4:
-        raise ValueError(f"images have axes (B, C, H, W), got shape {tuple(x.shape)}")
+        raise ValueError(f"images must have axes (B, C, H, W), got shape {tuple(x.shape)}")
     given = {"kernel_size": kernel_size, "stride": stride, "padding": padding, "dilation": dilation}
     k, s, p, d = (_pair(value, name, name != "padding") for name, value in given.items())
     B, C, H, W = x.shape
@@ -110,29 +110,29 @@ def windows(x: Tensor, kernel_size: int | tuple[int, int], stride: int | tuple[i
                                            row * d[0], column * d[1]))
 
 
-# cell f564fea9 59490c · One matrix product
+# cell f564fea9 892239 · One matrix product
 def _check_channels(x: Tensor, weight: Tensor, groups: int) -> None:
-    """Refuse images, kernels and groups that do not fit together."""
+    """Refuse images, kernels and groups that do not match."""
     if x.ndim != 4 or weight.ndim != 4 or groups < 1:
-        raise ValueError("a convolution needs x (B, C, H, W), weight (C_out, C / groups, kh, kw), "
+        raise ValueError("a convolution takes x (B, C, H, W), weight (C_out, C / groups, kh, kw), "
                          f"groups >= 1; got {tuple(x.shape)}, {tuple(weight.shape)}, {groups}")
     if x.shape[1] != weight.shape[1] * groups or weight.shape[0] % groups:
-        raise ValueError(f"x has {x.shape[1]} channels; weight {tuple(weight.shape)} in {groups} "
-                         f"groups takes {weight.shape[1] * groups}, and groups must divide its "
-                         f"{weight.shape[0]} kernels")
+        raise ValueError(f"x has {x.shape[1]} channels, but weight {tuple(weight.shape)} in "
+                         f"{groups} groups takes {weight.shape[1] * groups}; groups must also "
+                         f"divide its {weight.shape[0]} kernels")
 
 
-# cell 45569c49 c49c4f · One matrix product
+# cell 45569c49 bd132a · One matrix product
 def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None,
            stride: int | tuple[int, int] = 1, padding: int | tuple[int, int] = 0,
            dilation: int | tuple[int, int] = 1, groups: int = 1) -> Tensor:
-    """Make each window a row and each kernel a column, and multiply the two matrices.
+    """Convolve images: make each window a row, each kernel a column, and multiply the matrices.
 
     Shape: x (B, C, H, W), weight (C_out, C / groups, kh, kw), bias (C_out,)
     -> (B, C_out, H', W').
-    Raises: ValueError if channels, groups or sizes do not fit.
+    Raises: ValueError if channels, groups or sizes do not match.
     Source: Chellapilla and others 2006, section 2.
-    Differs: torch's also takes padding "same" and "valid", and single images.
+    Differs: no padding "same" or "valid", and no single images.
     """
     _check_channels(x, weight, groups)
     C_out, C_group, *kernel_size = weight.shape
@@ -146,14 +146,14 @@ def conv2d(x: Tensor, weight: Tensor, bias: Tensor | None = None,
     return y if bias is None else y + bias[:, None, None]
 
 
-# cell f9262095 cfac1f · A layer
+# cell f9262095 9c4861 · A layer
 class Conv2d(nn.Module):
-    """Lay `out_channels` kernels, which are learned, on every window of the images.
+    """Apply `out_channels` learned kernels to every window of the images.
 
     Shape: x (B, in_channels, H, W) -> (B, out_channels, H', W').
-    Raises: ValueError if groups do not divide both channels, or a setting makes no sense.
+    Raises: ValueError if groups do not divide both channels, or for an invalid setting.
     Differs: no padding "same" or "valid" and no padding_mode, only zeros; no `device`, use `.to`;
-        else as torch's, the first weights included.
+        otherwise as torch's, initial weights included.
     """
 
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int | tuple[int, int],
@@ -162,8 +162,8 @@ class Conv2d(nn.Module):
                  dtype: torch.dtype | None = None):
         super().__init__()
         if groups < 1 or in_channels % groups or out_channels % groups:
-            raise ValueError(f"groups must divide both channels, got {groups} for {in_channels} "
-                             f"and {out_channels}")
+            raise ValueError("groups must divide in_channels and out_channels, got "
+                             f"{groups} for {in_channels} and {out_channels}")
         shape = (out_channels, in_channels // groups, *_pair(kernel_size, "kernel_size", 1))
         self.weight = nn.Parameter(kaiming_uniform(shape, a=math.sqrt(5), dtype=dtype))
         bound = 1 / math.sqrt(math.prod(shape[1:]))
@@ -177,46 +177,46 @@ class Conv2d(nn.Module):
                       self.groups)
 
 
-# cell 0770f12d 3d77cd · Pooling: forget exactly where
+# cell 0770f12d f00d08 · Pooling: forget exactly where
 def _pool_windows(x: Tensor, kernel_size: int | tuple[int, int],
                   stride: int | tuple[int, int] | None, padding: int | tuple[int, int],
                   fill: float) -> Tensor:
-    """View the windows of a pooling; without `stride`, they lie side by side."""
+    """Return a view of the windows of a pooling; without `stride`, they do not overlap."""
     k, p = _pair(kernel_size, "kernel_size", 1), _pair(padding, "padding", 0)
     if p[0] > k[0] // 2 or p[1] > k[1] // 2:
-        raise ValueError(f"padding may be half a window at most, got {p} for windows of {k}")
+        raise ValueError(f"padding must be at most half a window, got {p} for windows of {k}")
     return windows(x, k, k if stride is None else stride, p, fill=fill)
 
 
-# cell 0b6de410 732052 · Pooling: forget exactly where
+# cell 0b6de410 54ba6e · Pooling: forget exactly where
 def max_pool2d(x: Tensor, kernel_size: int | tuple[int, int],
                stride: int | tuple[int, int] | None = None,
                padding: int | tuple[int, int] = 0) -> Tensor:
-    """Take the largest number of each window; without `stride`, windows lie side by side.
+    """Return the largest number of each window; without `stride`, windows do not overlap.
 
     Shape: x (B, C, H, W) -> (B, C, H', W').
-    Raises: ValueError for a padding of more than half a window, or as `windows`.
+    Raises: ValueError for padding of more than half a window, or as `windows`.
     Differs: no dilation, no ceil_mode, no indices.
     """
     return _pool_windows(x, kernel_size, stride, padding, -math.inf).flatten(-2).max(-1).values
 
 
-# cell 61bdccb1 3d60b8 · Pooling: forget exactly where
+# cell 61bdccb1 e4543e · Pooling: forget exactly where
 def avg_pool2d(x: Tensor, kernel_size: int | tuple[int, int],
                stride: int | tuple[int, int] | None = None,
                padding: int | tuple[int, int] = 0) -> Tensor:
-    """Average each window, zeros of the border included.
+    """Average each window, including the zeros of the border.
 
     Shape: x (B, C, H, W) -> (B, C, H', W').
-    Raises: ValueError for a padding of more than half a window, or as `windows`.
+    Raises: ValueError for padding of more than half a window, or as `windows`.
     Differs: no ceil_mode; the border always counts.
     """
     return _pool_windows(x, kernel_size, stride, padding, 0.0).mean((-2, -1))
 
 
-# cell 7e632081 eea30b · Pooling: forget exactly where
+# cell 7e632081 ea19db · Pooling: forget exactly where
 def pooling_matrix(n: int, m: int, dtype: torch.dtype | None = None) -> Tensor:
-    """Write the averages of n pixels in m cells, which cover all and may overlap, as a matrix.
+    """Return the matrix that averages n pixels into m cells, which may overlap.
 
     Shape: -> (m, n), each row sums to 1.
     """
@@ -225,9 +225,9 @@ def pooling_matrix(n: int, m: int, dtype: torch.dtype | None = None) -> Tensor:
     return inside.to(dtype or torch.get_default_dtype()) / inside.sum(1, keepdim=True)
 
 
-# cell 4c881547 9c6092 · Pooling: forget exactly where
+# cell 4c881547 a62558 · Pooling: forget exactly where
 def adaptive_avg_pool2d(x: Tensor, output_size: int | tuple[int, int]) -> Tensor:
-    """Average images of any size down, or up, to cells of a fixed number.
+    """Average images of any size into a fixed number of cells.
 
     Shape: x (B, C, H, W) -> (B, C, *output_size).
     """
@@ -236,24 +236,25 @@ def adaptive_avg_pool2d(x: Tensor, output_size: int | tuple[int, int]) -> Tensor
     return rows @ x @ columns.mT
 
 
-# cell b426d97c 120465 · Hooks: look without touching
+# cell b426d97c 85e38f · Hooks: look without touching
 class ForwardHooks:
-    """Call `function(name, module, output)` after each forward pass of the modules, in a `with`.
+    """Inside a `with`, call `function(name, module, output)` after each module's forward pass.
 
-    Outputs are left as they are. After the block no hook is left, whether it ended by itself or by
-    an exception, also one in `function`.
-    Raises: ValueError without modules; RuntimeError if entered twice.
+    Outputs are unchanged. After the block no hook is left, whether it ended normally or by an
+    exception, including one in `function`.
+    Raises: ValueError if there are no modules; RuntimeError if entered twice.
     """
 
     def __init__(self, modules: Mapping[str, nn.Module],
                  function: Callable[[str, nn.Module, Any], None]):
         if not modules:
-            raise ValueError("there is no module to watch; are their kinds in this model?")
+            raise ValueError("there is no module to watch; does the model contain modules of these "
+                             "kinds?")
         self.modules, self.function, self.handles = dict(modules), function, []
 
     def __enter__(self) -> ForwardHooks:
         if self.handles:
-            raise RuntimeError("these hooks are on already: leave their `with` block first")
+            raise RuntimeError("these hooks are already registered: leave their `with` block first")
         try:
             for name, module in self.modules.items():
                 self.handles.append(module.register_forward_hook(partial(self._call, name)))
@@ -270,30 +271,30 @@ class ForwardHooks:
             self.handles.pop().remove()
 
 
-# cell 4f93eb66 db667f · Hooks: look without touching
+# cell 4f93eb66 02247d · Hooks: look without touching
 def modules_of_kind(model: nn.Module, kinds: type | tuple[type, ...]) -> dict[str, nn.Module]:
-    """Find the modules of some classes, by name, in the order in which they were added."""
+    """Return the modules of some classes, by name, in the order in which they were added."""
     return {name or "model": m for name, m in model.named_modules() if isinstance(m, kinds)}
 
 
-# cell 935c3a44 31d859 · The health of a network
+# cell 935c3a44 d80ea7 · The health of a network
 def describe_outputs(x: Tensor) -> Tensor:
-    """Give mean, standard deviation and share of dead units of a layer's outputs.
+    """Return mean, standard deviation and fraction of dead units of a layer's outputs.
 
-    A unit is a channel, on axis 1; it is dead if it exceeds 0 nowhere in the batch, NaN included.
+    A unit is a channel, on axis 1; it is dead if no output in the batch exceeds 0, NaN included.
     Shape: x (B, units, …) -> (3,).
     """
     alive = x.transpose(0, 1).flatten(1).amax(1) > 0  # never true of NaN
     return torch.stack([x.mean(), x.std(), 1 - alive.float().mean()])
 
 
-# cell 86400d06 5e851f · The health of a network
+# cell 86400d06 56548e · The health of a network
 class ActivationStats:
     """Record mean, spread, dead units and a histogram of modules' outputs, batch by batch.
 
-    Use it as `with ActivationStats(model) as stats:`; passes in evaluation mode do not count.
+    Use it as `with ActivationStats(model) as stats:`. Passes in evaluation mode are ignored.
     Shape: outputs (B, units, …); `numbers(name)` (batches, 3); `histogram(name)` (bins, batches).
-    Raises: ValueError if the model has no module of these kinds; TypeError if an output is no
+    Raises: ValueError if the model has no module of these kinds; TypeError if an output is not a
         tensor (B, units, …).
     """
 
@@ -315,25 +316,26 @@ class ActivationStats:
     def _record(self, name: str, module: nn.Module, output: Any) -> None:
         if module.training:
             if not isinstance(output, Tensor) or output.ndim < 2:
-                raise TypeError(f"{name} gives no tensor (B, units, …); choose other kinds")
+                raise TypeError(f"the output of {name!r} is not a tensor (B, units, …); choose "
+                                "other kinds")
             x = output.detach().float()
             self._numbers[name].append(describe_outputs(x))
             self._counts[name].append(torch.histc(x.clamp(*self.limits), self.bins, *self.limits))
 
     def numbers(self, name: str) -> Tensor:
-        """Give mean, standard deviation and share of dead units of each batch."""
+        """Return mean, standard deviation and fraction of dead units of each batch."""
         return torch.stack(self._numbers[name]).cpu()
 
     def histogram(self, name: str) -> Tensor:
-        """Count the outputs in each bin, for each batch; what lies beyond is in the outermost."""
+        """Return the counts of each bin for each batch; the outermost bins hold all beyond."""
         return torch.stack(self._counts[name], 1).cpu()
 
 
-# cell 42a6b375 c5dfa2 · The health of a network
+# cell 42a6b375 6cd70d · The health of a network
 class ActivationStatsCallback(Callback):
-    """Watch a fit with `ActivationStats`, which is in `stats` afterwards; no hook is left.
+    """Record `ActivationStats` during a fit, in the attribute `stats`; no hook is left afterwards.
 
-    `kinds` and `options` are those of `ActivationStats`.
+    `kinds` and `options` are passed to `ActivationStats`.
     """
 
     def __init__(self, kinds: type | tuple[type, ...] = nn.ReLU, **options: Any):
@@ -348,26 +350,26 @@ class ActivationStatsCallback(Callback):
             self.stats.__exit__()
 
 
-# cell 5f706c1c 04cc55 · The health of a network
+# cell 5f706c1c 7b646d · The health of a network
 def plot_activation_stats(stats: ActivationStats, title: str = "Outputs of each layer") -> None:
-    """Draw mean, standard deviation and share of dead units over the batches, a line a layer."""
+    """Plot mean, standard deviation and fraction of dead units of each layer over the batches."""
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, 3, figsize=(9, 2.6), layout="constrained")
     for i, axis in enumerate(axes):
         for name in stats.names:
             axis.plot(stats.numbers(name)[:, i], lw=1, label=name)
-        axis.set(title=("mean", "standard deviation", "share of dead units")[i], xlabel="batch")
+        axis.set(title=("mean", "standard deviation", "fraction of dead units")[i], xlabel="batch")
     axes[2].set_ylim(-0.02, 1.02)
     axes[0].legend(title="layer", fontsize=7)
     figure.suptitle(title)
     plt.show()
 
 
-# cell 83abd5e6 51fbfa · The health of a network
+# cell 83abd5e6 408ad9 · The health of a network
 def plot_activation_histograms(stats: ActivationStats, title: str = "Outputs of each layer"
                                ) -> None:
-    """Draw each layer's histogram over the batches as a picture, colour for the log of a count."""
+    """Plot each layer's histograms over the batches, coloured by the log of the counts."""
     import matplotlib.pyplot as plt
 
     figure, axes = plt.subplots(1, len(stats.names), figsize=(9, 2.6), squeeze=False,

@@ -1,6 +1,6 @@
 """Normalisation and residual networks
 
-At the end you have batch normalisation and its relatives, equal to PyTorch's in training and in use, and residual networks of any depth, whose weights fit those that the world has trained; and a table tells what each layer costs.
+By the end you will have batch normalisation and its relatives, equal to PyTorch's in training and in evaluation, residual networks of any depth that can load published weights, and a table of what each layer costs.
 """
 
 # cell 7a477932 a6284e · Normalisation and residual networks
@@ -39,9 +39,9 @@ from exp.nb03d import random_state, set_random_state
 from exp.nb06 import ForwardHooks
 
 
-# cell f320bfab e658f6 · Normalise inside, too
+# cell f320bfab 333c42 · Normalise inside, too
 def normalize_over(x: Tensor, dims: tuple[int, ...], eps: float = 1e-5) -> Tensor:
-    """Subtract the mean over some axes and divide by the standard deviation, of which eps is part.
+    """Subtract the mean over some axes and divide by the root of variance plus `eps`.
 
     Shape: the same in and out.
     """
@@ -50,23 +50,23 @@ def normalize_over(x: Tensor, dims: tuple[int, ...], eps: float = 1e-5) -> Tenso
 
 
 def _along_channels(parameter: Tensor, x: Tensor) -> Tensor:
-    """Lay one number a channel along axis 1 of x: (C,) -> (C, 1, …)."""
+    """Reshape one number per channel to broadcast along axis 1 of x: (C,) -> (C, 1, …)."""
     return parameter.reshape(-1, *[1] * (x.ndim - 2))
 
 
 def _check_channel_axis(x: Tensor, channels: int) -> None:
-    """Refuse what has not that many channels on axis 1."""
+    """Refuse an x that does not have this many channels on axis 1."""
     if x.ndim < 2 or x.shape[1] != channels:
         raise ValueError(f"x must be (B, {channels}, …), got {tuple(x.shape)}")
 
 
-# cell 85a47149 237c08 · Normalise inside, too
+# cell 85a47149 ee8ad1 · Normalise inside, too
 class BatchNorm(nn.Module):
-    """Normalise each channel over batch and places; in evaluation, by the running statistics.
+    """Normalise each channel over batch and positions; in evaluation, by the running statistics.
 
     The batch is normalised by the biased variance; the unbiased one is stored.
     Shape: x (B, num_features, …) -> the same.
-    Raises: ValueError for other channels, or in training for a single number a channel.
+    Raises: ValueError for a wrong number of channels, or in training for one number per channel.
     Source: Ioffe and Szegedy 2015, algorithms 1 and 2.
     Differs: any number of axes; no `affine`, `track_running_stats`, `momentum=None`.
     """
@@ -94,7 +94,7 @@ class BatchNorm(nn.Module):
 
     def _remember(self, x: Tensor, dims: tuple[int, ...]) -> None:
         if x.numel() <= self.num_features:
-            raise ValueError("in training a channel needs more than one number, got "
+            raise ValueError("in training, each channel needs more than one number, got shape "
                              f"{tuple(x.shape)}; use larger batches, drop_last, or eval mode")
         variance, mean = torch.var_mean(x, dims, correction=1)
         self.running_mean.lerp_(mean.to(self.running_mean.dtype), self.momentum)
@@ -102,12 +102,12 @@ class BatchNorm(nn.Module):
         self.num_batches_tracked += 1
 
 
-# cell 832828bf 92d3be · Who shares a mean
+# cell 832828bf 65a32f · Who shares a mean
 class LayerNorm(nn.Module):
     """Normalise each item over its last axes, those of `normalized_shape`.
 
     Shape: x (…, *normalized_shape) -> the same.
-    Raises: ValueError if the last axes of x are others.
+    Raises: ValueError if the last axes of x differ from it.
     Source: Ba and others 2016, equation 4.
     Differs: always with weight and bias (no `elementwise_affine`).
     """
@@ -127,41 +127,42 @@ class LayerNorm(nn.Module):
         return normalize_over(x, tuple(range(-n, 0)), self.eps) * self.weight + self.bias
 
 
-# cell f27b0f46 c51a71 · Who shares a mean
+# cell f27b0f46 b472e1 · Who shares a mean
 class GroupNorm(nn.Module):
-    """Normalise each item over the places of a group of channels.
+    """Normalise each item over a group of channels and all positions.
 
     Shape: x (B, num_channels, …) -> the same.
-    Raises: ValueError if the groups do not divide the channels, or x has others.
-    Source: Wu and He 2018, equations 1 to 6; one channel a group: Ulyanov and others 2016.
-    Differs: always with weight and bias (no `affine`); a group of a single number gives the bias,
-        where PyTorch refuses a batch of one such group.
+    Raises: ValueError if num_groups does not divide num_channels, or x has other channels.
+    Source: Wu and He 2018, equations 1 to 6; one channel per group: Ulyanov and others 2016.
+    Differs: always with weight and bias (no `affine`); a group of a single number returns the
+        bias, where PyTorch refuses a batch of one such group.
     """
 
     def __init__(self, num_groups: int, num_channels: int, eps: float = 1e-5):
         super().__init__()
         if num_groups < 1 or num_channels % num_groups:
-            raise ValueError(f"groups must divide channels, got {num_groups} and {num_channels}")
+            raise ValueError("num_groups must divide num_channels, got "
+                             f"{num_groups} and {num_channels}")
         self.num_groups, self.num_channels, self.eps = num_groups, num_channels, eps
         self.weight = nn.Parameter(torch.ones(num_channels))
         self.bias = nn.Parameter(torch.zeros(num_channels))
 
     def forward(self, x: Tensor) -> Tensor:
         _check_channel_axis(x, self.num_channels)
-        groups = x.reshape(x.shape[0], self.num_groups, -1)  # (B, groups, channels · places)
+        groups = x.reshape(x.shape[0], self.num_groups, -1)  # (B, groups, channels · positions)
         x_hat = normalize_over(groups, (2,), self.eps).reshape(x.shape)
         return x_hat * _along_channels(self.weight, x) + _along_channels(self.bias, x)
 
 
-# cell 006e749f 3bfb65 · A block, and a bias that is not there
+# cell 006e749f 0851a3 · A block, and a bias that is not there
 def conv(in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1,
          groups: int = 1, norm: Callable[[int], nn.Module] | None = nn.BatchNorm2d,
          activation: Callable[[], nn.Module] | None = nn.ReLU) -> nn.Sequential:
-    """Put a convolution, a norm and an activation in a row; a bias only if there is no norm.
+    """Return a convolution, a norm and an activation; with a bias only if there is no norm.
 
-    The padding keeps the size, but for the stride.
+    The padding keeps the size, apart from the stride.
     Shape: x (B, in_channels, H, W) -> (B, out_channels, ⌈H / stride⌉, ⌈W / stride⌉).
-    Raises: ValueError for an even kernel_size, which cannot keep the size.
+    Raises: ValueError if kernel_size is even, which cannot keep the size.
     """
     if kernel_size % 2 == 0:
         raise ValueError(f"kernel_size must be odd to keep the size, got {kernel_size}")
@@ -172,14 +173,14 @@ def conv(in_channels: int, out_channels: int, kernel_size: int = 3, stride: int 
     return nn.Sequential(*layers)
 
 
-# cell 045505fe 76fc68 · Two kinds of block
+# cell 045505fe 4ec49d · Two kinds of block
 def _conv(in_channels: int, out_channels: int, kernel_size: int, stride: int = 1) -> nn.Conv2d:
-    """A convolution that keeps the size, but for the stride, and has no bias: a norm follows."""
+    """Return a convolution without bias, for a norm follows, that keeps the size up to stride."""
     return nn.Conv2d(in_channels, out_channels, kernel_size, stride, kernel_size // 2, bias=False)
 
 
 class BasicBlock(nn.Module):
-    """Add two convolutions of 3 × 3 to what goes past them.
+    """Add two 3 × 3 convolutions to a shortcut past them.
 
     Shape: x (B, in_channels, H, W) -> (B, width, ⌈H / stride⌉, ⌈W / stride⌉).
     Source: He and others 2015, figure 5 left.
@@ -200,13 +201,13 @@ class BasicBlock(nn.Module):
         return self.relu(y + (x if self.downsample is None else self.downsample(x)))
 
 
-# cell 0c4d84a1 07065f · Two kinds of block
+# cell 0c4d84a1 a6bb72 · Two kinds of block
 class Bottleneck(nn.Module):
-    """Squeeze the channels, convolve, expand to four times the width, and add what went past.
+    """Squeeze the channels, convolve, expand to four times the width, and add the shortcut.
 
     Shape: x (B, in_channels, H, W) -> (B, 4 · width, ⌈H / stride⌉, ⌈W / stride⌉).
     Source: He and others 2015, figure 5 right.
-    Differs: strides in the convolution of 3 × 3, as torchvision does, not in the first.
+    Differs: the stride is in the 3 × 3 convolution, as in torchvision, not in the first one.
     """
 
     expansion = 4
@@ -225,10 +226,10 @@ class Bottleneck(nn.Module):
         return self.relu(y + (x if self.downsample is None else self.downsample(x)))
 
 
-# cell 477cea31 a7c41f · Two kinds of block
+# cell 477cea31 c731db · Two kinds of block
 def _stage(block: type[BasicBlock] | type[Bottleneck], in_channels: int, width: int, count: int,
            stride: int) -> nn.Sequential:
-    """Put blocks in a row; the first one changes size and channels."""
+    """Return blocks in a row, of which the first changes size and channels."""
     out = width * block.expansion
     changes = stride != 1 or in_channels != out
     downsample = nn.Sequential(_conv(in_channels, out, 1, stride),
@@ -237,14 +238,15 @@ def _stage(block: type[BasicBlock] | type[Bottleneck], in_channels: int, width: 
     return nn.Sequential(first, *(block(out, width) for _ in range(count - 1)))
 
 
-# cell 0d5c1c65 26217c · Two kinds of block
+# cell 0d5c1c65 1ede0c · Two kinds of block
 class ResNet(nn.Module):
-    """Run a stem, stages of residual blocks, an average over all places, and a linear layer.
+    """A residual network: a stem, stages of blocks, an average over positions, a linear layer.
 
-    `layers` is the number of blocks in each stage; a stage has twice the width of the last one.
+    `layers` is the number of blocks in each stage; each stage is twice as wide as the one before.
     With four stages and the default stem the state has torchvision's keys and shapes.
     Shape: x (B, in_channels, H, W), any H and W -> (B, num_classes).
-    Source: He and others 2015, table 1; first weights of the convolutions: Kaiming, fan-out.
+    Raises: ValueError if a stage has no block.
+    Source: He and others 2015, table 1; convolutions are initialised by Kaiming, fan-out.
     """
 
     def __init__(self, block: type[BasicBlock] | type[Bottleneck], layers: Iterable[int],
@@ -277,26 +279,26 @@ class ResNet(nn.Module):
         return self.fc(self.avgpool(x).flatten(1))  # (B, channels) -> (B, num_classes)
 
 
-# cell 1874fb31 19b0a4 · Two kinds of block
+# cell 1874fb31 332b0e · Two kinds of block
 def resnet18(num_classes: int = 1000) -> ResNet:
-    """Build the network of 18 layers of He and others 2015, table 1."""
+    """Return the 18-layer network of He and others 2015, table 1."""
     return ResNet(BasicBlock, [2, 2, 2, 2], num_classes)
 
 
 def resnet34(num_classes: int = 1000) -> ResNet:
-    """Build the network of 34 layers of He and others 2015, table 1."""
+    """Return the 34-layer network of He and others 2015, table 1."""
     return ResNet(BasicBlock, [3, 4, 6, 3], num_classes)
 
 
 def resnet50(num_classes: int = 1000) -> ResNet:
-    """Build the network of 50 layers of He and others 2015, table 1."""
+    """Return the 50-layer network of He and others 2015, table 1."""
     return ResNet(Bottleneck, [3, 4, 6, 3], num_classes)
 
 
-# cell d6a13d9f 899030 · What a network costs
+# cell d6a13d9f 944483 · What a network costs
 @dataclass(frozen=True)
 class LayerSummary:
-    """One layer: its name and class, the shape of its output, parameters, FLOP of the pass."""
+    """One layer: its name and class, the shape of its output, its parameters, its FLOP."""
 
     name: str
     kind: str
@@ -305,10 +307,10 @@ class LayerSummary:
     flops: int
 
 
-# cell b511b88b d17fa0 · What a network costs
+# cell b511b88b 86b143 · What a network costs
 @dataclass(frozen=True)
 class Summary:
-    """A model's layers in the order in which they ran; prints itself as a table."""
+    """A model's layers in the order in which they ran; its repr is a table."""
 
     layers: tuple[LayerSummary, ...]
     parameters: int
@@ -328,17 +330,17 @@ class Summary:
                                    enumerate(zip(row, widths, strict=True))) for row in rows)
 
 
-# cell a6b2d609 9b5d5f · What a network costs
+# cell a6b2d609 e69244 · What a network costs
 def layer_flops(module: nn.Module, output: Tensor) -> int:
-    """Count a layer's FLOP: 2 K for each output of a convolution, 2 n_in of a linear layer."""
+    """Return the FLOP of a convolution (2 K per output) or linear layer (2 n_in); 0 for others."""
     if isinstance(module, nn.Conv2d):
         return 2 * output.numel() * math.prod(module.weight.shape[1:])
     return 2 * output.numel() * module.in_features if isinstance(module, nn.Linear) else 0
 
 
-# cell 4420c976 ac9ce0 · What a network costs
+# cell 4420c976 cad3cf · What a network costs
 def summary(model: nn.Module, *inputs: Any) -> Summary:
-    """Send inputs through a model, and tell each layer's output, parameters and FLOP.
+    """Send inputs through a model, and return each layer's output shape, parameters and FLOP.
 
     Weights, buffers, modes, gradients and random numbers stay as they are.
     """

@@ -24,7 +24,7 @@ __all__ = [
     "generate_text",
 ]
 
-# cell 0922d374 cf79ed · A language model, character by character
+# cell 0922d374 80f85b · A language model, character by character
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -36,7 +36,7 @@ from torch import Tensor, nn
 
 from exp.nb04 import Callback, CancelFit, Learner, map_tensors
 from exp.nb04b import model_device, to_device
-from exp.nb05 import CosineSchedule, combine_schedules, set_hyperparameter
+from exp.nb05 import CombinedSchedule, CosineSchedule, set_hyperparameter
 from exp.nb10 import CharacterVocab, draw_characters, evaluating
 
 
@@ -260,7 +260,7 @@ class StatefulTraining(Callback):
         self._states = {True: detach(state["state"])}
 
 
-# cell cdc555d9 807674 · Training with a state
+# cell cdc555d9 cb1891 · Training with a state
 class TimeBudget(Callback):
     """End the fit after some seconds of training, with one cycle of the learning rate over them.
 
@@ -279,8 +279,8 @@ class TimeBudget(Callback):
         if not seconds > 0:
             raise ValueError(f"seconds must be above 0, got {seconds}")
         self.seconds, self.clock, self.spent = seconds, clock, []
-        self.schedule = combine_schedules([0.1, 0.9], [CosineSchedule(max_lr / 10, max_lr),
-                                                       CosineSchedule(max_lr, max_lr / 1000)])
+        self.schedule = CombinedSchedule([0.1, 0.9], [CosineSchedule(max_lr / 10, max_lr),
+                                                      CosineSchedule(max_lr, max_lr / 1000)])
 
     def before_fit(self, learn: Learner) -> None:
         self.spent = []
