@@ -253,6 +253,15 @@ nb03e (metrics): Metrics: figures that do not depend on the batches
     figures                 Turn what a metric computed into named numbers: one, or one for each key
                             of a dict.
 
+nb03h (files): Files: complete, and safe to open
+    pack              Split a nested state into its tensors, by name, and a JSON text that says
+                      where each belongs.
+    unpack            Rebuild the state that `pack` split.
+    FORMAT            = 'ground-up state 1'
+    write_state       Write a nested state into one file, completely or not at all.
+    read_state        Read the state that `write_state` wrote; all tensors are on the CPU.
+    read_safetensors  Read the tensors of a file, and the text that describes them.
+
 nb04 (callbacks): Callbacks: a training loop that others can extend
     EVENTS           = ('before_fit', 'before_epoch', 'before_batch', …
     Cancel           Skip what is left of a part of the training, its `after_…` included; callbacks
@@ -331,21 +340,22 @@ nb04b (everyday_callbacks): Everyday callbacks: devices, gradients, stopping
     EarlyStopping         End the fit when the monitored result has not been better for `patience`
                           epochs.
 
-nb04c (saving): Saving: files that are whole and cannot bite
-    pack               Part a nested state into its tensors, by name, and a JSON text that says
-                       where each belongs.
-    unpack             Put together what `pack` took apart.
-    FORMAT             = 'ground-up state 1'
-    write_state        Write a nested state into one file, completely or not at all.
-    read_state         Read what `write_state` wrote; all tensors are on the CPU.
-    save_weights       Write the parameters and buffers of a model into a file.
-    check_weights_fit  Refuse weights whose names, shapes or types are not those of a model; `path`
+nb04c (saving): Saving: weights, and models that travel
+    unwrapped          Return the model inside torch.compile, DataParallel or
+                       DistributedDataParallel.
+    save_weights       Write the parameters and buffers of a model into a file, under the names in
+                       the plain model.
+    read_weights       Read the weights in a file, by name: of this module, any safetensors file, or
+                       of torch.save.
+    check_weights_fit  Refuse weights whose names, shapes or types differ from a model's; `path`
                        says whose.
-    load_weights       Copy parameters and buffers from a file of this module into a model, on its
-                       device.
+    LoadReport         The outcome of `load_weights`, in names of the model; it prints as text.
+    load_weights       Copy the weights in a file into a model, on its device, and report what was
+                       loaded.
     export_model       Write what predicting needs: the weights, how to build the model, and `extra`
-                       (say, the means to normalise with, or the names of the classes).
-    load_exported      Rebuild an exported model on a device, ready to predict; and give `extra`.
+                       (for example the means to normalise with, or the names of the classes).
+    load_exported      Rebuild an exported model on a device, ready to predict, and return it with
+                       `extra`.
 
 nb04d (checkpoints): Checkpoints: a training that survives
     learner_state     Gather all that the next step of a training depends on.
@@ -566,7 +576,7 @@ nb11b (language_model): A language model, character by character
                         input, and no other.
 """
 
-# generated from the notebooks: do not edit · ea0c52
+# generated from the notebooks: do not edit · a7b6e5
 
 import importlib as _importlib
 import importlib.machinery as _machinery
@@ -599,6 +609,7 @@ _names = {
     "nb03e": """divides_by divisor_of is_metric Metric metric_state restore_metric_state
                check_number MeanMetric ConfusionMatrix F1Score R2Score EpochMetric roc_auc
                average_precision mean_average_precision name_metrics figure_names figures""",
+    "nb03h": """pack unpack FORMAT write_state read_state read_safetensors""",
     "nb04": """EVENTS Cancel CancelStep CancelBatch CancelEpoch CancelFit ACTIONS Callback
               arrange FORWARD STEP loader_length MetricsCallback map_tensors Recorder Learner""",
     "nb04a": """thin plot_losses plot_metrics plot_rates where_output_goes format_table
@@ -607,8 +618,8 @@ _names = {
     "nb04b": """default_device to_device model_device DeviceCallback clip_gradients
                trained_parameters GradientClip check_counts GradientAccumulation StopOnNaN
                Monitor EarlyStopping""",
-    "nb04c": """pack unpack FORMAT write_state read_state save_weights check_weights_fit
-               load_weights export_model load_exported""",
+    "nb04c": """unwrapped save_weights read_weights check_weights_fit LoadReport load_weights
+               export_model load_exported""",
     "nb04d": """learner_state restore_learner save_learner load_learner checkpoint_files
                Checkpoint SaveBest""",
     "nb05": """Schedule ConstantSchedule LinearSchedule CosineSchedule ExponentialSchedule
@@ -646,6 +657,7 @@ _topics = {
     "generalisation": "nb03c",
     "bookkeeping": "nb03d",
     "metrics": "nb03e",
+    "files": "nb03h",
     "callbacks": "nb04",
     "watching": "nb04a",
     "everyday_callbacks": "nb04b",
@@ -785,6 +797,10 @@ if TYPE_CHECKING:  # what editors and type checkers read
         mean_average_precision as mean_average_precision, name_metrics as name_metrics,
         figure_names as figure_names, figures as figures,
     )
+    from .nb03h import (
+        pack as pack, unpack as unpack, FORMAT as FORMAT, write_state as write_state,
+        read_state as read_state, read_safetensors as read_safetensors,
+    )
     from .nb04 import (
         EVENTS as EVENTS, Cancel as Cancel, CancelStep as CancelStep,
         CancelBatch as CancelBatch, CancelEpoch as CancelEpoch, CancelFit as CancelFit,
@@ -808,10 +824,10 @@ if TYPE_CHECKING:  # what editors and type checkers read
         StopOnNaN as StopOnNaN, Monitor as Monitor, EarlyStopping as EarlyStopping,
     )
     from .nb04c import (
-        pack as pack, unpack as unpack, FORMAT as FORMAT, write_state as write_state,
-        read_state as read_state, save_weights as save_weights,
-        check_weights_fit as check_weights_fit, load_weights as load_weights,
-        export_model as export_model, load_exported as load_exported,
+        unwrapped as unwrapped, save_weights as save_weights, read_weights as read_weights,
+        check_weights_fit as check_weights_fit, LoadReport as LoadReport,
+        load_weights as load_weights, export_model as export_model,
+        load_exported as load_exported,
     )
     from .nb04d import (
         learner_state as learner_state, restore_learner as restore_learner,
@@ -888,8 +904,8 @@ if TYPE_CHECKING:  # what editors and type checkers read
         ActivationPenalty as ActivationPenalty, generate_text as generate_text,
     )
     from . import (
-        nb00, nb00b, nb02, nb03, nb03b, nb03c, nb03d, nb03e, nb04, nb04a, nb04b, nb04c, nb04d,
-        nb05, nb05c, nb06, nb06b, nb06c, nb10, nb11, nb11b,
+        nb00, nb00b, nb02, nb03, nb03b, nb03c, nb03d, nb03e, nb03h, nb04, nb04a, nb04b, nb04c,
+        nb04d, nb05, nb05c, nb06, nb06b, nb06c, nb10, nb11, nb11b,
     )
     exports = nb00
     samples = nb00b
@@ -899,6 +915,7 @@ if TYPE_CHECKING:  # what editors and type checkers read
     generalisation = nb03c
     bookkeeping = nb03d
     metrics = nb03e
+    files = nb03h
     callbacks = nb04
     watching = nb04a
     everyday_callbacks = nb04b

@@ -57,9 +57,12 @@ MODULES = {  # used without being built: (from which notebook on, why)
     "triton": ("01", "compiles the lesson's GPU kernels"),
     "fastprogress": ("04", "progress bars"),
     "tqdm": ("04", "progress bars"),
-    "safetensors": ("04", "a file format"),
+    "safetensors": ("03", "a file format"),
+    "torch.load": ("04", "reads files of others"),
+    "torch.save": ("04", "writes files for others"),
+    "torch.nn.DataParallel": ("04", "a wrapper, whose names are met in files"),
     "torch.amp": ("06", "half precision, the hardware's own"),
-    "torch.compile": ("06", "a compiler"),
+    "torch.compile": ("04", "a compiler"),
     "torch.distributed": ("06", "messages between processes"),
     "PIL": ("07", "reads and draws pictures"),
     "pandas": ("07", "tables, introduced there"),
@@ -91,7 +94,8 @@ FREE = {
 
     Tensor Size dtype device finfo iinfo bool uint8 int8 int16 int32 int64 short int long float16
     bfloat16 float32 float64 half float double complex64 complex128 inf nan pi e newaxis strided
-    contiguous_format channels_last preserve_format is_tensor is_floating_point is_complex numel
+    contiguous_format channels_last preserve_format sparse_coo sparse_coo_tensor
+    view_as_real view_as_complex is_tensor is_floating_point is_complex numel
     get_default_dtype set_default_dtype set_default_device result_type promote_types can_cast
 
     reshape ravel flatten unflatten squeeze unsqueeze permute transpose t swapaxes swapdims movedim
