@@ -1,6 +1,6 @@
-"""Bookkeeping: means that wait, chance that comes back
+"""Bookkeeping: means that wait, random numbers that come back
 
-In the end you have the two things that a training keeps on the side: means of losses and metrics that are right and cost next to nothing, and the state of all random numbers, so that looking at a model changes nothing.
+By the end you will have what a training keeps on the side: means of losses and metrics that are right and cost next to nothing, the state of all random numbers, so that looking at a model changes nothing, and a few tools for batches of any structure.
 """
 
 # cell d1b82cae a6284e · Imports
@@ -13,25 +13,41 @@ __all__ = [
     "pool_sums",
     "random_state",
     "set_random_state",
+    "random_kept",
+    "seed_everything",
+    "evaluating",
+    "map_tensors",
+    "count_items",
+    "join_batches",
+    "loader_length",
+    "check_counts",
+    "is_first_process",
 ]
 
-# cell d1b82cae 2ec964 · Imports
+# cell d1b82cae 5da719 · Imports
+import copy
+import os
 import random
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping, Sequence
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass, replace
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from exp.nb03b import generator_state, held_generators, set_generator_state
+from exp.nb03c import modes_kept
 
 
 # cell c3d4c311 bddd58 · What a mean costs
 _NOTHING = torch.empty(0, dtype=torch.float64)
 
 
-# cell 0bf63d87 9ebab2 · What a mean costs
+# cell 0bf63d87 6d06e8 · What a mean costs
 class Column:
-    """A column of numbers that come one at a time, and are read when somebody asks."""
+    """A column of numbers that arrive one at a time and are read only when asked for."""
 
     def __init__(self) -> None:
         self._loose: list[Tensor | float] = []  # the last ones
@@ -39,15 +55,16 @@ class Column:
         self._known = _NOTHING  # and all that has been read
 
     def append(self, number: Tensor | float) -> None:
-        """Take in a number, or a tensor of one; this waits for nothing."""
-        if isinstance(number, Tensor) and (number.requires_grad or number.ndim):
-            number = _one_number(number) if number.ndim else number.detach()
+        """Add a number, or a tensor of one; this waits for nothing."""
+        if isinstance(number, Tensor):
+            number = _one_number(number) if number.ndim else number
+            number = number.detach() if number.requires_grad else number.clone()  # may change later
         self._loose.append(number)
         if len(self._loose) == 100:
             self._join()
 
     def read(self) -> Tensor:
-        """Give all numbers, in float64 on the CPU; this waits for a GPU. Shape: -> (N,)."""
+        """Return all numbers, in float64 on the CPU; this waits for a GPU. Shape: -> (N,)."""
         if self._loose:
             self._join()
         if self._pieces:
@@ -70,86 +87,87 @@ class Column:
         self._loose, self._pieces, self._known = [], [], numbers.cpu().double()
 
 
-# cell 3c6f73fc d15ea5 · What a mean costs
+# cell 3c6f73fc c780ab · What a mean costs
 def _one_number(x: Tensor) -> Tensor:
-    """Take away the axes of a tensor of one number, and cut it off its history."""
+    """Remove the axes of a tensor that holds one number."""
     if x.numel() != 1:
         raise ValueError(f"one number a batch is needed, got a tensor of shape {tuple(x.shape)}; "
                          "take its mean")
-    return x.detach().reshape(())
+    return x.reshape(())
 
 
-# cell 6a2466a8 dbb891 · What a mean costs
+# cell 6a2466a8 4a8b93 · What a mean costs
 class DeferredMeans:
-    """Means over all items, of numbers that each batch gives as its own mean."""
+    """Means over an epoch, of numbers that each batch gives as its own mean.
 
-    def __init__(self, names: Iterable[str]):
+    Those named in `weighted` come with a weight of their own, the others are weighted by items.
+    """
+
+    def __init__(self, names: Iterable[str], weighted: Iterable[str] = ()):
         self.items, self.columns = Column(), {name: Column() for name in names}
+        self.weights = {name: Column() for name in weighted}
 
-    def add(self, items: int, means: Sequence[Tensor | float]) -> None:
-        """Take in the means of one batch, in the order of the names; this waits for nothing."""
-        if len(means) != len(self.columns):
-            raise ValueError(f"expected a number for each of {list(self.columns)}, got {means}")
+    def add(self, items: int, means: Sequence[Tensor | float],
+            weights: Sequence[Tensor | float] = ()) -> None:
+        """Add the means of one batch, in the order of the names; this waits for nothing.
+
+        Raises: ValueError for another number of means or weights.
+        """
+        if len(means) != len(self.columns) or len(weights) != len(self.weights):
+            raise ValueError(f"expected a number for each of {list(self.columns)} and a weight for "
+                             f"each of {list(self.weights)}, got {means} and {weights}")
         for column, mean in zip(self.columns.values(), means, strict=True):
             column.append(mean)
+        for column, weight in zip(self.weights.values(), weights, strict=True):
+            column.append(weight)
         self.items.append(items)
 
     def sums(self) -> Tensor:
-        """Add up the items, and each number times the items. Shape: -> (1 + names,)."""
-        items = self.items.read()
-        weighted = [(items * column.read()).sum() for column in self.columns.values()]
-        return torch.stack([items.sum(), *weighted])
+        """Sum weights, and numbers times weights, of each name. Shape: -> (2, names)."""
+        weights = [self.weights.get(name, self.items).read() for name in self.columns]
+        means = [column.read() for column in self.columns.values()]
+        pairs = [torch.where(w == 0, 0, w * m).sum() for w, m in zip(weights, means, strict=True)]
+        return torch.stack([torch.stack([w.sum() for w in weights]), torch.stack(pairs)])
 
     def means(self) -> dict[str, float]:
-        """Give each mean by its name, {} before the first batch; this waits for a GPU."""
-        items, *sums = self.sums().tolist()
-        pairs = zip(self.columns, sums, strict=True)
-        return {name: value / items for name, value in pairs} if items else {}
+        """Return each mean by its name, {} before the first batch; this waits for a GPU."""
+        if not len(self.items.read()):
+            return {}
+        weights, weighted = self.sums()
+        return dict(zip(self.columns, (weighted / weights).tolist(), strict=True))
 
     def state_dict(self) -> dict[str, Any]:
-        """Give what a checkpoint must hold."""
-        columns = {name: column.read() for name, column in self.columns.items()}
-        return {"items": self.items.read(), "columns": columns}
+        """Return what a checkpoint must hold."""
+        kept = {part: {name: column.read() for name, column in getattr(self, part).items()}
+                for part in ("columns", "weights")}
+        return {"items": self.items.read(), **kept}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Take over what `state_dict` gave. Raises: ValueError if it is of other numbers."""
+        """Take over what `state_dict` returned. Raises: ValueError if it has other numbers."""
         if list(state["columns"]) != list(self.columns):
-            raise ValueError(f"the state is of {list(state['columns'])}, not {list(self.columns)}")
+            raise ValueError(f"the state has {list(state['columns'])}, not {list(self.columns)}")
         self.items.load(state["items"])
-        for name, column in self.columns.items():
-            column.load(state["columns"][name])
+        for part in ("columns", "weights"):
+            own = getattr(self, part)
+            for name, numbers in state[part].items():
+                own.setdefault(name, Column()).load(numbers)
 
 
-# cell 52998510 431020 · What a mean costs
+# cell 52998510 97840e · What a mean costs
 def pool_sums(means: DeferredMeans, change: Callable[[Tensor], Tensor]) -> None:
-    """Let `change` make other sums of these means' sums, such as those over several processes."""
+    """Replace these means' sums by what `change` makes of them, such as sums over all processes."""
     if len(means.items.read()):
-        items, *sums = change(means.sums()).cpu()
-        means.items.load(items[None])  # from now on like one batch of all the items
-        for column, value in zip(means.columns.values(), sums, strict=True):
-            column.load(value[None] / items)
+        weights, weighted = change(means.sums()).cpu()
+        for name, weight, value in zip(means.columns, weights, weighted, strict=True):
+            means.columns[name].load(value[None] / weight)  # from now on like one large batch
+            means.weights.setdefault(name, Column()).load(weight[None])
 
 
-# cell e4102617 5b936e · Chance
-def _generators(loaders: Iterable[Any]) -> list[torch.Generator]:
-    """Find the generators that loaders, their samplers and their data sets hold, each once."""
-    found: dict[int, Any] = {}
-    parts = list(loaders)
-    while parts:
-        part = parts.pop(0)
-        if id(part) not in found:
-            found[id(part)] = part
-            parts += [held for name, held in getattr(part, "__dict__", {}).items()
-                      if isinstance(held, torch.Generator)
-                      or name in ("sampler", "batch_sampler", "dataset")]
-    return [part for part in found.values() if isinstance(part, torch.Generator)]
-
-
-# cell 7829fe11 4f885c · Chance
+# cell 7829fe11 9a789f · Random numbers
 def random_state(loaders: Iterable[Any] = ()) -> dict[str, Any]:
     """Copy the state of all random numbers: Python's, NumPy's, torch's, CUDA's, the loaders'."""
     state = {"python": random.getstate(), "torch": torch.get_rng_state(),
-             "loaders": [generator.get_state() for generator in _generators(loaders)]}
+             "loaders": [generator_state(held) for held in held_generators(*loaders)]}
     if numpy := sys.modules.get("numpy"):
         state["numpy"] = numpy.random.get_state()
     if torch.cuda.is_initialized():
@@ -157,22 +175,153 @@ def random_state(loaders: Iterable[Any] = ()) -> dict[str, Any]:
     return state
 
 
-# cell 44da53b1 0ea950 · Chance
+# cell 44da53b1 136c66 · Random numbers
 def set_random_state(state: Mapping[str, Any], loaders: Iterable[Any] = ()) -> None:
-    """Put all random numbers back to where `random_state` saw them.
+    """Set all random numbers to a state that `random_state` returned.
 
-    Those of GPUs only where there are as many as then.
-    Raises: ValueError if the loaders hold another number of generators.
+    Those of GPUs only if there are as many as there were.
+    Raises: ValueError if the loaders hold a different number of generators.
     """
-    generators = _generators(loaders)
+    generators = held_generators(*loaders)
     if len(generators) != len(state["loaders"]):
-        raise ValueError(f"the loaders hold {len(generators)} generators, the state is of "
-                         f"{len(state['loaders'])}; build them as they were built then")
+        raise ValueError(f"the loaders hold {len(generators)} generators, the state has "
+                         f"{len(state['loaders'])}; build them as they were built before")
     random.setstate(state["python"])
     torch.set_rng_state(state["torch"])
     for generator, saved in zip(generators, state["loaders"], strict=True):
-        generator.set_state(saved)
+        set_generator_state(generator, saved)
     if "numpy" in state and (numpy := sys.modules.get("numpy")):
         numpy.random.set_state(state["numpy"])
     if "cuda" in state and len(state["cuda"]) == torch.cuda.device_count():
         torch.cuda.set_rng_state_all(state["cuda"])
+
+
+# cell d04e7d01 c1e914 · Random numbers
+@contextmanager
+def random_kept(loaders: Iterable[Any] = ()) -> Iterator[None]:
+    """Put all random numbers, those of the loaders included, back when the block ends."""
+    loaders = list(loaders)
+    state = random_state(loaders)
+    try:
+        yield
+    finally:
+        set_random_state(state, loaders)
+
+
+def seed_everything(seed: int) -> None:
+    """Seed the random numbers of Python, NumPy and PyTorch, on all its devices.
+
+    Generators that loaders and data sets hold for themselves keep their state.
+    Raises: ValueError if the seed is not a whole number in 0..2**32 - 1.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise ValueError(f"seed must be a whole number in 0..2**32 - 1, got {seed!r}")
+    import numpy
+
+    random.seed(seed)
+    numpy.random.seed(seed)
+    torch.manual_seed(seed)
+
+
+# cell f13ebb7b 85627e · Random numbers
+@contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """Evaluate a model in this block: in eval mode, without gradients; then as it was before.
+
+    `model` may also be a plain function, which has no modes.
+    """
+    with torch.no_grad():
+        if isinstance(model, nn.Module):
+            with modes_kept(model):
+                model.eval()
+                yield
+        else:
+            yield
+
+
+# cell eb60ea65 d6113f · Batches of any structure
+def map_tensors(function: Callable[[Tensor], Any], x: Any) -> Any:
+    """Apply a function to a tensor, or to all tensors in lists, tuples, dicts and dataclasses.
+
+    Containers keep their type, and everything that is not a tensor stays as it is. So do the
+    `batch_sizes` of a PackedSequence, which must stay on the CPU.
+    """
+    if isinstance(x, Tensor):
+        return function(x)
+    if isinstance(x, list | tuple):
+        names = getattr(x, "_fields", ())
+        kept = names.index("batch_sizes") if "batch_sizes" in names else None
+        parts = [part if i == kept else map_tensors(function, part) for i, part in enumerate(x)]
+        return type(x)(*parts) if names else type(x)(parts)
+    if isinstance(x, Mapping):
+        changed = {key: map_tensors(function, part) for key, part in x.items()}
+        if type(x) is dict or not isinstance(x, MutableMapping):
+            return changed
+        mapped = copy.copy(x)  # a defaultdict, or a dict with attributes, as some models return
+        mapped.update(changed)
+        return mapped
+    if is_dataclass(x) and not isinstance(x, type):
+        parts = {f.name: getattr(x, f.name) for f in fields(x) if f.init}
+        return replace(x, **{name: map_tensors(function, part) for name, part in parts.items()})
+    return x
+
+
+# cell d3f7c738 f1e5e4 · Batches of any structure
+def count_items(x: Any) -> int:
+    """Count the items of a batch: the length of its first tensor, or of a list of dicts; else 0."""
+    if isinstance(x, Tensor):
+        return x.shape[0] if x.ndim else 0
+    if isinstance(x, Mapping):
+        return next(filter(None, map(count_items, x.values())), 0)
+    if isinstance(x, list | tuple):
+        if x and all(isinstance(part, Mapping) for part in x):
+            return len(x)
+        return next(filter(None, map(count_items, x)), 0)
+    return 0
+
+
+# cell 2d6989e9 c3139c · Batches of any structure
+def join_batches(parts: Sequence[Any]) -> Any:
+    """Concatenate the batches of a prediction or a target, part by part.
+
+    Shape: tensors (B, …) -> (N, …); tensors without axes are stacked; what holds no tensors stays
+    a list of batches.
+    Raises: ValueError if there is no batch, or if their shapes do not fit together.
+    """
+    if not parts:
+        raise ValueError("there is no batch to join; did a callback cancel all of them?")
+    first = parts[0]
+    if isinstance(first, Mapping):
+        joined = {key: join_batches([part[key] for part in parts]) for key in first}
+        return type(first)(joined) if type(first) is not dict else joined
+    if isinstance(first, list | tuple):
+        columns = [join_batches(column) for column in zip(*parts, strict=True)]
+        return type(first)(*columns) if hasattr(first, "_fields") else type(first)(columns)
+    if not isinstance(first, Tensor):
+        return list(parts)
+    if len({part.shape[1:] for part in parts}) > 1:
+        raise ValueError(f"batches of shapes {tuple(first.shape)} and others cannot be joined; pad "
+                         "them all to one length, or go through the loader batch by batch")
+    return torch.cat(list(parts)) if first.ndim else torch.stack(list(parts))
+
+
+# cell 038c2da3 8e8a68 · Small questions
+def loader_length(loader: Any) -> int | None:
+    """Return the number of batches of a loader, None if it has no length, as a stream of data."""
+    try:
+        return len(loader)
+    except (TypeError, NotImplementedError):
+        return None
+
+
+def check_counts(**counts: Any) -> None:
+    """Refuse anything but whole numbers of at least 1. Raises: ValueError that names it."""
+    for name, value in counts.items():
+        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+            raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+
+
+# cell d97534ee ac662b · Small questions
+def is_first_process() -> bool:
+    """Return whether this process may write: of several that train together, only the first."""
+    return int(os.environ.get("RANK", "0")) == 0  # set by torchrun

@@ -15,14 +15,13 @@ __all__ = [
     "clip_gradients",
     "trained_parameters",
     "GradientClip",
-    "check_counts",
     "GradientAccumulation",
     "StopOnNaN",
     "Monitor",
     "EarlyStopping",
 ]
 
-# cell ae6c2ed0 676ce7 · Imports
+# cell ae6c2ed0 e9b5d0 · Imports
 import os
 import warnings
 from collections.abc import Iterable, Mapping
@@ -32,7 +31,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from exp.nb04 import Callback, CancelFit, CancelStep, Learner, map_tensors
+from exp.nb03d import check_counts, map_tensors
+from exp.nb03f import Callback, CancelFit, CancelStep
+from exp.nb04 import Learner
 
 
 # cell 02018ca4 7f6dd8 · Devices
@@ -132,14 +133,6 @@ class GradientClip(Callback):
 
     def cleanup_fit(self, learn: Learner) -> None:
         self.norm = None
-
-
-# cell 42eac033 71824a · Large batches in little memory
-def check_counts(**counts: Any) -> None:
-    """Refuse what is no whole number of at least 1. Raises: ValueError that names it."""
-    for name, value in counts.items():
-        if not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
 
 
 # cell 40f234ac 4f6ca4 · Large batches in little memory

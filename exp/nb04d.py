@@ -17,7 +17,7 @@ __all__ = [
     "SaveBest",
 ]
 
-# cell a09b0626 4d78bc · Imports
+# cell a09b0626 61b978 · Imports
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
@@ -27,10 +27,10 @@ from typing import Any
 
 from torch import nn
 
-from exp.nb03d import random_state, set_random_state
-from exp.nb04 import Callback, Learner, MetricsCallback, loader_length
-from exp.nb04a import is_first_process
-from exp.nb04b import Monitor, check_counts, model_device, to_device
+from exp.nb03d import check_counts, is_first_process, loader_length, random_state, set_random_state
+from exp.nb03f import Callback, MetricsCallback
+from exp.nb04 import Learner
+from exp.nb04b import Monitor, model_device, to_device
 from exp.nb04c import check_weights_fit, load_weights, read_state, save_weights, write_state
 
 

@@ -24,14 +24,16 @@ __all__ = [
     "fit_one_cycle",
 ]
 
-# cell 2d81e2ab 175f0f · Imports
+# cell 2d81e2ab db5aba · Imports
 import math
 from bisect import bisect_right
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from exp.nb04 import Callback, Learner, loader_length
+from exp.nb03d import loader_length
+from exp.nb03f import Callback
+from exp.nb04 import Learner
 
 
 # cell a181ce09 dc3d99 · A schedule is a function of the position

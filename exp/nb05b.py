@@ -17,7 +17,7 @@ __all__ = [
     "bowl_limit",
 ]
 
-# cell c23cc91d 070606 · Imports
+# cell c23cc91d e03f86 · Imports
 import math
 import os
 from collections.abc import Iterable, Iterator, Sequence
@@ -31,7 +31,8 @@ from torch import nn
 
 from exp.nb03c import modes_kept
 from exp.nb03d import random_state, set_random_state
-from exp.nb04 import Callback, CancelFit, Learner
+from exp.nb03f import Callback, CancelFit
+from exp.nb04 import Learner
 from exp.nb05 import ExponentialSchedule
 
 

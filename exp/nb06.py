@@ -27,7 +27,7 @@ __all__ = [
     "lsuv",
 ]
 
-# cell 26e0fc49 e3a675 · Convolutions, hooks and a good start
+# cell 26e0fc49 b5a9cf · Convolutions, hooks and a good start
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -40,7 +40,8 @@ from exp.nb01 import show_images
 from exp.nb02 import kaiming_uniform
 from exp.nb03c import modes_kept
 from exp.nb03d import random_state, set_random_state
-from exp.nb04 import Callback, Learner
+from exp.nb03f import Callback
+from exp.nb04 import Learner
 
 
 # cell db592f00 3d38ac · The data

@@ -20,7 +20,7 @@ __all__ = [
     "DistributedCallback",
 ]
 
-# cell 852a8a91 ff05fc · Scale: half precision and many processes
+# cell 852a8a91 cfb057 · Scale: half precision and many processes
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -31,7 +31,9 @@ import torch
 from torch import Tensor
 
 from exp.nb03b import DataLoader, DataLoaders, RandomSampler, Sampler, SequentialSampler
-from exp.nb04 import Callback, Learner, MetricsCallback, map_tensors
+from exp.nb03d import map_tensors
+from exp.nb03f import Callback, MetricsCallback
+from exp.nb04 import Learner
 from exp.nb04b import default_device, trained_parameters
 
 

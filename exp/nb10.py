@@ -17,7 +17,6 @@ __all__ = [
     "count_targets",
     "count_loss",
     "draw_characters",
-    "evaluating",
     "generate_names",
     "ContextMLP",
     "counted_loaders",
@@ -26,10 +25,9 @@ __all__ = [
     "run_sweep",
 ]
 
-# cell 45d081c2 ba8256 · Imports
+# cell 45d081c2 b9860d · Imports
 import random
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import groupby, pairwise
@@ -41,7 +39,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from exp.nb03b import DataLoaders
-from exp.nb03c import modes_kept
+from exp.nb03d import evaluating
 from exp.nb04b import model_device
 
 
@@ -210,18 +208,6 @@ def draw_characters(logits: Tensor, temperature: float = 1.0,
         return logits.argmax(1, keepdim=True)
     scaled = (logits - logits.amax(1, keepdim=True)) / temperature  # the largest is 0: no overflow
     return torch.multinomial(F.softmax(scaled, 1), 1, generator=generator)
-
-
-# cell 795f3709 32d448 · Making more
-@contextmanager
-def evaluating(model: Any) -> Iterator[None]:
-    """Put a model into evaluation mode, and at the end each of its parts back as it was."""
-    if isinstance(model, nn.Module):
-        with modes_kept(model):
-            model.eval()
-            yield
-    else:  # a function has no modes
-        yield
 
 
 # cell fd5012da d18de3 · Making more

@@ -24,7 +24,7 @@ __all__ = [
     "generate_text",
 ]
 
-# cell 0922d374 80f85b · A language model, character by character
+# cell 0922d374 0a4d02 · A language model, character by character
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -34,10 +34,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from exp.nb04 import Callback, CancelFit, Learner, map_tensors
+from exp.nb03d import evaluating, map_tensors
+from exp.nb03f import Callback, CancelFit
+from exp.nb04 import Learner
 from exp.nb04b import model_device, to_device
 from exp.nb05 import CombinedSchedule, CosineSchedule, set_hyperparameter
-from exp.nb10 import CharacterVocab, draw_characters, evaluating
+from exp.nb10 import CharacterVocab, draw_characters
 
 
 # cell d7136ffb fb2377 · Bits, on what comes later
