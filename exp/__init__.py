@@ -209,14 +209,30 @@ nb03c (generalisation): Training that generalises
     fit          For each epoch: step on every training batch, then evaluate on the validation
                  batches.
 
-nb03d (bookkeeping): Bookkeeping: means that wait, chance that comes back
-    Column            A column of numbers that come one at a time, and are read when somebody asks.
-    DeferredMeans     Means over all items, of numbers that each batch gives as its own mean.
-    pool_sums         Let `change` make other sums of these means' sums, such as those over several
-                      processes.
+nb03d (bookkeeping): Bookkeeping: means that wait, random numbers that come back
+    Column            A column of numbers that arrive one at a time and are read only when asked
+                      for.
+    DeferredMeans     Means over an epoch, of numbers that each batch gives as its own mean.
+    pool_sums         Replace these means' sums by what `change` makes of them, such as sums over
+                      all processes.
     random_state      Copy the state of all random numbers: Python's, NumPy's, torch's, CUDA's, the
                       loaders'.
-    set_random_state  Put all random numbers back to where `random_state` saw them.
+    set_random_state  Set all random numbers to a state that `random_state` returned.
+    random_kept       Put all random numbers, those of the loaders included, back when the block
+                      ends.
+    seed_everything   Seed the random numbers of Python, NumPy and PyTorch, on all its devices.
+    evaluating        Evaluate a model in this block: in eval mode, without gradients; then as it
+                      was before.
+    map_tensors       Apply a function to a tensor, or to all tensors in lists, tuples, dicts and
+                      dataclasses.
+    count_items       Count the items of a batch: the length of its first tensor, or of a list of
+                      dicts; else 0.
+    join_batches      Concatenate the batches of a prediction or a target, part by part.
+    loader_length     Return the number of batches of a loader, None if it has no length, as a
+                      stream of data.
+    check_counts      Refuse anything but whole numbers of at least 1.
+    is_first_process  Return whether this process may write: of several that train together, only
+                      the first.
 
 nb03e (metrics): Metrics: figures that do not depend on the batches
     divides_by              Decorate a mean (pred, target) -> number: `count(pred, target)` is what
@@ -253,6 +269,48 @@ nb03e (metrics): Metrics: figures that do not depend on the batches
     figures                 Turn what a metric computed into named numbers: one, or one for each key
                             of a dict.
 
+nb03f (events): Events: a loop that others can extend
+    EVENTS           = ('before_fit', 'before_epoch', 'before_batch', …
+    Cancel           Skip the rest of a part of the training, its `after_…` included; raised by
+                     callbacks.
+    CancelStep       Skip the rest of the step: backward, the optimizer, clearing the gradients.
+    CancelBatch      Skip the rest of the batch: it counts in no metric.
+    CancelPhase      Skip the rest of the batch and the remaining batches of this phase, training or
+                     validation.
+    CancelEpoch      Skip the rest of the epoch: its validation, its results.
+    CancelFit        End the training; only `cleanup_fit` still happens.
+    ACTIONS          = ('do_predict', 'do_loss', 'do_backward', 'do_step')
+    Callback         Acts at certain moments of a training: one method for each event, by the
+                     event's name.
+    callback_list    Return callbacks as a list; one alone becomes a list of one.
+    arrange          Sort callbacks by their order, and add those that others require.
+    MetricsCallback  Compute loss and metrics of each epoch, and write them into `learn.results` at
+                     its end.
+    format_table     Format the results of several epochs as a table, "" for none.
+    format_line      Format the results of one epoch as a line that needs no heading.
+    format_html      Format the results of several epochs as an HTML table, "" for none.
+    Recorder         Record the loss and rates of each training batch and the results of each epoch.
+
+nb03g (progress): Progress: a training that shows itself
+    thin               Average a long curve in equal pieces, so that about `n` points are left to
+                       draw.
+    plot_losses        Draw the loss of each training batch, its running mean, and the loss of each
+                       validation.
+    new_axes
+    STYLES             = ('notebook', 'terminal', 'lines')
+    where_output_goes  Return "notebook", "terminal" or "lines" (a file, a pipe), or "silent" if so
+                       told.
+    Display            Shows nothing; the base of the other displays.
+    LinesDisplay       Writes one line an epoch, as for a log file.
+    TerminalDisplay    Writes one line an epoch, and below them a bar that overwrites itself.
+    NotebookDisplay    Shows curve, table and bar in a notebook's output, and replaces them as they
+                       change.
+    ProgressCallback   Show a training while it runs: a bar with the loss, the results of each
+                       epoch, the curve.
+    ModelSummary       The layers of a model with output shapes and parameters; its repr is a table.
+    summarize          Summarise a model: each layer's name, class, output shape, parameters, and
+                       what is trained.
+
 nb03h (files): Files: complete, and safe to open
     pack              Split a nested state into its tensors, by name, and a JSON text that says
                       where each belongs.
@@ -262,59 +320,31 @@ nb03h (files): Files: complete, and safe to open
     read_state        Read the state that `write_state` wrote; all tensors are on the CPU.
     read_safetensors  Read the tensors of a file, and the text that describes them.
 
-nb04 (callbacks): Callbacks: a training loop that others can extend
-    EVENTS           = ('before_fit', 'before_epoch', 'before_batch', …
-    Cancel           Skip what is left of a part of the training, its `after_…` included; callbacks
-                     raise it.
-    CancelStep       Skip what is left of the step: backward, the optimizer, forgetting the
-                     gradients.
-    CancelBatch      Skip what is left of the batch: it counts in no metric.
-    CancelEpoch      Skip what is left of the epoch: its validation, its results.
-    CancelFit        End the training; only `cleanup_fit` still happens.
-    ACTIONS          = {'do_predict': _predict, 'do_loss': _loss, 'do_backward': …
-    Callback         Something that acts at certain moments of a training: one method for each
-                     event, by its name.
-    arrange          Sort callbacks by their order; those of the same order stay as they were given.
-    FORWARD          = ('before_batch', 'do_predict', 'after_pred', 'do_loss')
-    STEP             = ('after_loss', 'do_backward', 'after_backward', 'do_step', …
-    loader_length    Count the batches of a loader; None if it does not know, as over a stream of
-                     data.
-    MetricsCallback  Average loss and metrics over the items of each epoch, into `learn.results` at
-                     its end.
-    map_tensors      Apply a function to a tensor, or to all tensors in lists, tuples and dicts;
-                     keep the rest.
-    Recorder         Write down the loss and rates of each training batch and the results of each
-                     epoch.
-    Learner          A model, its data, a loss and an optimizer, and the callbacks that take part in
-                     the training.
+nb03i (guards): Guards: errors that say what to do
+    check_parts       Refuse what a Learner cannot be made of.
+    check_rates       Return one or several rates as a list.
+    make_optimizer    Build the optimizer over the model's parameters, or groups of them, and the
+                      loss's own.
+    set_rates         Set the learning rate of each parameter group.
+    restore_settings  Give parameter groups the settings they had before a fit, without what
+                      schedulers left.
+    check_fit         Refuse a fit that cannot begin.
+    check_loss        Refuse a loss that is not one number, or that compares what should not be
+                      compared.
+    explain_error     Add a note to an exception: where in the training, with which batch, and a
+                      hint.
+    match_batch       Turn inputs of a model into a batch, and say whether they were a single item.
 
-nb04a (watching): Watching a training: curves, progress, a log
-    thin               Average a long curve in equal pieces, so that about `n` points are left to
-                       draw.
-    plot_losses        Draw the loss of each training batch, its running mean, and the loss of each
-                       validation.
-    plot_metrics       Draw metrics after each epoch, training dashed; without names, all of them
-                       but the loss.
-    plot_rates         Draw the learning rate of each parameter group, and the momentum, at each
-                       training batch.
-    where_output_goes  Tell whether output is shown in a "notebook", on a "terminal", or written as
-                       "lines".
-    format_table       Write the results of several epochs as a table, "" for none.
-    format_line        Write the results of one epoch as a line that needs no heading.
-    Display            Shows nothing: what the other displays have in common, and all of it in a
-                       second process.
-    LinesDisplay       Writes one line an epoch and nothing else, as for a log file.
-    TerminalDisplay    Writes one line an epoch, and below them a bar that overwrites itself.
-    NotebookDisplay    Shows a table with the bar below, and a picture, and replaces both by what is
-                       new.
-    Pace               Says when it is time again: after so many seconds, and when it does not cost
-                       too much.
-    is_first_process   Tell whether this process may write: of several that train together, only the
-                       first may.
-    DISPLAYS           = {'notebook': NotebookDisplay, 'terminal': TerminalDisplay, …
-    ProgressCallback   Show how the training goes: a bar with the loss so far, the results of each
-                       epoch, a plot.
-    CSVLogger          Write the results of each epoch as a row of a CSV file, at once.
+nb04 (callbacks): The Learner: a training loop that reads from top to bottom
+    Learner  A model, its data, a loss and an optimizer, and the callbacks that take part in
+             training.
+
+nb04a (watching): Watching a training: curves, and a log that survives
+    plot_metrics  Draw metrics after each epoch, training dashed; without names, all of them but the
+                  loss.
+    plot_rates    Draw the learning rate of each parameter group, and the momentum, at each training
+                  batch.
+    CSVLogger     Write the results of each epoch as a row of a CSV file, at once.
 
 nb04b (everyday_callbacks): Everyday callbacks: devices, gradients, stopping
     default_device        Give the device to train on: EXP_DEVICE if that is set, else a GPU if
@@ -330,7 +360,6 @@ nb04b (everyday_callbacks): Everyday callbacks: devices, gradients, stopping
     trained_parameters    List the parameters that the optimizer steps, of all its groups.
     GradientClip          Limit the norm of all gradients together, and keep the last norm before
                           that, in `norm`.
-    check_counts          Refuse what is no whole number of at least 1.
     GradientAccumulation  Step once in `n_batches` batches, with the mean gradient of all their
                           items.
     StopOnNaN             End the fit with a warning, and before the step, when the loss is no
@@ -525,8 +554,6 @@ nb10 (makemore): Makemore: names, letter by letter
     count_targets    Gather equal contexts, and count for each how often each target followed.
     count_loss       Average the cross-entropy over all examples that were counted.
     draw_characters  Draw one class from each row of logits; at temperature 0 the likeliest.
-    evaluating       Put a model into evaluation mode, and at the end each of its parts back as it
-                     was.
     generate_names   Draw names that begin with `prompt`, until each has ended or has `max_length`
                      characters.
     ContextMLP       Embed the characters of a context, put them side by side, and send them through
@@ -576,7 +603,7 @@ nb11b (language_model): A language model, character by character
                         input, and no other.
 """
 
-# generated from the notebooks: do not edit · a7b6e5
+# generated from the notebooks: do not edit · ba3c92
 
 import importlib as _importlib
 import importlib.machinery as _machinery
@@ -605,19 +632,25 @@ _names = {
                BatchSampler collate tensor_batches fetch_batch held_generators generator_state
                set_generator_state worker_batches DataLoader FirstBatches DataLoaders set_epoch""",
     "nb03c": """RunningMean accuracy modes_kept Scores evaluate Epoch History fit""",
-    "nb03d": """Column DeferredMeans pool_sums random_state set_random_state""",
+    "nb03d": """Column DeferredMeans pool_sums random_state set_random_state random_kept
+               seed_everything evaluating map_tensors count_items join_batches loader_length
+               check_counts is_first_process""",
     "nb03e": """divides_by divisor_of is_metric Metric metric_state restore_metric_state
                check_number MeanMetric ConfusionMatrix F1Score R2Score EpochMetric roc_auc
                average_precision mean_average_precision name_metrics figure_names figures""",
+    "nb03f": """EVENTS Cancel CancelStep CancelBatch CancelPhase CancelEpoch CancelFit ACTIONS
+               Callback callback_list arrange MetricsCallback format_table format_line
+               format_html Recorder""",
+    "nb03g": """thin plot_losses new_axes STYLES where_output_goes Display LinesDisplay
+               TerminalDisplay NotebookDisplay ProgressCallback ModelSummary summarize""",
     "nb03h": """pack unpack FORMAT write_state read_state read_safetensors""",
-    "nb04": """EVENTS Cancel CancelStep CancelBatch CancelEpoch CancelFit ACTIONS Callback
-              arrange FORWARD STEP loader_length MetricsCallback map_tensors Recorder Learner""",
-    "nb04a": """thin plot_losses plot_metrics plot_rates where_output_goes format_table
-               format_line Display LinesDisplay TerminalDisplay NotebookDisplay Pace
-               is_first_process DISPLAYS ProgressCallback CSVLogger""",
+    "nb03i": """check_parts check_rates make_optimizer set_rates restore_settings check_fit
+               check_loss explain_error match_batch""",
+    "nb04": """Learner""",
+    "nb04a": """plot_metrics plot_rates CSVLogger""",
     "nb04b": """default_device to_device model_device DeviceCallback clip_gradients
-               trained_parameters GradientClip check_counts GradientAccumulation StopOnNaN
-               Monitor EarlyStopping""",
+               trained_parameters GradientClip GradientAccumulation StopOnNaN Monitor
+               EarlyStopping""",
     "nb04c": """unwrapped save_weights read_weights check_weights_fit LoadReport load_weights
                export_model load_exported""",
     "nb04d": """learner_state restore_learner save_learner load_learner checkpoint_files
@@ -639,7 +672,7 @@ _names = {
     "nb06c": """HALVES MixedPrecision ChannelsLast ShareSampler process_rank process_device
                process_group shared_loaders AverageGradients DistributedCallback""",
     "nb10": """read_names CharacterVocab NameSplit split_lines split_by_name make_contexts
-              count_targets count_loss draw_characters evaluating generate_names ContextMLP
+              count_targets count_loss draw_characters generate_names ContextMLP
               counted_loaders DeepContextMLP sweep_storage run_sweep""",
     "nb11": """load_nietzsche sequence_loss Recurrent RNN GRU LSTM identity_init""",
     "nb11b": """bits_per_character split_tail TextBatches Reading WindowLM LockedDropout
@@ -657,7 +690,10 @@ _topics = {
     "generalisation": "nb03c",
     "bookkeeping": "nb03d",
     "metrics": "nb03e",
+    "events": "nb03f",
+    "progress": "nb03g",
     "files": "nb03h",
+    "guards": "nb03i",
     "callbacks": "nb04",
     "watching": "nb04a",
     "everyday_callbacks": "nb04b",
@@ -786,6 +822,10 @@ if TYPE_CHECKING:  # what editors and type checkers read
     from .nb03d import (
         Column as Column, DeferredMeans as DeferredMeans, pool_sums as pool_sums,
         random_state as random_state, set_random_state as set_random_state,
+        random_kept as random_kept, seed_everything as seed_everything,
+        evaluating as evaluating, map_tensors as map_tensors, count_items as count_items,
+        join_batches as join_batches, loader_length as loader_length,
+        check_counts as check_counts, is_first_process as is_first_process,
     )
     from .nb03e import (
         divides_by as divides_by, divisor_of as divisor_of, is_metric as is_metric,
@@ -797,31 +837,43 @@ if TYPE_CHECKING:  # what editors and type checkers read
         mean_average_precision as mean_average_precision, name_metrics as name_metrics,
         figure_names as figure_names, figures as figures,
     )
+    from .nb03f import (
+        EVENTS as EVENTS, Cancel as Cancel, CancelStep as CancelStep,
+        CancelBatch as CancelBatch, CancelPhase as CancelPhase, CancelEpoch as CancelEpoch,
+        CancelFit as CancelFit, ACTIONS as ACTIONS, Callback as Callback,
+        callback_list as callback_list, arrange as arrange, MetricsCallback as MetricsCallback,
+        format_table as format_table, format_line as format_line, format_html as format_html,
+        Recorder as Recorder,
+    )
+    from .nb03g import (
+        thin as thin, plot_losses as plot_losses, new_axes as new_axes, STYLES as STYLES,
+        where_output_goes as where_output_goes, Display as Display,
+        LinesDisplay as LinesDisplay, TerminalDisplay as TerminalDisplay,
+        NotebookDisplay as NotebookDisplay, ProgressCallback as ProgressCallback,
+        ModelSummary as ModelSummary, summarize as summarize,
+    )
     from .nb03h import (
         pack as pack, unpack as unpack, FORMAT as FORMAT, write_state as write_state,
         read_state as read_state, read_safetensors as read_safetensors,
     )
+    from .nb03i import (
+        check_parts as check_parts, check_rates as check_rates,
+        make_optimizer as make_optimizer, set_rates as set_rates,
+        restore_settings as restore_settings, check_fit as check_fit, check_loss as check_loss,
+        explain_error as explain_error, match_batch as match_batch,
+    )
     from .nb04 import (
-        EVENTS as EVENTS, Cancel as Cancel, CancelStep as CancelStep,
-        CancelBatch as CancelBatch, CancelEpoch as CancelEpoch, CancelFit as CancelFit,
-        ACTIONS as ACTIONS, Callback as Callback, arrange as arrange, FORWARD as FORWARD,
-        STEP as STEP, loader_length as loader_length, MetricsCallback as MetricsCallback,
-        map_tensors as map_tensors, Recorder as Recorder, Learner as Learner,
+        Learner as Learner,
     )
     from .nb04a import (
-        thin as thin, plot_losses as plot_losses, plot_metrics as plot_metrics,
-        plot_rates as plot_rates, where_output_goes as where_output_goes,
-        format_table as format_table, format_line as format_line, Display as Display,
-        LinesDisplay as LinesDisplay, TerminalDisplay as TerminalDisplay,
-        NotebookDisplay as NotebookDisplay, Pace as Pace, is_first_process as is_first_process,
-        DISPLAYS as DISPLAYS, ProgressCallback as ProgressCallback, CSVLogger as CSVLogger,
+        plot_metrics as plot_metrics, plot_rates as plot_rates, CSVLogger as CSVLogger,
     )
     from .nb04b import (
         default_device as default_device, to_device as to_device, model_device as model_device,
         DeviceCallback as DeviceCallback, clip_gradients as clip_gradients,
         trained_parameters as trained_parameters, GradientClip as GradientClip,
-        check_counts as check_counts, GradientAccumulation as GradientAccumulation,
-        StopOnNaN as StopOnNaN, Monitor as Monitor, EarlyStopping as EarlyStopping,
+        GradientAccumulation as GradientAccumulation, StopOnNaN as StopOnNaN,
+        Monitor as Monitor, EarlyStopping as EarlyStopping,
     )
     from .nb04c import (
         unwrapped as unwrapped, save_weights as save_weights, read_weights as read_weights,
@@ -885,7 +937,7 @@ if TYPE_CHECKING:  # what editors and type checkers read
         read_names as read_names, CharacterVocab as CharacterVocab, NameSplit as NameSplit,
         split_lines as split_lines, split_by_name as split_by_name,
         make_contexts as make_contexts, count_targets as count_targets,
-        count_loss as count_loss, draw_characters as draw_characters, evaluating as evaluating,
+        count_loss as count_loss, draw_characters as draw_characters,
         generate_names as generate_names, ContextMLP as ContextMLP,
         counted_loaders as counted_loaders, DeepContextMLP as DeepContextMLP,
         sweep_storage as sweep_storage, run_sweep as run_sweep,
@@ -904,8 +956,8 @@ if TYPE_CHECKING:  # what editors and type checkers read
         ActivationPenalty as ActivationPenalty, generate_text as generate_text,
     )
     from . import (
-        nb00, nb00b, nb02, nb03, nb03b, nb03c, nb03d, nb03e, nb03h, nb04, nb04a, nb04b, nb04c,
-        nb04d, nb05, nb05c, nb06, nb06b, nb06c, nb10, nb11, nb11b,
+        nb00, nb00b, nb02, nb03, nb03b, nb03c, nb03d, nb03e, nb03f, nb03g, nb03h, nb03i, nb04,
+        nb04a, nb04b, nb04c, nb04d, nb05, nb05c, nb06, nb06b, nb06c, nb10, nb11, nb11b,
     )
     exports = nb00
     samples = nb00b
@@ -915,7 +967,10 @@ if TYPE_CHECKING:  # what editors and type checkers read
     generalisation = nb03c
     bookkeeping = nb03d
     metrics = nb03e
+    events = nb03f
+    progress = nb03g
     files = nb03h
+    guards = nb03i
     callbacks = nb04
     watching = nb04a
     everyday_callbacks = nb04b

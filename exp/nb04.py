@@ -11,7 +11,7 @@ __all__ = [
     "Learner",
 ]
 
-# cell a177f35a 2c62dd · Imports
+# cell a177f35a b6294f · Imports
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -41,7 +41,7 @@ from exp.nb03f import (
     callback_list,
 )
 from exp.nb03g import ModelSummary, ProgressCallback, summarize
-from exp.nb03h import (
+from exp.nb03i import (
     check_fit,
     check_loss,
     check_parts,

@@ -1,0 +1,259 @@
+"""Guards: errors that say what to do
+
+By the end you will have the guards of a training: wrong parts are refused when they are put together, silent mistakes in the first batch, and an error from deep inside PyTorch arrives with the batch, the shapes and a hint.
+"""
+
+# cell 64fd36a0 a6284e · Imports
+from __future__ import annotations
+
+# generated from nbs/03i_guards.ipynb: do not edit
+__all__ = [
+    "check_parts",
+    "check_rates",
+    "make_optimizer",
+    "set_rates",
+    "restore_settings",
+    "check_fit",
+    "check_loss",
+    "explain_error",
+    "match_batch",
+]
+
+# cell 64fd36a0 487f13 · Imports
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from inspect import signature
+from math import inf
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from exp.nb03d import check_counts, loader_length, map_tensors
+
+
+# cell a031746d 0f9e68 · Parts that cannot work together
+def check_parts(model: Any, dls: Any, loss_func: Any, opt_func: Any, lr: Any) -> None:
+    """Refuse what a Learner cannot be made of."""
+    if not isinstance(model, nn.Module):
+        hint = "; write it with ()" if isinstance(model, type) else ""
+        raise TypeError(f"model must be a torch.nn.Module, got {model!r:.80}{hint}")
+    if not (hasattr(dls, "train") and hasattr(dls, "valid")):
+        raise TypeError(f"dls needs loaders `train` and `valid` (None for none), got a "
+                        f"{type(dls).__name__}; put two loaders into DataLoaders(train, valid)")
+    if isinstance(loss_func, type):
+        raise TypeError(f"loss_func is the class {loss_func.__name__}; write it with (): "
+                        f"{loss_func.__name__}()")
+    for name, part in (("loss_func", loss_func), ("opt_func", opt_func)):
+        if not callable(part):
+            raise TypeError(f"{name} must be callable, got {part!r}")
+    if getattr(loss_func, "reduction", "mean") == "none":
+        raise ValueError("loss_func has reduction='none' and returns a loss for each item; one "
+                         "number is needed: use reduction='mean'")
+    if lr is not None:
+        check_rates(lr)
+
+
+def check_rates(lr: Any) -> list[float]:
+    """Return one or several rates as a list. Raises: ValueError unless they are positive."""
+    rates = list(lr) if isinstance(lr, list | tuple) else [lr]
+    if not rates or not all(isinstance(r, float | int) and 0 <= r < inf and r is not True
+                            for r in rates):
+        raise ValueError(f"lr must be a number of 0 or more, or one for each parameter group, got "
+                         f"{lr!r}")
+    return rates
+
+
+# cell 84627f1e e60911 · An optimizer and its groups
+def make_optimizer(learn: Any, opt_func: Callable[..., Any], lr: Any,
+                    groups: Callable[[nn.Module], list[Any]] | None) -> Any:
+    """Build the optimizer over the model's parameters, or groups of them, and the loss's own."""
+    params = list(groups(learn.model)) if groups else list(learn.model.parameters())
+    if not params:
+        raise ValueError(f"{'groups returned' if groups else 'the model has'} no parameters")
+    if isinstance(learn.loss_func, nn.Module) and (own := list(learn.loss_func.parameters())):
+        is_flat = isinstance(params[0], Tensor)
+        params = [*params, *own] if is_flat else [*params, {"params": own}]
+    if not isinstance(params[0], Tensor):
+        params = [part if isinstance(part, Mapping) else {"params": list(part)} for part in params]
+    rates = None if lr is None else check_rates(lr)
+    try:
+        opt = opt_func(params) if rates is None else opt_func(params, lr=rates[0])
+    except TypeError as error:
+        if rates is None and "'lr'" in str(error):
+            raise TypeError(f"{error}: opt_func has no default rate; give the Learner "
+                            "lr=…") from None
+        raise
+    if rates is not None and isinstance(lr, list | tuple):
+        set_rates(opt.param_groups, lr)
+    return opt
+
+
+def set_rates(groups: list[dict[str, Any]], lr: float | Sequence[float]) -> None:
+    """Set the learning rate of each parameter group. Raises: ValueError for a wrong number."""
+    rates = check_rates(lr)
+    rates = rates * len(groups) if not isinstance(lr, list | tuple) else rates
+    if len(rates) != len(groups):
+        raise ValueError(f"lr must be one number, or one for each of the {len(groups)} parameter "
+                         f"groups, got {lr!r}")
+    for group, rate in zip(groups, rates, strict=True):
+        group["lr"] = rate
+
+
+# cell b059d0b0 45cb96 · An optimizer and its groups
+def restore_settings(groups: list[dict[str, Any]], kept: list[dict[str, Any]]) -> None:
+    """Give parameter groups the settings they had before a fit, without what schedulers left."""
+    for group, before in zip(groups, kept, strict=False):
+        for name in group.keys() - before.keys():
+            del group[name]
+        group.update({name: value for name, value in before.items() if name != "params"})
+
+
+# cell 882acbfc 80ac1b · Before the first batch
+def check_fit(learn: Any, n_epochs: Any, n_steps: Any) -> None:
+    """Refuse a fit that cannot begin."""
+    if learn.dls.train is None:
+        raise ValueError("there is no training set: dls.train is None")
+    if (n_epochs is None) == (n_steps is None):
+        raise ValueError(f"pass n_epochs or n_steps, got n_epochs={n_epochs}, n_steps={n_steps}")
+    check_counts(**({"n_epochs": n_epochs} if n_steps is None else {"n_steps": n_steps}))
+    if learn._plan:
+        raise RuntimeError("fit was called inside fit; evaluate and get_preds may be")
+    for name, loader in (("train", learn.dls.train), ("valid", learn.dls.valid)):
+        if loader is not None and loader_length(loader) == 0:
+            raise ValueError(f"dls.{name} has no batches; is the data set empty, or smaller than a "
+                             "batch with drop_last? (dls.valid may be None)")
+    stepped = {id(p) for group in learn.opt.param_groups for p in group["params"]}
+    own = list(learn.model.parameters())
+    if own and not any(id(p) in stepped for p in own):
+        raise ValueError("the optimizer holds no parameter of this model; was the model made again "
+                         "after the optimizer? Make a new Learner")
+    if own and not any(p.requires_grad for p in own if id(p) in stepped):
+        raise ValueError("all parameters of the optimizer are frozen (requires_grad is False): "
+                         "there is nothing to train; unfreeze some")
+
+
+# cell 748842d5 44bd96 · In the first batch
+_ELEMENTWISE = {"MSELoss", "L1Loss", "SmoothL1Loss", "HuberLoss", "mse_loss", "l1_loss",
+                "smooth_l1_loss", "huber_loss"}
+
+
+def check_loss(learn: Any) -> None:
+    """Refuse a loss that is not one number, or that compares what should not be compared."""
+    loss, pred, target = learn.loss, learn.pred, learn.target
+    name = getattr(learn.loss_func, "__name__", type(learn.loss_func).__name__)
+    if not isinstance(loss, Tensor):
+        raise TypeError(f"the loss must be a tensor of one number, got {loss!r:.80}; does "
+                        "loss_func return a float, or nothing?")
+    if loss.numel() != 1:
+        raise ValueError(f"the loss must be one number, got a tensor of shape {tuple(loss.shape)}; "
+                         "take its mean")
+    if loss.is_complex():
+        raise TypeError("the loss is complex; take its absolute value or real part")
+    if learn.training and not loss.requires_grad:
+        if not any(hasattr(c, "do_backward") for c in learn.callbacks):
+            raise ValueError("the loss has no gradient: pred was detached, or no parameter that it "
+                             "depends on is trained")
+    shapes = [tuple(x.shape) if isinstance(x, Tensor) else None for x in (pred, target)]
+    if name in _ELEMENTWISE and None not in shapes and shapes[0] != shapes[1]:
+        raise ValueError(f"pred has shape {shapes[0]} and target {shapes[1]}, which {name} would "
+                         "broadcast, comparing items with other items; make them equal, for "
+                         "example with target[:, None]")
+
+
+# cell 1b7be7c8 13b783 · Any other error
+def _form(x: Any) -> str:
+    """Describe a batch in words: the dtype and shape of each tensor."""
+    if isinstance(x, Tensor):
+        return f"{str(x.dtype).removeprefix('torch.')} {tuple(x.shape)}"
+    if isinstance(x, Mapping):
+        return "{" + ", ".join(f"{key}: {_form(part)}" for key, part in x.items()) + "}"
+    if isinstance(x, list | tuple):
+        return f"[{', '.join(map(_form, x[:8]))}{', …' if len(x) > 8 else ''}]"
+    return type(x).__name__
+
+
+def explain_error(error: Exception, learn: Any) -> None:
+    """Add a note to an exception: where in the training, with which batch, and a hint.
+
+    Raises: torch.OutOfMemoryError that says what helps, if memory ran out.
+    """
+    text = str(error).lower()
+    if isinstance(error, torch.OutOfMemoryError | MemoryError) or "allocate memory" in text:
+        n = learn.n_items
+        raise torch.OutOfMemoryError(
+            f"out of memory with batch_size {n}, inputs {_form(learn.inputs)}: try "
+            f"batch_size={max(1, n // 2)} with GradientAccumulation(2), which takes the same "
+            "steps, MixedPrecision, or a smaller model") from error
+    place = "training" if learn.training else "validation"
+    error.add_note(f"in {place} batch {learn.batch_index} of epoch {learn.epoch + 1}: inputs "
+                   f"{_form(learn.inputs)}, target {_form(learn.target)}, pred {_form(learn.pred)}")
+    for hint in _hints(learn, text):
+        error.add_note(f"hint: {hint}")
+
+
+def _hints(learn: Any, text: str) -> Iterator[str]:
+    """Look for the usual causes of an exception."""
+    arguments = ((), learn.inputs) if isinstance(learn.inputs, Mapping) else (learn.inputs, {})
+    weights = next(learn.model.parameters(), torch.zeros(()))
+    tensors: list[Tensor] = []
+    map_tensors(tensors.append, learn.inputs)
+    if learn.pred is None:
+        try:
+            signature(learn.model.forward).bind(*arguments[0], **arguments[1])
+        except TypeError as problem:
+            yield (f"the model's forward{signature(learn.model.forward)} got {_form(learn.inputs)}"
+                   f" ({problem}); the last part of a batch is the target")
+        if tensors and tensors[0].device != weights.device:
+            yield (f"the batch is on {tensors[0].device}, the model on {weights.device}; add "
+                   "callbacks=DeviceCallback()")
+        floats = [t for t in tensors if t.is_floating_point()]
+        if "dtype" in text and floats and floats[0].dtype != weights.dtype:
+            yield (f"the inputs are {floats[0].dtype}, the model's weights {weights.dtype}; "
+                   "convert the data set, for example with x.float()")
+    if learn.loss is None and isinstance(learn.pred, Tensor) and isinstance(learn.target, Tensor):
+        yield from _target_hints(learn.pred, learn.target)
+
+
+def _target_hints(pred: Tensor, target: Tensor) -> Iterator[str]:
+    """Look for the usual mistakes in a target: its device, its dtype, labels out of range."""
+    if pred.device != target.device:
+        yield f"pred is on {pred.device}, target on {target.device}; add callbacks=DeviceCallback()"
+    elif pred.ndim == target.ndim + 1 and target.dtype != torch.int64:
+        yield (f"labels of classes must be int64, got {target.dtype}: target.long(); a target of "
+               "numbers needs a loss for numbers, such as nn.MSELoss(), and pred of its shape")
+    elif pred.ndim == target.ndim + 1 and pred.ndim > 1 and target.numel():
+        low, high, n = int(target.min()), int(target.max()), pred.shape[1]
+        if low < 0 or high >= n:
+            yield (f"labels are in {low}..{high}, but the model has {n} outputs, for labels "
+                   f"0..{n - 1}; give it {high + 1} outputs, or number the labels from 0")
+    elif pred.shape == target.shape and not target.is_floating_point():
+        yield f"a target of pred's shape must be floating-point, got {target.dtype}: target.float()"
+
+
+# cell 90195b04 c0ba79 · An item, or a batch?
+def match_batch(inputs: Any, example: Any) -> tuple[Any, bool]:
+    """Turn inputs of a model into a batch, and say whether they were a single item.
+
+    Raises: ValueError if they have neither the axes of a batch nor those of an item.
+    """
+    pairs = inputs.items() if isinstance(inputs, Mapping) else enumerate(inputs)
+    made, alone = {}, []
+    for key, value in pairs:
+        is_array = not isinstance(value, Tensor) and (
+            hasattr(value, "__array__") or isinstance(value, int | float))
+        value = torch.as_tensor(value) if is_array else value
+        known = isinstance(example, Mapping) and key in example or (
+            isinstance(example, list | tuple) and isinstance(key, int) and key < len(example) - 1)
+        like = example[key] if known else None
+        if isinstance(value, Tensor) and isinstance(like, Tensor):
+            if value.ndim not in (like.ndim, like.ndim - 1):
+                raise ValueError(f"an input has shape {tuple(value.shape)}; a batch looks like "
+                                 f"{tuple(like.shape)}, one item like {tuple(like.shape[1:])}")
+            alone.append(value.ndim == like.ndim - 1)
+            value = value[None] if alone[-1] else value
+            if is_array and like.is_floating_point():
+                value = value.to(like.dtype)  # NumPy's numbers are float64
+        made[key] = value
+    if len(set(alone)) > 1:
+        raise ValueError("some inputs are single items and some batches")
+    return made if isinstance(inputs, Mapping) else list(made.values()), any(alone)
