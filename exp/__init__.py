@@ -197,17 +197,19 @@ nb03b (data_loaders): Data loaders
                          begins, from 0.
 
 nb03c (generalisation): Training that generalises
-    RunningMean  A mean over batches in which each sample counts once, however large its batch.
-    accuracy     Count how often the largest logit is that of the right class.
-    modes_kept   Put each part of a model back into the mode it was in before the block, whatever
-                 ends it.
-    Scores       Mean loss and metric over `n` samples.
-    evaluate     Average loss and metric over all samples of the batches, with the model in eval
-                 mode.
-    Epoch        What one epoch of `fit` came to; losses in nats for cross-entropy, time in seconds.
-    History      The epochs of a training, as a table.
-    fit          For each epoch: step on every training batch, then evaluate on the validation
-                 batches.
+    accuracy         Return the share of targets whose class has the largest logit.
+    binary_accuracy  Return the share of predictions that are above the threshold exactly where the
+                     target is 1.
+    modes_kept       Restore the mode of each part of a model after the block, also after an
+                     exception.
+    Scores           Mean loss and metric over `n` samples.
+    evaluate         Return the mean loss and metric over all samples, with the model in evaluation
+                     mode.
+    Epoch            The results of one epoch of `fit`; losses in nats for cross-entropy, time in
+                     seconds.
+    History          The epochs of a training; printed, they are a table.
+    fit              For each epoch: step on every training batch, then evaluate on the validation
+                     batches.
 
 nb03d (bookkeeping): Bookkeeping: means that wait, random numbers that come back
     Column            A column of numbers that arrive one at a time and are read only when asked
@@ -603,7 +605,7 @@ nb11b (language_model): A language model, character by character
                         input, and no other.
 """
 
-# generated from the notebooks: do not edit · ba3c92
+# generated from the notebooks: do not edit · 37436a
 
 import importlib as _importlib
 import importlib.machinery as _machinery
@@ -631,7 +633,7 @@ _names = {
     "nb03b": """Dataset TensorDataset Sampler SequentialSampler RandomSampler check_whole_number
                BatchSampler collate tensor_batches fetch_batch held_generators generator_state
                set_generator_state worker_batches DataLoader FirstBatches DataLoaders set_epoch""",
-    "nb03c": """RunningMean accuracy modes_kept Scores evaluate Epoch History fit""",
+    "nb03c": """accuracy binary_accuracy modes_kept Scores evaluate Epoch History fit""",
     "nb03d": """Column DeferredMeans pool_sums random_state set_random_state random_kept
                seed_everything evaluating map_tensors count_items join_batches loader_length
                check_counts is_first_process""",
@@ -816,7 +818,7 @@ if TYPE_CHECKING:  # what editors and type checkers read
         set_epoch as set_epoch,
     )
     from .nb03c import (
-        RunningMean as RunningMean, accuracy as accuracy, modes_kept as modes_kept,
+        accuracy as accuracy, binary_accuracy as binary_accuracy, modes_kept as modes_kept,
         Scores as Scores, evaluate as evaluate, Epoch as Epoch, History as History, fit as fit,
     )
     from .nb03d import (

@@ -572,7 +572,7 @@ def worker_batches(dataset: Any, batch_sampler: Iterable[Sequence[Any]], collate
                 worker.pipe.close()
 
 
-# cell 7b7c8092 0372c5 · The DataLoader
+# cell 7b7c8092 5756fa · The DataLoader
 class DataLoader:
     """Serve a data set in batches: in order or shuffled, with or without worker processes.
 
@@ -625,8 +625,9 @@ class DataLoader:
         else:
             batches = (fetch_batch(self.dataset, chosen, self.collate_fn)
                        for chosen in self.batch_sampler)
-        known = type(self.sampler) in (SequentialSampler, RandomSampler)
-        return batches if known else _counted(batches, self)
+        ours = (SequentialSampler, RandomSampler, BatchSampler)  # they count correctly
+        trusted = type(self.sampler) in ours and type(self.batch_sampler) in ours
+        return batches if trusted else _counted(batches, self)
 
 
 # cell d5be80da 963efe · The DataLoader

@@ -1,6 +1,6 @@
 """Training that generalises
 
-In the end you have a training loop whose numbers can be believed, three sets of data and a reason for each, and a method: overfit first, then cure it, in this order.
+By the end you will have a training loop whose numbers can be trusted, three sets of data with a reason for each, and a method: overfit first, then cure the overfitting, in a fixed order.
 """
 
 # cell 6bf3c1aa a6284e · Imports
@@ -8,8 +8,8 @@ from __future__ import annotations
 
 # generated from nbs/03c_generalisation.ipynb: do not edit
 __all__ = [
-    "RunningMean",
     "accuracy",
+    "binary_accuracy",
     "modes_kept",
     "Scores",
     "evaluate",
@@ -31,9 +31,9 @@ from torch import Tensor, nn
 from exp.nb03b import DataLoaders
 
 
-# cell 29d6f117 ad6dfb · A mean over batches
+# cell 29d6f117 21fe6e · A mean over batches
 class RunningMean:
-    """A mean over batches in which each sample counts once, however large its batch.
+    """A mean over batches in which each sample counts once, whatever the size of its batch.
 
     Raises: ValueError from `value` before anything was added.
     """
@@ -42,7 +42,7 @@ class RunningMean:
         self.total, self.n = torch.zeros((), dtype=torch.float64), 0
 
     def add(self, mean: Tensor | float, n: int) -> None:
-        """Take in the mean of one batch of `n` samples."""
+        """Add the mean of one batch of `n` samples."""
         mean = mean.detach() if isinstance(mean, Tensor) else mean
         self.total = torch.add(self.total, mean, alpha=n)  # in double precision, as the total is
         self.n += n
@@ -51,28 +51,62 @@ class RunningMean:
     def value(self) -> float:
         """The mean over all samples so far."""
         if self.n == 0:
-            raise ValueError("the mean of nothing: not a single batch came; is the data set empty, "
-                             "or smaller than a batch with drop_last?")
+            raise ValueError("no mean without data: there was not a single batch; is the data set "
+                             "empty, or smaller than a batch with drop_last?")
         return float(self.total) / self.n
 
 
-# cell 90dd2f85 fc689d · A mean over batches
+# cell 90dd2f85 26404e · A mean over batches
 def accuracy(pred: Tensor, target: Tensor) -> Tensor:
-    """Count how often the largest logit is that of the right class.
+    """Return the share of targets whose class has the largest logit.
 
-    Shape: pred (…, C), target (…) -> (), a share between 0 and 1.
-    Raises: ValueError if the shapes do not fit, which broadcasting would hide.
+    Shape: pred (…, C) with C of at least 2, target (…) of class numbers -> (), between 0 and 1.
+    Raises: ValueError for other shapes, one logit for each target included: see `binary_accuracy`.
     """
-    if pred.shape[:-1] != target.shape:
+    if pred.shape[:-1] != target.shape or pred.ndim == 0 or pred.shape[-1] == 1:
         raise ValueError(f"pred (…, C) needs a target (…), got {tuple(pred.shape)} and "
-                         f"{tuple(target.shape)}")
+                         f"{tuple(target.shape)}{_remedy(pred, target)}")
     return (pred.argmax(-1) == target).mean(dtype=torch.float64)
 
 
-# cell 56b05bf8 9798f6 · A mean over batches
+accuracy.higher_is_better = True
+
+
+# cell 5bc776f2 efee33 · A mean over batches
+def binary_accuracy(pred: Tensor, target: Tensor, threshold: float = 0.0) -> Tensor:
+    """Return the share of predictions that are above the threshold exactly where the target is 1.
+
+    The default is for logits; for probabilities pass threshold=0.5, with `functools.partial` if
+    need be. With several yes-or-no questions for each sample, each counts.
+    Shape: pred (…) or (…, 1), target (…) of zeros and ones -> (), between 0 and 1.
+    Raises: ValueError for other shapes, which broadcasting would hide.
+    """
+    if pred.shape not in (target.shape, (*target.shape, 1)):
+        raise ValueError(f"pred (…) or (…, 1) needs a target (…), got {tuple(pred.shape)} and "
+                         f"{tuple(target.shape)}")
+    right = (pred.reshape(target.shape) > threshold) == (target > 0.5)
+    return right.mean(dtype=torch.float64)
+
+
+binary_accuracy.higher_is_better = True
+binary_accuracy.divisor = lambda pred, target: target.numel()  # what the mean is taken over
+
+
+# cell efa92097 23a366 · A mean over batches
+def _remedy(pred: Tensor, target: Tensor) -> str:
+    """Say what to use for predictions of which `accuracy` cannot take the largest."""
+    if pred.shape == (*target.shape, 1) or (pred.shape == target.shape and pred.ndim < 2):
+        return ": for one logit per target use binary_accuracy (for probabilities, threshold=0.5)"
+    if pred.shape == target.shape:
+        return (": if the targets are one-hot or probabilities of the classes, compare with "
+                "target.argmax(-1); if each is a yes or no of its own, use binary_accuracy")
+    return ""
+
+
+# cell 56b05bf8 3e9d39 · A mean over batches
 @contextmanager
 def modes_kept(model: nn.Module) -> Iterator[None]:
-    """Put each part of a model back into the mode it was in before the block, whatever ends it."""
+    """Restore the mode of each part of a model after the block, also after an exception."""
     modes = [(part, part.training) for part in model.modules()]
     try:
         yield
@@ -94,14 +128,14 @@ class Scores:
         return f"loss {self.loss:.4f}, metric {self.metric:.4f} over {self.n} samples"
 
 
-# cell ec8a119f 80276b · A mean over batches
+# cell ec8a119f 3925e7 · A mean over batches
 @torch.no_grad()
 def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]],
-             loss_function: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+             loss_func: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
              metric: Callable[[Tensor, Tensor], Tensor] = accuracy) -> Scores:
-    """Average loss and metric over all samples of the batches, with the model in eval mode.
+    """Return the mean loss and metric over all samples, with the model in evaluation mode.
 
-    Each part of the model is put back into the mode it was in, also after an exception.
+    Afterwards each part of the model is in the mode it was in, also after an exception.
     Raises: ValueError if there is no batch.
     """
     losses, metrics = RunningMean(), RunningMean()
@@ -109,15 +143,15 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]],
         model.eval()
         for xb, yb in batches:
             pred = model(xb)
-            losses.add(loss_function(pred, yb), len(xb))
+            losses.add(loss_func(pred, yb), len(xb))
             metrics.add(metric(pred, yb), len(xb))
     return Scores(losses.value, metrics.value, losses.n)
 
 
-# cell 2a5301c1 daae02 · The training loop
+# cell 2a5301c1 f02cd2 · The training loop
 @dataclass(frozen=True)
 class Epoch:
-    """What one epoch of `fit` came to; losses in nats for cross-entropy, time in seconds."""
+    """The results of one epoch of `fit`; losses in nats for cross-entropy, time in seconds."""
 
     steps: int
     train_loss: float
@@ -126,9 +160,9 @@ class Epoch:
     seconds: float
 
 
-# cell bdc60cec a49b1d · The training loop
+# cell bdc60cec 9f6ce5 · The training loop
 class History(list[Epoch]):
-    """The epochs of a training, as a table."""
+    """The epochs of a training; printed, they are a table."""
 
     def __repr__(self) -> str:
         rows = [f"{i:>5} {e.steps:>7} {e.train_loss:>10.4f} {e.valid_loss:>10.4f} {e.metric:>8.4f} "
@@ -136,30 +170,32 @@ class History(list[Epoch]):
         return "\n".join(["epoch   steps train_loss valid_loss   metric  seconds", *rows])
 
     def column(self, name: str) -> Tensor:
-        """Give one column, such as "valid_loss", as a tensor (epochs,)."""
+        """Return one column, such as "valid_loss". Shape: -> (epochs,)."""
         return torch.tensor([getattr(epoch, name) for epoch in self], dtype=torch.float64)
 
 
-# cell 006964c5 c7538b · The training loop
-def fit(epochs: int, model: nn.Module, loaders: DataLoaders, opt: torch.optim.Optimizer,
-        loss_function: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
+# cell 006964c5 1dca32 · The training loop
+def fit(epochs: int, model: nn.Module, dls: DataLoaders, opt: torch.optim.Optimizer,
+        loss_func: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
         metric: Callable[[Tensor, Tensor], Tensor] = accuracy) -> History:
     """For each epoch: step on every training batch, then evaluate on the validation batches.
 
-    Raises: ValueError if one of the loaders gives no batch.
+    Raises: ValueError if there is no validation set, or no batch in one of the loaders.
     """
+    if dls.valid is None:
+        raise ValueError("this fit evaluates after each epoch, so it needs a validation set")
     history, steps = History(), 0
     for _ in range(epochs):
         start, losses = time.perf_counter(), RunningMean()
         model.train()
-        for xb, yb in loaders.train:
-            loss = loss_function(model(xb), yb)
+        for xb, yb in dls.train:
+            loss = loss_func(model(xb), yb)
             loss.backward()
             opt.step()
             opt.zero_grad()
             losses.add(loss, len(xb))
             steps += 1
-        scores = evaluate(model, loaders.valid, loss_function, metric)
+        scores = evaluate(model, dls.valid, loss_func, metric)
         history.append(Epoch(steps, losses.value, scores.loss, scores.metric,
                              time.perf_counter() - start))
     return history

@@ -6,12 +6,14 @@ import math
 import multiprocessing
 import os
 import pickle
+import random
 import signal
 import subprocess
 import sys
 import time
 from collections import namedtuple
-from itertools import count
+from functools import partial
+from itertools import count, permutations
 
 import numpy as np
 import pytest
@@ -38,14 +40,20 @@ from exp.nb03b import (
     DataLoader,
     DataLoaders,
     Dataset,
+    FirstBatches,
     RandomSampler,
     Sampler,
     SequentialSampler,
     TensorDataset,
+    check_whole_number,
     collate,
+    generator_state,
+    held_generators,
+    set_epoch,
+    set_generator_state,
     tensor_batches,
 )
-from exp.nb03c import History, RunningMean, accuracy, evaluate, fit
+from exp.nb03c import History, RunningMean, accuracy, binary_accuracy, evaluate, fit
 
 quick = settings(max_examples=40, deadline=None)
 seeds = st.integers(0, 2**31)
@@ -545,6 +553,100 @@ def test_collate_equals_torchs_and_refuses():
             collate(samples)
 
 
+def test_a_tensor_dataset_takes_arrays():
+    base = np.arange(12, dtype=np.float32).reshape(4, 3)
+    locked = base.copy()
+    locked.flags.writeable = False
+    for array in (base, base[:, ::-1], base[::-1], locked, base.astype(">f4"), base.astype("f2")):
+        dataset = TensorDataset(array, np.arange(4), torch.arange(4))
+        (xb, yb, zb), _ = DataLoader(dataset, 3)
+        test_eq(xb.tolist(), array[:3].tolist())
+        test_eq((yb, dataset[3][1]), (zb, torch.tensor(3)))
+    TensorDataset(base).tensors[0][0, 0] = 7.0
+    assert base[0, 0] == 7.0  # the memory is shared where it can be
+    test_eq(collate([base[0, ::-1], base[1]]).shape, (2, 3))  # torch's collate refuses this one
+    with pytest.raises(TypeError, match="list in place 1.*torch.tensor"):
+        TensorDataset(base, [1, 2, 3, 4])
+    for wrong in (np.array(["a"]), np.array([None])):
+        with pytest.raises(TypeError, match="dtype|type numpy"):
+            TensorDataset(wrong)
+    with pytest.raises(ValueError, match="one length"):
+        TensorDataset(np.float32(1))
+
+
+@pytest.mark.parametrize(
+    "samples, dtype",
+    [
+        ([1, 2.5, 3], torch.float64),
+        ([True, 2, 3], torch.int64),
+        ([True, 2, 3.0], torch.float64),
+        ([np.float32(1), 2], torch.float32),
+        ([np.float32(1), 2.5], torch.float64),
+        ([torch.tensor(1.0), np.float32(2), 3], torch.float32),
+        ([torch.tensor(1), torch.tensor(2.5)], torch.float32),
+        ([np.array(1), 2.5], torch.float64),
+    ],
+)
+def test_the_dtype_of_a_batch_does_not_depend_on_which_sample_comes_first(samples, dtype):
+    for order in permutations(samples):
+        batch = collate(list(order))
+        test_eq((batch.dtype, batch.tolist()), (dtype, [float(number) for number in order]))
+        nested = collate([{"a": (number, 1)} for number in order])
+        test_eq(nested["a"][0], batch)
+
+
+class Unreadable(Dataset):
+    """Sample 6 has something in it that is not data."""
+
+    def __init__(self, odd, whole=False):
+        self.odd, self.whole = odd, whole
+
+    def __len__(self):
+        return 8
+
+    def __getitem__(self, i):
+        if self.whole:
+            return self.odd if i == 6 else torch.zeros(3)
+        return torch.zeros(3), {"label": self.odd if i == 6 else 1}
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(1, marks=forks)])
+@pytest.mark.parametrize(
+    "odd, says",
+    [
+        (None, "sample 2 of the batch is None"),
+        (object(), "cannot put a object"),
+        ("no", "sample 2 of the batch is a str"),
+        ({}, "sample 2 of the batch is a dict"),
+    ],
+)
+def test_a_sample_that_fits_no_batch_is_named(odd, says, workers):
+    options = {"num_workers": workers, "multiprocessing_context": "fork" if workers else None}
+    for whole in (True, False):
+        with pytest.raises(TypeError, match=says) as caught:
+            list(DataLoader(Unreadable(odd, whole), 4, **options))
+        notes = "\n".join(caught.value.__notes__)
+        assert notes.count("while collating samples [4, 5, 6, 7]") == 1
+        if not whole:
+            assert "in part 'label' of" in notes and "in part 1 of" in notes
+    with pytest.raises(TypeError, match="sample 0 of the batch is None.*drops such samples"):
+        collate([None, torch.zeros(3)])
+
+
+def test_a_collate_fn_may_drop_samples():
+    def readable(samples):
+        return collate([sample for sample in samples if sample is not None])
+
+    sizes = [len(xb) for xb in DataLoader(Unreadable(None, True), 4, collate_fn=readable)]
+    test_eq(sizes, [4, 3])
+
+
+def test_an_error_says_which_sample_was_being_read():
+    with pytest.raises(KeyError) as caught:
+        list(DataLoader(Faulty(KeyError("no label"), at=9), 4))
+    assert "while reading sample 9" in caught.value.__notes__
+
+
 def test_a_batch_is_ones_own():
     x = draw(40, 3)
     saved = x.clone()
@@ -584,6 +686,153 @@ def test_data_that_wants_gradients_keeps_them():
         for (xb,) in DataLoader(TensorDataset(x), 4):
             xb.sum().backward()
         test_eq(x.grad, torch.ones_like(x))
+
+
+def test_no_validation_set_is_none_and_an_empty_one_is_refused():
+    some, empty = TensorDataset(torch.arange(10)), TensorDataset(torch.arange(0))
+    for dls in (DataLoaders.from_datasets(some, None), DataLoaders.from_datasets(some)):
+        assert dls.valid is None and dls.first(1).valid is None and len(dls.train) == 1
+    assert DataLoaders([1]).valid is None
+    for make, says in (
+        (lambda: DataLoaders.from_datasets(some, empty), "validation set is empty.*valid=None"),
+        (lambda: DataLoaders.from_datasets(empty, some), "training set has 0 samples"),
+        (
+            lambda: DataLoaders.from_datasets(some, some, batch_size=11, drop_last=True),
+            "10 samples, and drop_last",
+        ),
+    ):
+        with pytest.raises(ValueError, match=says):
+            make()
+
+
+def test_loaders_describe_themselves():
+    some = TensorDataset(torch.arange(1000), torch.arange(1000))
+    dls = DataLoaders.from_datasets(some, some, batch_size=3, num_workers=2)
+    for loader, says in (
+        (dls, "DataLoaders(train: 1,000 samples in 334 batches of 3; "
+              "valid: 1,000 samples in 167 batches of 6)"),
+        (dls.train, "DataLoader(1,000 samples in 334 batches of 3, shuffled, num_workers=2)"),
+        (DataLoader([1, 2], batch_sampler=[[0, 1]]), "DataLoader(2 samples in 1 batch)"),
+        (DataLoaders([1, 2], None), "DataLoaders(train: 2 batches; valid: none)"),
+        (DataLoaders(count()), "DataLoaders(train: batches; valid: none)"),
+        (FirstBatches([1, 2], 3), "FirstBatches([1, 2], 3)"),
+    ):  # fmt: skip
+        test_eq(repr(loader), says)
+    theirs = torch.utils.data.DataLoader(some, 4)
+    assert "1,000 samples in 250 batches of 4" in repr(DataLoaders(theirs, theirs))
+
+
+@pytest.mark.parametrize("value", [True, False, 0, -1, 2.0, "2", None, math.nan, np.bool_(True)])
+def test_what_is_no_whole_number_of_at_least_one_is_refused_everywhere(value):
+    for use in (
+        lambda: check_whole_number("n", value),
+        lambda: BatchSampler([1], value),
+        lambda: DataLoader([1], value),
+        lambda: DataLoader([1], num_workers=value if value is not False and value != 0 else -1),
+        lambda: DataLoader([1], num_workers=False),
+        lambda: DataLoader([1], num_workers=1, prefetch_factor=value),
+        lambda: FirstBatches([1], value),
+        lambda: DataLoaders([1], [1]).first(value),
+    ):
+        with pytest.raises(ValueError, match="must be a whole number >= "):
+            use()
+
+
+def test_whole_numbers_of_numpy_are_whole_numbers():
+    test_eq([len(xb) for xb in DataLoader(list(range(5)), np.int64(2))], [2, 2, 1])
+    check_whole_number("n", np.uint8(0), 0)
+
+
+class Miscounts(list):
+    def __init__(self, order, said):
+        super().__init__(order)
+        self.said = said
+
+    def __len__(self):
+        return self.said
+
+
+@pytest.mark.parametrize("said, came", [(9, "only 3"), (4, "more")])
+@pytest.mark.parametrize("dataset", [TensorDataset(torch.arange(6)), list(range(6))])
+def test_a_sampler_that_miscounts_is_named(dataset, said, came):
+    promised = -(-said // 2)
+    single, whole = Miscounts(range(6), said), Miscounts([[0, 1], [2, 3], [4, 5]], promised)
+    for order in ({"sampler": single, "batch_size": 2}, {"batch_sampler": whole}):
+        with pytest.warns(UserWarning, match=f"{promised} batches, but.* {came}: .*Miscounts"):
+            assert len(list(DataLoader(dataset, **order))) == 3
+
+
+def everything_random(*parts):
+    """The state of all random numbers, as far as this file uses them."""
+    numbers = [generator_state(generator) for generator in held_generators(*parts)]
+    return str([torch.get_rng_state().tolist(), random.getstate(), np.random.get_state(), numbers])
+
+
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=forks)])
+def test_the_first_batches_and_one_batch(workers):
+    options = {"num_workers": workers}
+    dls = DataLoaders.from_datasets(Noisy(20), Noisy(12), batch_size=4, **options)
+    torch.manual_seed(3)
+    before = everything_random(dls.train)
+    one = dls.one_batch()
+    test_eq(everything_random(dls.train), before)
+    first = list(dls.first(2).train)
+    assert len(first) == 2 and len(dls.first(2).train) == 2 and len(dls.first(9).valid) == 2
+    test_eq(list(one.train), first[:1])  # the batch that the training would have met first
+    test_eq(list(one.train), list(one.valid))
+    test_eq(list(one.train), list(one.train))
+    assert nobody_left()
+    theirs = torch.utils.data.DataLoader(Noisy(20), 4, shuffle=True, **options)
+    before = everything_random(theirs)
+    assert len(list(DataLoaders(theirs).one_batch().train)) == 1
+    test_eq(everything_random(theirs), before)
+
+
+def test_an_endless_loader_has_epochs_of_first_batches():
+    endless = type("Endless", (), {"__iter__": lambda self: count()})()
+    few = FirstBatches(endless, 3)
+    test_eq((len(few), list(few), list(few)), (3, [0, 1, 2], [0, 1, 2]))
+    ends = type("Ends", (), {"__iter__": lambda self: iter([7, 8])})()
+    with pytest.raises(ValueError, match="3 batches, but the loader has only 2"):
+        list(FirstBatches(ends, 3))
+
+
+class PartOfEpoch(list):
+    """A part of a loader that wants to know the epoch."""
+
+    epoch = None
+
+    def set_epoch(self, epoch):
+        self.epoch = epoch
+
+
+def test_every_part_that_asks_is_told_the_epoch():
+    dataset, sampler = PartOfEpoch(range(6)), PartOfEpoch(range(6))
+    ours = DataLoader(dataset, 2, sampler=sampler)
+    theirs = torch.utils.data.DataLoader(dataset, 2, sampler=sampler)
+    whole = DataLoader(dataset, batch_sampler=BatchSampler(sampler, 2))
+    for epoch, loader in enumerate((ours, theirs, whole, FirstBatches(ours, 1))):
+        set_epoch(loader, epoch)
+        test_eq((dataset.epoch, sampler.epoch), (epoch, epoch))
+    for plain in ([1, 2], iter([]), None, DataLoader([1]), count()):
+        set_epoch(plain, 3)  # nothing to tell
+    whole = PartOfEpoch([[0, 1], [2]])
+    set_epoch(DataLoader([1, 2, 3], batch_sampler=whole), 5)
+    test_eq(whole.epoch, 5)
+
+
+def test_torchs_distributed_sampler_gives_another_order_in_each_epoch():
+    dataset = list(range(12))
+    orders = []
+    for rank in range(2):
+        sampler = torch.utils.data.DistributedSampler(dataset, 2, rank, shuffle=True)
+        loader = DataLoader(dataset, 6, sampler=sampler)
+        for epoch in (0, 1, 0):
+            set_epoch(loader, epoch)
+            orders.append(next(iter(loader)).tolist())
+    assert orders[0] == orders[2] != orders[1]
+    for epoch in (0, 1):  # the two processes share each epoch's samples
+        test_eq(sorted(orders[epoch] + orders[3 + epoch]), dataset)
 
 
 def test_dropping_the_last_batch_drops_no_validation_sample():
@@ -636,6 +885,58 @@ def test_loader_refuses():
             make()
 
 
+def test_generators_are_found_wherever_they_are_held():
+    made = [
+        torch.Generator(),
+        np.random.default_rng(0),
+        np.random.RandomState(0),
+        random.Random(0),
+        np.random.Generator(np.random.MT19937(0)),
+        *(np.random.default_rng(i) for i in range(5)),
+    ]
+
+    class Slotted:
+        __slots__ = ("rng", "unset")
+
+    def closure(rng):
+        return lambda samples: rng
+
+    class Transform:
+        def __init__(self, rng):
+            self.rng = rng
+
+        def apply(self, x):
+            return x
+
+    holder = Transform(made[0])
+    holder.itself = holder  # a circle
+    holder.parts = [made[1], {"deep": (made[2], [Transform(made[3])])}]
+    holder.closed, holder.part = closure(made[4]), partial(closure, rng=made[5])
+    holder.method, holder.again = Transform(made[6]).apply, made[1]
+    holder.slotted = Slotted()
+    holder.slotted.rng = made[7]
+    holder.default = eval("lambda x, rng=rng: x", {"rng": made[8]})
+    loader = DataLoader([holder], collate_fn=partial(print, made[9]))
+    found = held_generators(loader)
+    assert len(found) == 10 and all(any(g is one for g in found) for one in made)
+    assert held_generators(loader) == found  # in one order
+    for generator in found:
+        state = generator_state(generator)
+        numbers = draw_from(generator)
+        assert draw_from(generator) != numbers
+        set_generator_state(generator, state)
+        test_eq(draw_from(generator), numbers)
+    assert held_generators(1, "a", None, torch.ones(2), np.ones(2), np, Transform, print, {}) == []
+    assert held_generators([made[0]] + [None] * 1000) == []  # long lists are data
+
+
+def draw_from(generator):
+    """A number from a generator of any kind."""
+    if isinstance(generator, torch.Generator):
+        return torch.rand(1, generator=generator).item()
+    return generator.random() if hasattr(generator, "random") else generator.random_sample()
+
+
 def test_errors_in_a_sample_reach_the_caller():
     class Stops(Rich):
         def __getitem__(self, i):
@@ -670,6 +971,30 @@ class Faulty(Rich):
         if i == self.at:
             raise self.error
         return i
+
+
+class Noisy(Dataset):
+    """Samples of random numbers from generators of the data set's own."""
+
+    def __init__(self, n=8, seed=0):
+        self.n, self.numpy = n, np.random.default_rng(seed)
+        self.others = {"torch": torch.Generator().manual_seed(seed), "py": random.Random(seed)}
+        self.legacy = [np.random.RandomState(seed)]
+
+    def __len__(self):
+        return self.n
+
+    def __getitem__(self, i):
+        return [draw_from(g) for g in (self.numpy, *self.others.values(), *self.legacy)]
+
+
+class WhoAmI(Dataset):
+    def __len__(self):
+        return 6
+
+    def __getitem__(self, i):
+        info = torch.utils.data.get_worker_info()
+        return info.id, info.num_workers, info.seed, len(info.dataset), info.dataset is self
 
 
 class NoPickle(Exception):
@@ -804,6 +1129,62 @@ def test_an_exception_that_pickles_in_its_own_way_keeps_type_and_traceback():
     with pytest.raises(json.JSONDecodeError, match="no value") as caught:
         list(DataLoader(Faulty(error), num_workers=1, multiprocessing_context="fork"))
     assert "raise self.error" in caught.value.__notes__[0]
+
+
+@pytest.mark.parametrize("context", contexts)
+def test_generators_of_a_data_set_draw_new_numbers_in_each_worker_and_epoch(context):
+    def two_epochs(seed, own):
+        torch.manual_seed(seed)
+        dataset = Noisy(4, own)
+        if context == "spawn":
+            del dataset.others["torch"]  # torch cannot send its generators to a spawned process
+        loader = DataLoader(dataset, num_workers=2, multiprocessing_context=context)
+        return [torch.cat(batch).tolist() for _ in range(2) for batch in loader]
+
+    first = two_epochs(1, 0)
+    for numbers in zip(*first, strict=True):  # of each generator: 4 samples, twice
+        assert len(set(numbers)) == 8
+    test_eq(two_epochs(1, 0), first)  # the same under the same seeds
+    others = two_epochs(2, 0) + (two_epochs(1, 1) if context == "fork" else [])
+    for generator in range(len(first[0])):
+        assert not {row[generator] for row in first} & {row[generator] for row in others}
+
+
+@forks
+def test_workers_know_who_they_are_as_torchs_do():
+    options = dict(batch_size=2, num_workers=2, multiprocessing_context="fork")
+    both(3, WhoAmI(), **options)
+    (ids, total, _, length, same), *_ = DataLoader(WhoAmI(), **options)
+    test_eq([ids[0].item(), total[0].item(), length[0].item(), same.all().item()], [0, 2, 6, True])
+    assert torch.utils.data.get_worker_info() is None
+
+
+def note_worker(number):
+    """What a worker_init_fn may do: start what cannot be found by following attributes."""
+    os.environ["WORKER"] = f"{number} {torch.utils.data.get_worker_info().id}"
+
+
+def refuse_worker_one(number):
+    if number == 1:
+        raise OSError("no connection")
+
+
+class Environment(Rich):
+    def __getitem__(self, i):
+        return os.environ["WORKER"]
+
+
+@pytest.mark.parametrize("context", contexts)
+def test_worker_init_fn_is_called_with_the_number(context):
+    options = dict(num_workers=2, multiprocessing_context=context)
+    loader = DataLoader(Environment(4), worker_init_fn=note_worker, **options)
+    test_eq(list(loader), [["0 0"], ["1 1"], ["0 0"], ["1 1"]])
+    loader = DataLoader(Rich(4), worker_init_fn=refuse_worker_one, **options)
+    with pytest.raises(OSError, match="no connection") as caught:
+        list(loader)
+    assert "DataLoader worker 1" in caught.value.__notes__[-1] and nobody_left()
+    with pytest.raises(TypeError, match="worker_init_fn"):
+        DataLoader([1], worker_init_fn=3, **options)
 
 
 @forks
@@ -1068,27 +1449,27 @@ def test_evaluate_leaves_no_trace():
 
 def test_fit_equals_the_raw_loop():
     x, y = draw(50, 3).float(), torch.arange(50) % 2
-    loaders = DataLoaders.from_datasets(TensorDataset(x, y), TensorDataset(x, y), batch_size=8)
+    dls = DataLoaders.from_datasets(TensorDataset(x, y), TensorDataset(x, y), batch_size=8)
     results = []
     for by_fit in (True, False):
         torch.manual_seed(0)
         model = nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.1), nn.Linear(4, 2))
         opt = torch.optim.SGD(model.parameters(), lr=0.1)
         if by_fit:
-            history = fit(3, model, loaders, opt)
+            history = fit(3, model, dls, opt)
         else:
             for _ in range(3):
-                for xb, yb in loaders.train:
+                for xb, yb in dls.train:
                     opt.zero_grad()
                     F.cross_entropy(model(xb), yb).backward()
                     opt.step()
-                list(loaders.valid)
+                list(dls.valid)
         results.append(dict(model.state_dict()))
     test_eq(*results)
     assert isinstance(history, History) and "train_loss" in repr(history)
     test_eq(history.column("steps").tolist(), [7.0, 14.0, 21.0])
     model.load_state_dict(results[0])
-    test_near(history[-1].valid_loss, evaluate(model, loaders.valid).loss)
+    test_near(history[-1].valid_loss, evaluate(model, dls.valid).loss)
 
 
 @quick
@@ -1111,6 +1492,46 @@ def test_a_metric_may_be_a_plain_number_and_shapes_are_checked():
     for target in (pred.argmax(-1)[..., None], torch.zeros(4, 5).long(), torch.tensor(0)):
         with pytest.raises(ValueError, match="needs a target"):
             accuracy(pred, target)
+
+
+@pytest.mark.parametrize(
+    "pred, target, remedy",
+    [
+        (draw(4, 1), torch.zeros(4), "binary_accuracy"),
+        (draw(4, 1), torch.zeros(4, 1), "binary_accuracy"),
+        (draw(4), torch.zeros(4), "binary_accuracy"),
+        (draw(4, 3, 1), torch.zeros(4, 3), "binary_accuracy"),
+        (torch.tensor(1.0), torch.tensor(1), "binary_accuracy"),
+        (draw(4, 3), torch.eye(3)[[0, 1, 2, 0]], "target.argmax"),
+        (draw(4, 3), torch.full((4, 3), 1 / 3), "target.argmax"),
+    ],
+)
+def test_accuracy_refuses_what_has_no_largest_logit_or_no_one_class(pred, target, remedy):
+    with pytest.raises(ValueError, match=f"needs a target.*{remedy}"):
+        accuracy(pred, target)
+
+
+def test_binary_accuracy():
+    target = torch.tensor([1, 1, 1, 0])
+    logits = torch.tensor([5.0, 5.0, -5.0, -5.0])
+    for y in (target, target.float(), target.bool()):
+        test_eq(binary_accuracy(logits, y).item(), 0.75)
+        test_eq(binary_accuracy(logits[:, None], y).item(), 0.75)
+        test_eq(binary_accuracy(logits[:, None], y[:, None]).item(), 0.75)
+        test_eq(binary_accuracy(logits.sigmoid(), y, threshold=0.5).item(), 0.75)
+    several = torch.stack([logits, -logits], 1)  # two questions for each sample
+    test_eq(binary_accuracy(several, torch.stack([target, target], 1)).item(), 0.5)
+    for pred, y in ((logits, target[:, None]), (logits[None], target), (logits[:3], target)):
+        with pytest.raises(ValueError, match="needs a target"):
+            binary_accuracy(pred, y)
+    assert accuracy.higher_is_better and binary_accuracy.higher_is_better
+    assert binary_accuracy.divisor(several, several) == 8
+
+
+def test_fit_needs_a_validation_set():
+    model = nn.Linear(3, 2)
+    with pytest.raises(ValueError, match="validation set"):
+        fit(1, model, DataLoaders([(draw(4, 3), torch.zeros(4))]), SGD(model.parameters()))
 
 
 def test_modules_import_only_what_they_need():
