@@ -228,16 +228,15 @@ def _required(needed: type[Callback], by: Callback) -> Callback:
     return needed()
 
 
-# cell 4fa0ce7f fdb309 · Metrics
+# cell 4fa0ce7f f73716 · Metrics
 class _Phase:
     """The account of one phase of an epoch: means, and objects that are no means."""
 
     def __init__(self, metrics: Mapping[str, Any], phase: str):
         self.functions = {n: metric for n, metric in metrics.items() if not is_metric(metric)}
-        divisors = {name: divisor_of(metric) for name, metric in self.functions.items()}
-        self.divisors = [divisor for divisor in divisors.values() if divisor is not None]
-        weighted = ["loss", *[name for name, divisor in divisors.items() if divisor is not None]]
-        self.means = DeferredMeans(["loss", *self.functions], weighted)
+        weighted = [n for n, metric in self.functions.items() if divisor_of(metric) is not None]
+        self.divisors = None  # found with the first batch: functions of functions do not pickle
+        self.means = DeferredMeans(["loss", *self.functions], ["loss", *weighted])
         self.objects = {n: deepcopy(metric) for n, metric in metrics.items()
                         if is_metric(metric) and phase in getattr(metric, "phases", (phase,))}
         for metric in self.objects.values():
@@ -251,6 +250,9 @@ class _Phase:
             value = function(pred, target)
             is_plain = isinstance(value, Tensor) and not value.ndim and not value.is_complex()
             means.append(value if is_plain else check_number(name, value))
+        if self.divisors is None:
+            found = map(divisor_of, self.functions.values())
+            self.divisors = [divisor for divisor in found if divisor is not None]
         weights = [learn.loss_weight, *[divisor(pred, target) for divisor in self.divisors]]
         self.means.add(learn.n_items, means, weights)
         for metric in self.objects.values():

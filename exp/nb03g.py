@@ -220,7 +220,7 @@ class NotebookDisplay(Display):
             self._handle.update(bundle, raw=True)
 
 
-# cell 2a783e1e d8ea2f · The callback
+# cell 2a783e1e ce750f · The callback
 class ProgressCallback(Callback):
     """Show a training while it runs: a bar with the loss, the results of each epoch, the curve.
 
@@ -238,6 +238,7 @@ class ProgressCallback(Callback):
         if style not in (None, *STYLES):
             raise ValueError(f"style must be one of {list(STYLES)}, got {style!r}")
         self.plot, self.every, self.plot_every, self.style = plot, every, plot_every, style
+        self._display = Display()
 
     def before_fit(self, learn: Any) -> None:
         displays = {"notebook": NotebookDisplay, "terminal": TerminalDisplay, "lines": LinesDisplay}

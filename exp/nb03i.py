@@ -160,7 +160,7 @@ def check_loss(learn: Any) -> None:
                          "example with target[:, None]")
 
 
-# cell 1b7be7c8 13b783 · Any other error
+# cell 1b7be7c8 439539 · Any other error
 def _form(x: Any) -> str:
     """Describe a batch in words: the dtype and shape of each tensor."""
     if isinstance(x, Tensor):
@@ -201,8 +201,10 @@ def _hints(learn: Any, text: str) -> Iterator[str]:
         try:
             signature(learn.model.forward).bind(*arguments[0], **arguments[1])
         except TypeError as problem:
+            target = "name it with Learner(…, target=…)" if isinstance(
+                learn.inputs, Mapping) else "it is the last part of a batch"
             yield (f"the model's forward{signature(learn.model.forward)} got {_form(learn.inputs)}"
-                   f" ({problem}); the last part of a batch is the target")
+                   f" ({problem}); if the target is among them: {target}")
         if tensors and tensors[0].device != weights.device:
             yield (f"the batch is on {tensors[0].device}, the model on {weights.device}; add "
                    "callbacks=DeviceCallback()")

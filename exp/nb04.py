@@ -68,7 +68,7 @@ def _with_defaults(callbacks: Any, metrics: Any) -> list[Callback]:
     return callbacks
 
 
-# cell 5c5a3c8e 93f51c · The Learner
+# cell 5c5a3c8e 14a625 · The Learner
 class Learner:
     """A model, its data, a loss and an optimizer, and the callbacks that take part in training.
 
@@ -97,7 +97,7 @@ class Learner:
         self.opt = make_optimizer(self, opt_func, lr, groups)
         self.target_key, self.progress = target, progress
         self.n_steps, self.n_fits, self._epochs_before = 0, 0, 0
-        self._divisor, self._plan = divisor_of(loss_func), {}
+        self._divisor, self._plan = None, {}
         self._begin()
 
     # ------------------------------------------------------------ the loop, from the outside in
@@ -158,6 +158,10 @@ class Learner:
             if self.n_epochs is None and self.n_steps == n_before:
                 raise RuntimeError("n_steps was given, and a whole epoch passed without a step")
             self.epoch += 1
+        if train is not None and self.step_batches:
+            warnings.warn(f"the gradients of the last {self.step_batches} batches were not used: "
+                          "they do not fill an accumulation window, and the loader did not say "
+                          "which batch is its last", RuntimeWarning, stacklevel=2)
 
     def _run_epoch(self, train: Any, valid: Any) -> None:
         """Train on every batch, validate on every batch, and collect the results."""
@@ -347,6 +351,7 @@ class Learner:
         kept = self.callbacks, self._plan
         at_work = set(map(id, self.callbacks)) if self._plan else set()
         self.callbacks, self._plan = callbacks, self._look_up(callbacks)
+        self._divisor = divisor_of(self.loss_func)
         self._set_by_hand = {part for part in self.model.modules()
                              if self.model.training and not part.training}
         try:
@@ -356,11 +361,8 @@ class Learner:
                 yield [callback for callback in callbacks if id(callback) not in at_work]
         finally:
             self.callbacks, self._plan = kept
+            self._divisor = self._divisor if self._plan else None
             if trains:
-                if self.step_batches:
-                    warnings.warn(f"the gradients of the last {self.step_batches} batches were not "
-                                  "used: they fill no accumulation window, and the loader has no "
-                                  "(true) length", RuntimeWarning, stacklevel=2)
                 self._forget_gradients()
             self._forget_batch()
 

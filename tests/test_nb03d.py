@@ -11,11 +11,6 @@ from exp.nb00 import test_eq
 from exp.nb03b import DataLoader, TensorDataset
 from exp.nb03d import Column, DeferredMeans, pool_sums, random_state, set_random_state
 
-torch.set_num_threads(1)
-on_cuda = [
-    pytest.mark.cuda,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
-]
 
 
 @settings(max_examples=60, deadline=None)
@@ -117,7 +112,7 @@ def test_generators_are_found_deep_inside_and_once():
 
 
 class TestCuda:
-    pytestmark = on_cuda
+    pytestmark = pytest.mark.cuda
 
     def test_adding_waits_for_nothing(self):
         means, loss = DeferredMeans(["loss"]), torch.ones((), device="cuda")

@@ -15,29 +15,25 @@ from hypothesis import strategies as st
 from small_learner import learner
 
 from exp.nb00 import test_near
-from exp.nb04 import Callback
-from exp.nb04a import (
-    CSVLogger,
-    ProgressCallback,
-    TerminalDisplay,
-    format_table,
-    is_first_process,
-    plot_losses,
-    plot_metrics,
-    plot_rates,
-    thin,
-    where_output_goes,
-)
+from exp.nb03d import is_first_process
+from exp.nb03f import Callback, format_table
+from exp.nb03g import ProgressCallback, TerminalDisplay, plot_losses, thin, where_output_goes
+from exp.nb04a import CSVLogger, plot_metrics, plot_rates
 
-torch.set_num_threads(1)
 ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture(autouse=True)
+def shown(monkeypatch):
+    """Fits show themselves here."""
+    monkeypatch.delenv("EXP_PROGRESS", raising=False)
 
 
 # ---------------------------------------------------------------- progress
 
 
 def test_one_line_an_epoch_where_there_is_no_terminal(capsys):
-    learner([ProgressCallback()]).fit(3)
+    learner().fit(3)  # unasked
     out, err = capsys.readouterr()
     heads = [line.split(",")[0] for line in out.splitlines()]
     assert heads == ["epoch 1/3", "epoch 2/3", "epoch 3/3"]
@@ -49,7 +45,7 @@ SCRIPT = """
     import torch, torch.nn.functional as F
     from exp.nb03b import DataLoaders, TensorDataset
     from exp.nb04 import Learner
-    from exp.nb04a import ProgressCallback
+    from exp.nb03g import ProgressCallback
     torch.set_num_threads(1)
     data = TensorDataset(torch.randn(400, 3), torch.zeros(400, dtype=torch.long))
     dls = DataLoaders.from_datasets(data, data, batch_size=2)
@@ -90,7 +86,7 @@ def test_the_clock_of_a_bar_begins_where_the_bar_does():
     display.close()
 
 
-def test_in_a_notebook_one_text_and_one_picture(monkeypatch):
+def test_in_a_notebook_one_page_with_curve_table_and_bar(monkeypatch):
     shown, handles = [], []
 
     class Handle:
@@ -105,12 +101,31 @@ def test_in_a_notebook_one_text_and_one_picture(monkeypatch):
     monkeypatch.setattr("IPython.display.display", display)
     learn = learner([ProgressCallback(style="notebook", every=0, plot_every=0)])
     learn.fit(2)
-    assert len(handles) == 2
-    texts = [bundle["text/plain"] for bundle in shown if "image/png" not in bundle]
-    assert any("epoch 1/2 train" in text and "loss" in text for text in texts)
-    assert len(texts[-1].splitlines()) == 3  # heading and two epochs, and no bar
+    assert len(handles) == 1
+    pages = [bundle["text/html"] for bundle in shown]
+    assert "<img" not in pages[0]  # nothing to draw after one batch
+    assert any("<progress" in page and "epoch 1/2 train" in page for page in pages)
+    assert pages[-1].index("<img") < pages[-1].index("<table") and "<progress" not in pages[-1]
+    assert pages[-1].count("<tr>") == len(shown[-1]["text/plain"].splitlines()) == 3
     learn.fit(1)
-    assert len(handles) == 4  # a new fit has its own
+    assert len(handles) == 2  # a new fit has its own
+    learn.fit(14)
+    assert max(page.count("<tr>") for page in pages) <= 11
+    during, after = shown[-2]["text/html"], shown[-1]["text/html"]
+    assert (during.count("<tr>"), after.count("<tr>")) == (11, 15)  # ten while it runs, then all
+
+
+@pytest.mark.parametrize("silent", ["switch", "variable"])
+def test_one_switch_and_one_variable_make_it_silent(silent, monkeypatch, capsys):
+    if silent == "variable":
+        monkeypatch.setenv("EXP_PROGRESS", "0")
+    learn = learner(progress=silent != "switch")
+    record = learn.fit(2)
+    assert capsys.readouterr() == ("", "")
+    assert repr(record) == format_table(record.rows()) and record is learn.recorder
+    monkeypatch.setenv("EXP_PROGRESS", "loud")
+    with pytest.raises(ValueError, match="EXP_PROGRESS must be 0 or one of"):
+        learner().fit(1)
 
 
 def test_a_failing_fit_closes_its_bar(monkeypatch):
@@ -135,9 +150,9 @@ def test_only_the_first_process_shows_and_writes(monkeypatch, capsys, tmp_path):
 def test_tables():
     first = {"epoch": 1, "loss": float("nan"), "seconds": 0.12}
     assert format_table([first, {"epoch": 10, "loss": 1e9, "x": -1.0}]).splitlines() == [
-        "epoch       loss  seconds        x",
-        "    1        nan      0.1         ",
-        "   10  1.000e+09           -1.0000",
+        "epoch       loss        x  seconds",
+        "    1        nan               0.1",
+        "   10  1.000e+09  -1.0000         ",
     ]
 
 

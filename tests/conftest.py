@@ -1,0 +1,18 @@
+"""What every test file shares."""
+
+import os
+
+os.environ.setdefault("EXP_PROGRESS", "0")  # fits are silent; tests of the display set it
+
+import pytest
+import torch
+
+torch.set_num_threads(1)
+
+
+def pytest_collection_modifyitems(items):
+    """Skip the tests marked `cuda` where there is no CUDA device."""
+    if not torch.cuda.is_available():
+        for item in items:
+            if item.get_closest_marker("cuda"):
+                item.add_marker(pytest.mark.skip(reason="no CUDA device"))
