@@ -3,7 +3,7 @@
 At the end you can turn the marked cells of a notebook into a Python module, check any value in one line, time code honestly, and run a notebook as a test.
 """
 
-# generated from nbs/00_exports.ipynb: do not edit
+# generated from nbs/00_exports.ipynb: do not edit · 55043a
 __all__ = [
     "test",
     "first_difference",

@@ -3,7 +3,7 @@
 At the end `data_path("mnist")` hands any page a folder of files in their original format: made on the spot, or downloaded, checked and unpacked. It is complete or it does not exist, and no reader has to think about it again.
 """
 
-# generated from nbs/00a_datasets.ipynb: do not edit
+# generated from nbs/00a_datasets.ipynb: do not edit · f1fd66
 __all__ = [
     "Download",
     "DataSource",

@@ -3,7 +3,7 @@
 At the end you have generators for digits, names, a text and film ratings, the same bytes on every machine, and for names and ratings the number that no honest model can beat.
 """
 
-# generated from nbs/00b_samples.ipynb: do not edit
+# generated from nbs/00b_samples.ipynb: do not edit · d62b1c
 __all__ = [
     "stored_gzip",
     "idx_bytes",

@@ -3,7 +3,7 @@
 At the end you can read handwritten digits byte by byte from their files, and have built the operation that all of deep learning waits for, from three loops to tiles in registers, under one test and on one clock.
 """
 
-# generated from nbs/01_matmul.ipynb: do not edit
+# generated from nbs/01_matmul.ipynb: do not edit · 2345b3
 __all__ = [
     "IDX_DTYPES",
     "read_idx",

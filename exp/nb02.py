@@ -6,7 +6,7 @@ In the end you have a neural network in which every gradient comes out of your o
 # cell 2d3a9379 a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/02_fully_connected.ipynb: do not edit
+# generated from nbs/02_fully_connected.ipynb: do not edit · 7a41ec
 __all__ = [
     "normalize",
     "linear",

@@ -6,7 +6,7 @@ In the end you have trained a classifier of digits with parts you built yourself
 # cell 01c0e185 a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/03_minibatch_training.ipynb: do not edit
+# generated from nbs/03_minibatch_training.ipynb: do not edit · 042247
 __all__ = [
     "logsumexp",
     "log_softmax",

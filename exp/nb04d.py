@@ -6,7 +6,7 @@ In the end a training that was killed at any moment goes on as if nothing had ha
 # cell a09b0626 a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/04d_checkpoints.ipynb: do not edit
+# generated from nbs/04d_checkpoints.ipynb: do not edit · 2c3fc6
 __all__ = [
     "learner_state",
     "restore_learner",

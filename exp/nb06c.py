@@ -6,7 +6,7 @@ At the end the training that you have runs in half precision, with another memor
 # cell 852a8a91 a6284e · Scale: half precision and many processes
 from __future__ import annotations
 
-# generated from nbs/06c_scale.ipynb: do not edit
+# generated from nbs/06c_scale.ipynb: do not edit · 19bf6f
 __all__ = [
     "HALVES",
     "MixedPrecision",

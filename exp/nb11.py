@@ -6,7 +6,7 @@ At the end you have recurrent layers of your own, `RNN`, `GRU` and `LSTM`, equal
 # cell 5e5ee635 a6284e · Recurrent networks: one cell, any length
 from __future__ import annotations
 
-# generated from nbs/11_rnn.ipynb: do not edit
+# generated from nbs/11_rnn.ipynb: do not edit · 16ffd2
 __all__ = [
     "load_nietzsche",
     "sequence_loss",

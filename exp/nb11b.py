@@ -6,7 +6,7 @@ At the end you have language models that read a text in order without forgetting
 # cell 0922d374 a6284e · A language model, character by character
 from __future__ import annotations
 
-# generated from nbs/11b_language_model.ipynb: do not edit
+# generated from nbs/11b_language_model.ipynb: do not edit · c43524
 __all__ = [
     "bits_per_character",
     "split_tail",

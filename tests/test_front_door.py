@@ -14,12 +14,13 @@ import pytest
 
 import exp
 import front_door
+from modules import gather
 from notebook2script import notebook2script
 from notebooks import find, read
 
 ROOT = Path(__file__).parents[1]
-NOTEBOOKS = [notebook for notebook in map(read, find(ROOT / "nbs")) if notebook.exported]
-NAMES = {name: n.module for n in NOTEBOOKS for name in n.public_names}
+MODULES = gather(map(read, find(ROOT / "nbs")))
+NAMES = {name: module.name for module in MODULES for name in module.public_names}
 IMPORTS = "from exp import Learner, DataLoaders, accuracy, fit_one_cycle, lr_find, Checkpoint"
 
 
@@ -81,7 +82,7 @@ def test_a_topic_is_the_module_in_every_form():
         "assert importlib.reload(exp.callbacks) is module\n"
     ).replace("MODULE", NAMES["Learner"])
     python(code)
-    for topic, module in front_door.topics_of(NOTEBOOKS).items():
+    for topic, module in front_door.topics_of(MODULES).items():
         found = importlib.import_module(f"exp.{topic}")
         assert found is getattr(exp, topic) is sys.modules[f"exp.{module}"]
 
@@ -105,18 +106,18 @@ def test_a_misspelt_name_is_answered_with_those_like_it(code):
 def test_help_is_an_index():
     shown = python("import exp; help(exp)")
     top = shown[: shown.index("PACKAGE CONTENTS")]
-    places = [top.index(f"\n    {notebook.module}") for notebook in NOTEBOOKS]
+    places = [top.index(f"\n    {module.name}") for module in MODULES]
     assert places == sorted(places)
-    for notebook in NOTEBOOKS:
-        for name in front_door.names_of(notebook):
+    for module in MODULES:
+        for name in front_door.names_of(module):
             assert f"\n        {name.name}" in top and name.sentence.split(" ")[0] in top
     assert "Methods defined here" not in shown  # an index, not the manual
 
 
 def test_every_public_function_and_class_has_a_sentence():
-    for notebook in NOTEBOOKS:
-        for name in front_door.names_of(notebook):
-            assert name.sentence, f"{notebook.module}.{name.name} has no docstring"
+    for module in MODULES:
+        for name in front_door.names_of(module):
+            assert name.sentence, f"{module.name}.{name.name} has no docstring"
 
 
 def test_an_editor_completes_names_and_jumps_to_their_definition():
@@ -153,7 +154,7 @@ def library(folder, **notebooks):
         path = folder / "nbs" / f"{name.lstrip('_')}.ipynb"
         path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps({"cells": cells, "metadata": {}, "nbformat": 4}))
-    (folder / "settings.ini").write_text("[DEFAULT]\nlib_path = lib\n")
+    (folder / "settings.ini").write_text("[DEFAULT]\nlib_path = lib\nhouse_rules = true\n")
     notebook2script()
     return folder
 

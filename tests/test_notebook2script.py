@@ -13,9 +13,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import files
+import modules
 import notebook2script as exporter
-from notebook2script import notebook2script, plan, render, where
-from notebooks import Cell, NotebookError, ToolError, read
+from modules import gather, place, render, where
+from notebook2script import notebook2script, plan
+from notebooks import Cell, NotebookError, ToolError, read, short_hash
 
 TOOL = Path(exporter.__file__)
 
@@ -39,7 +42,9 @@ def save(path, *cells, nbformat=4, **extra):
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     """An empty project, as the working directory."""
-    (tmp_path / "settings.ini").write_text("[DEFAULT]\nnbs_path = nbs\nlib_path = lib\n")
+    (tmp_path / "settings.ini").write_text(
+        "[DEFAULT]\nnbs_path = nbs\nlib_path = lib\nhouse_rules = true\n"
+    )
     (tmp_path / "nbs").mkdir()
     monkeypatch.chdir(tmp_path)
     return tmp_path
@@ -76,11 +81,13 @@ def test_a_module_reads_like_a_hand_written_one(project, capsys):
         cell("area(1)", "e"),
     )
     assert capsys.readouterr().out == "converted nbs/01_topic.ipynb -> lib/nb01.py\n"
-    first = exporter.short_hash("import math\nfrom os import path")
-    second = exporter.short_hash("def area(r: float) -> float:\n    return math.pi * r**2")
+    first = short_hash("import math\nfrom os import path")
+    second = short_hash("def area(r: float) -> float:\n    return math.pi * r**2")
+    title = '"""The title\n\nWhat you have at the end.\n"""'
+    header = short_hash(title + '\n__all__ = [\n    "area",\n]')
     assert module == (
         '"""The title\n\nWhat you have at the end.\n"""\n\n'
-        "# generated from nbs/01_topic.ipynb: do not edit\n"
+        f"# generated from nbs/01_topic.ipynb: do not edit · {header}\n"
         '__all__ = [\n    "area",\n]\n\n'
         f"# cell b {first} · The title\nimport math\nfrom os import path\n\n\n"
         f"# cell d {second} · Areas\n"
@@ -208,8 +215,11 @@ def test_inserting_a_cell_changes_no_other_line(project):
     new = export(
         project, "#export\na = 1", cell("#export\nm = 13", "mid"), cell("#export\nz = 26", "last")
     )
-    rest = iter(new.split("\n"))
-    assert all(line in rest for line in old)  # in order, with something between
+    rest = new.split("\n")
+    moved = [line for line in old if line not in rest]  # in order, with something between
+    assert [line.split(" · ")[0] for line in moved] == [
+        "# generated from nbs/01_topic.ipynb: do not edit"  # the hash of the header
+    ]
 
 
 def test_empty_notebook_and_names_with_spaces(project):
@@ -256,7 +266,7 @@ def test_prune_with_a_name_keeps_modules_of_unread_notebooks(project):
         ("# why\n#export\nx = 1", 2, "no effect there"),
         ("x = 1\n#export", 2, "no effect there"),
         ("#export foo\nx = 1", 1, "takes nothing"),
-        ("# export the table\nx = 1", 1, "takes nothing"),
+        ("#export the table\nx = 1", 1, "takes nothing"),
         ("##export\nx = 1", 1, "no effect there"),
         ("#exprot\nx = 1", 1, "near miss"),
         ("#| exprot\nx = 1", 1, "near miss"),
@@ -294,6 +304,7 @@ def test_accepted_look_alikes(project):
         'text_of_a_cell = """\n#export\nx = 1\n"""',
         "print(1)  # export follows",
         "x = 1\n# export the table",
+        "# export the table as CSV\nx = 1",
         "#export\ny = 7 \\\n  % 3",
         "#export\nimport os\nimport os.path\nfrom json import dumps",
         "#export\nfrom json import dumps, loads\nz = os.sep",
@@ -545,7 +556,7 @@ def test_a_crash_at_every_step_leaves_whole_files(project, monkeypatch, error):
     for name in calls:
         for at in range(1, 5):
             with monkeypatch.context() as patch:
-                module = exporter.tempfile if name == "mkstemp" else os
+                module = files.tempfile if name == "mkstemp" else os
                 real, count = getattr(module, name), [0]
 
                 def step(*args, real=real, count=count, at=at, **kwargs):
@@ -629,7 +640,7 @@ def test_where(project, capsys):
     for bad, what in [
         ("lib/nb01.py", "FILE:LINE"),
         ("lib/nb01.py:1", "no cell"),
-        ("settings.ini:1", "no generated"),
+        ("settings.ini:1", "not written by the exporter"),
     ]:
         with pytest.raises(ToolError, match=what):
             notebook2script(where=bad)
@@ -704,26 +715,37 @@ def test_every_statement_once_in_order_and_mapped_back(tmp_path_factory, sources
         cells.append(cell(f"{directive}\n{body}", f"c{i}" if with_ids else ""))
     path = save(tmp_path_factory.mktemp("nbs") / "01_generated.ipynb", *cells)
     notebook = read(path)
-    module = render(notebook)
-    assert module == render(read(path))
+    made = gather([notebook])
+    if not made:
+        return
+    module = render(made[0], path.parent)
+    assert module == render(gather([read(path)])[0], path.parent)
     compile(module, "module", "exec")
 
-    dump = {"from __future__": [], "import": [], "body": []}
-    for part in notebook.exported:
-        kinds = {"future": "from __future__", "imports": "import", "body": "body"}
-        for block in part.blocks():
-            dump[kinds[block.kind]] += [ast.dump(node) for node in ast.parse(block.text).body]
-    every = [ast.dump(n) for c in notebook.exported for n in c.tree.body]
-    in_blocks = [text for texts in dump.values() for text in texts]
-    assert sorted(every) == sorted(in_blocks)
-    in_module = [ast.dump(n) for n in ast.parse(module).body[1:] if "__all__" not in ast.dump(n)]
-    assert in_module == in_blocks
+    blocks = modules.arranged(made[0])
+    kinds = ("future", "imports", "body")
+    in_blocks = [
+        ast.dump(node)
+        for kind in kinds
+        for _, block in blocks
+        if block.kind == kind
+        for node in ast.parse(block.text).body
+    ]
+    every = [n for c in notebook.exported for n in c.tree.body]
+    assert sorted(map(ast.dump, every)) == sorted(in_blocks)
+    in_module = [n for n in ast.parse(module).body[1:] if "__all__" not in ast.dump(n)]
+    assert [ast.dump(n) for n in in_module] == in_blocks
+    for of_kind in (lambda n: isinstance(n, ast.Import | ast.ImportFrom),
+                    lambda n: not isinstance(n, ast.Import | ast.ImportFrom)):  # fmt: skip
+        wanted = [ast.dump(n) for n in every if of_kind(n) and "__future__" not in ast.dump(n)]
+        kept = [ast.dump(n) for n in in_module if of_kind(n) and "__future__" not in ast.dump(n)]
+        assert wanted == kept
 
     lines = module.split("\n")
     mapped = {}
     for number, line in enumerate(lines, 1):
-        found, at = exporter.place(notebook, module, number)
-        if found and at and not exporter.MARKER.fullmatch(line):
+        found, at = place(notebook, module, number)
+        if found and at and not modules.MARKER.fullmatch(line):
             assert found.source.split("\n")[at - 1] == line
             mapped.setdefault(found.id, set()).add(at)
     for part in notebook.exported:  # and back: every line that is not blank is in the module

@@ -37,8 +37,8 @@ from itertools import groupby
 from pathlib import Path
 
 import notebooks
+from files import markdown, write_between
 from notebooks import Cell, Notebook, NotebookError, Problem, ToolError, bound_names, show
-from results import markdown, write_between
 
 MODULES = {  # used without being built: (from which notebook on, why)
     "matplotlib": ("00", "plots"),

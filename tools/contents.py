@@ -15,8 +15,8 @@ import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from files import markdown, write_between
 from notebooks import Notebook, ToolError, cli, find, read, settings, show
-from results import markdown, write_between
 
 
 def table(notebooks: Iterable[Notebook], root: Path) -> str:

@@ -1,4 +1,4 @@
-"""The `__init__.py` of a library of notebooks: every public name, imported when it is asked for."""
+"""The `__init__.py` of a library: every public name, imported when it is asked for."""
 
 from __future__ import annotations
 
@@ -7,8 +7,10 @@ import re
 import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
+from pathlib import Path
 
-from notebooks import Cell, Notebook, short_hash
+from modules import Module, docstring, read_module
+from notebooks import Cell, Problem, short_hash
 
 WIDTH = 100
 
@@ -23,16 +25,17 @@ class Name:
     kind: str  # "class", "function" or "value"
 
 
-def names_of(notebook: Notebook) -> list[Name]:
-    """The public names that a notebook exports, in order, each with its first sentence."""
+def names_of(module: Module) -> list[Name]:
+    """The public names of a module, in order, each with its first sentence."""
     found: dict[str, Name] = {}
-    for cell in notebook.exported:
-        for name, how, node, statement in cell.bindings:
-            if how == "define" and name in notebook.public_names:
-                described = Name(name, cell, first_sentence(node, statement), kind(node))
+    public = module.public_names
+    for part in module.parts:
+        for name, how, node, statement in part.cell.bindings:
+            if how == "define" and name in public:
+                described = Name(name, part.cell, first_sentence(node, statement), kind(node))
                 if described.sentence or name not in found:
                     found[name] = described
-    return [found[name] for name in notebook.public_names if name in found]
+    return [found[name] for name in public if name in found]
 
 
 def kind(node: ast.AST) -> str:
@@ -52,28 +55,27 @@ def first_sentence(node: ast.AST, statement: ast.stmt) -> str:
     return re.split(r"(?<=[.!?])\s+(?=[A-Z`])", text)[0]
 
 
-def topics_of(notebooks: Iterable[Notebook]) -> dict[str, str]:
+def topics_of(modules: Iterable[Module]) -> dict[str, str]:
     """Topic -> module, for those topics that are neither a public name nor a module's name."""
-    notebooks = list(notebooks)
-    taken = {name for n in notebooks for name in n.public_names} | {n.module for n in notebooks}
+    modules = list(modules)
+    taken = {name for m in modules for name in (*m.public_names, m.name.split(".")[0])}
     return {
-        n.topic: n.module
-        for n in notebooks
-        if n.topic.isidentifier() and not n.topic.startswith("_") and n.topic not in taken
+        m.topic: m.name
+        for m in modules
+        if m.topic.isidentifier() and not m.topic.startswith("_") and m.topic not in taken
     }
 
 
-def render_init(notebooks: list[Notebook], package: str, description: str = "") -> str:
+def render_init(modules: list[Module], package: str, description: str = "") -> str:
     """Write `__init__.py`: an index as its docstring, and each name as a lazy attribute."""
-    topics = topics_of(notebooks)
-    named = [n for n in notebooks if n.public_names]
+    topics = topics_of(modules)
+    named = [m for m in modules if m.public_names]
     description = description or f"The library {package}: one module for each notebook."
-    text = docstring(description, introduction(package, named, topics), index(notebooks, topics))
+    text = docstring(description, introduction(package, named, topics), index(modules, topics))
     text += "\n" + INIT
     replacements = {
         "NAMES": "".join(
-            f'    "{n.module}": """{wrapped(n.public_names, len(n.module) + 10)}""",\n'
-            for n in named
+            f'    "{m.name}": """{wrapped(m.public_names, len(m.name) + 10)}""",\n' for m in named
         ),
         "TOPICS": "".join(f'    "{topic}": "{module}",\n' for topic, module in topics.items()),
         "IMPORTS": "".join(map(explicit_imports, named)) + topic_imports(topics) or "\n    pass",
@@ -85,24 +87,14 @@ def render_init(notebooks: list[Notebook], package: str, description: str = "") 
     return f"{first} · {short_hash(first + rest)}\n\nimport{rest}"
 
 
-def docstring(title: str, *paragraphs: str) -> str:
-    """Quote text as a docstring, whatever it holds."""
-    text = "\n\n".join(part for part in (title, *paragraphs) if part)
-    text = text.encode("utf-8", "replace").decode().replace("\\", "\\\\")
-    text = text.replace('"""', '\\"\\"\\"')
-    if text.endswith('"') and "\n" not in text:
-        text = text[:-1] + '\\"'
-    return f'"""{text}\n"""' if "\n" in text else f'"""{text}"""'
-
-
-def introduction(package: str, named: list[Notebook], topics: dict[str, str]) -> str:
+def introduction(package: str, named: list[Module], topics: dict[str, str]) -> str:
     """How to import, with the name that this library would be asked for first."""
     if not named:
         return ""
     module = next((n for n in named if "Learner" in n.public_names), named[0])
     name = "Learner" if "Learner" in module.public_names else module.public_names[0]
-    lines = [f"from {package} import {name}", f"from {package}.{module.module} import {name}"]
-    if module.topic in topics:
+    lines = [f"from {package} import {name}", f"from {package}.{module.name} import {name}"]
+    if topics.get(module.topic) == module.name:
         lines.append(f"from {package}.{module.topic} import {name}")
     width = max(map(len, lines))
     reasons = ["  # any name below", "  # or from its module", "  # or from its topic"]
@@ -111,13 +103,13 @@ def introduction(package: str, named: list[Notebook], topics: dict[str, str]) ->
     )
 
 
-def index(notebooks: list[Notebook], topics: dict[str, str]) -> str:
+def index(modules: list[Module], topics: dict[str, str]) -> str:
     """Each module, its topic and title, and its names with their first sentences."""
     parts = []
-    for notebook in notebooks:
-        topic = f" ({notebook.topic})" if topics.get(notebook.topic) == notebook.module else ""
-        rows = [f"{notebook.module}{topic}: {notebook.title}"]
-        names = names_of(notebook)
+    for module in modules:
+        topic = f" ({module.topic})" if topics.get(module.topic) == module.name else ""
+        rows = [f"{module.name}{topic}: {module.title}"]
+        names = names_of(module)
         width = min(max((len(n.name) for n in names), default=0), 28) + 2
         for name in names:
             hanging = " " * (4 + width)
@@ -139,11 +131,11 @@ def wrapped(words: Iterable[str], indent: int, separator: str = " ") -> str:
     ).lstrip()  # fmt: skip
 
 
-def explicit_imports(notebook: Notebook) -> str:
+def explicit_imports(module: Module) -> str:
     """The import of a module's names; `as` tells type checkers that they are passed on."""
-    names = [f"{name}\xa0as\xa0{name}" for name in notebook.public_names]
+    names = [f"{name}\xa0as\xa0{name}" for name in module.public_names]
     body = wrapped(names, 8, ", ").replace("\xa0", " ")
-    return f"\n    from .{notebook.module} import (\n        {body},\n    )"
+    return f"\n    from .{module.name} import (\n        {body},\n    )"
 
 
 def topic_imports(topics: dict[str, str]) -> str:
@@ -220,3 +212,15 @@ _sys.meta_path.append(_Topics)
 
 if TYPE_CHECKING:  # what editors and type checkers read{IMPORTS}
 '''
+
+
+def edited_init(path: Path) -> list[Problem]:
+    """Refuse to overwrite an `__init__.py` that was written or edited by hand."""
+    first, _, rest = (read_module(path) or "").partition("\n\nimport")
+    if not first.strip():
+        return []
+    body, _, mark = first.rpartition(" · ")
+    if mark == short_hash(body + rest):
+        return []
+    remedy = "move it away, then export; or leave `init` out of house_rules in the settings"
+    return [Problem(path, "was written or edited by hand", remedy)]

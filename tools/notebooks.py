@@ -1,30 +1,29 @@
-"""What the tools share: notebooks and their cells, directives, order and names; the settings."""
+"""What the tools share: notebooks and their cells, directives, headings and order."""
 
 from __future__ import annotations
 
 import ast
-import configparser
+import difflib
 import functools
 import hashlib
-import inspect
 import itertools
 import json
+import os
 import re
-import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
+
+from names import Event, absolute, bound_names, events, is_future  # noqa: F401
+from project import Settings, ToolError, cli, settings, show  # noqa: F401 - passed on
 
 NUMBERED = re.compile(r"(\d+)([a-z]?)_(.+)")
 DIRECTIVE = re.compile(r"#\s*(\|?)\s*(\w+)(.*)")
 EXPORTS = {"export", "exports", "exporti"}  # the last two are nbdev's: shown, and private
 FLAGS = EXPORTS | {"slow", "cuda", "hide", "skip"}  # directives that stand alone
+MODULE_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 CONFLICT = re.compile(r"^(<{7}|\|{7}|={7}|>{7})( .*)?$", re.MULTILINE)
-
-
-class ToolError(Exception):
-    """A mistake of the user's; the command line prints it without a traceback."""
 
 
 @dataclass(frozen=True)
@@ -73,20 +72,24 @@ class Cell:
     source: str
     heading: str = ""
     index: int = 0  # the place in the notebook's list of cells, from 0
+    metadata: dict = field(default_factory=dict, repr=False, compare=False)
 
     @cached_property
     def _split(self) -> tuple[dict[str, str], int]:
-        """The directives at the top, and how many lines they and the blank lines around take."""
+        """The directives at the top, and how many lines they and the blank lines around take.
+
+        nbdev keeps directives in a cell's metadata as well; those of comments win.
+        """
         found: dict[str, str] = {}
         lines = self.source.split("\n")
         for skipped, line in enumerate(lines):
             if line.strip():
                 directive = parse_directive(line)
                 if directive is None:
-                    return found, skipped
+                    return {**nbdev_directives(self.metadata), **found}, skipped
                 name, argument = directive
                 found[name] = ", ".join(filter(None, [found.get(name), argument]))
-        return found, len(lines)
+        return {**nbdev_directives(self.metadata), **found}, len(lines)
 
     @property
     def directives(self) -> dict[str, str]:
@@ -96,6 +99,12 @@ class Cell:
     @property
     def exported(self) -> bool:
         return not EXPORTS.isdisjoint(self.directives)
+
+    @property
+    def target(self) -> str:
+        """The module that `#| export NAME` sends the cell to, instead of the notebook's own."""
+        arguments = (self.directives.get(name, "") for name in sorted(EXPORTS))
+        return next((a for a in arguments if MODULE_NAME.fullmatch(a)), "")
 
     @property
     def first_line(self) -> int:
@@ -118,36 +127,40 @@ class Cell:
     @cached_property
     def bindings(self) -> tuple[tuple[str, str, ast.AST, ast.stmt], ...]:
         """Each name that the code binds, as `bound_names` gives it, and the statement it is in."""
-        statements = self.tree.body if self.tree else ()
         return tuple(
-            (*bound, statement) for statement in statements for bound in bound_names(statement)
+            (event.name, event.how, event.node, event.statement)
+            for event in self.events
+            if event.how in ("import", "define", "loop") and not event.later
         )
 
-    @property
+    @cached_property
     def names(self) -> set[str]:
         return {name for name, *_ in self.bindings}
 
-    def blocks(self) -> list[Block]:
+    @cached_property
+    def events(self) -> list[Event]:
+        """Each time that the code reads or binds a name of its module."""
+        return events(self.tree) if self.tree else []
+
+    def blocks(self, imports_stay: bool = False) -> list[Block]:
         """Cut the code into `from __future__` imports, the other imports at its top, and the rest.
 
-        An import that stands behind other code of its cell stays there: it may depend on it.
+        An import that stands behind other code of its cell stays there: it may depend on it. With
+        `imports_stay` the imports at the top belong to the rest.
         """
         assert self.tree is not None, "blocks() needs code that compiles"
-        statements = self.tree.body
+        groups = lines_of(self.tree.body)
+        if groups and _is_docstring(groups[0][0]) and len(groups[0]) == 1:
+            groups = groups[1:]
         kinds, cuts = [], [0]  # each block ends behind this line
-        if statements and _is_docstring(statements[0]):
-            statements = statements[1:]
-        for kind, belongs in (("future", _is_future), ("imports", _is_import)):
-            while statements and belongs(statements[0]):
-                following = _start(statements[1]) if len(statements) > 1 else None
-                if following is not None and following <= statements[0].end_lineno:
-                    break  # `import a; b = 1` shares its line
-                if kinds[-1:] == [kind]:
-                    cuts[-1] = statements[0].end_lineno
-                else:
-                    kinds.append(kind)
-                    cuts.append(statements[0].end_lineno)
-                statements = statements[1:]
+        rules = [("future", is_future), ("imports", _is_import)]
+        for kind, belongs in rules[:1] if imports_stay else rules:
+            last = None
+            while groups and all(map(belongs, groups[0])):
+                last = groups.pop(0)[-1].end_lineno
+            if last:
+                kinds.append(kind)
+                cuts.append(last)
         lines = self.code.split("\n")
         kinds.append("body")
         cuts.append(len(lines))
@@ -181,37 +194,32 @@ class Notebook:
         return re.sub(r"\W+", "_", match[3] if match else self.path.stem)
 
     @cached_property
+    def default_exp(self) -> str:
+        """The module that nbdev's `#| default_exp NAME` names, or nothing."""
+        names = (cell.directives.get("default_exp") for cell in self.cells)
+        in_metadata = nbdev_directives(self.raw.get("metadata")).get("default_exp", "")
+        return next(filter(None, names), in_metadata)
+
+    @cached_property
     def module(self) -> str | None:
         """The module it exports to: `nb04` for `04_callbacks`, or what `#| default_exp` says."""
-        for cell in self.cells:
-            if name := cell.directives.get("default_exp"):
-                return name
         match = NUMBERED.fullmatch(self.path.stem)
-        return f"nb{match[1]}{match[2]}" if match else None
+        return self.default_exp or (f"nb{match[1]}{match[2]}" if match else None)
+
+    @property
+    def language(self) -> str:
+        """The language that the notebook says it is in, in small letters; by default python."""
+        metadata = self.raw.get("metadata")
+        for part, key in (("language_info", "name"), ("kernelspec", "language")):
+            about = metadata.get(part) if isinstance(metadata, dict) else None
+            name = about.get(key) if isinstance(about, dict) else None
+            if isinstance(name, str) and name:
+                return name.lower()
+        return "python"
 
     @cached_property
     def exported(self) -> tuple[Cell, ...]:
         return tuple(cell for cell in self.cells if cell.exported and cell.code)
-
-    @cached_property
-    def public_names(self) -> list[str]:
-        """What `__all__` lists: each public name that an exported cell defines, in order, once."""
-        deleted = {
-            target.id
-            for cell in self.exported
-            for statement in (cell.tree.body if cell.tree else ())
-            if isinstance(statement, ast.Delete)
-            for target in statement.targets
-            if isinstance(target, ast.Name)
-        }
-        names = {
-            name: None
-            for cell in self.exported
-            if "exporti" not in cell.directives
-            for name, how, *_ in cell.bindings
-            if how == "define" and not name.startswith("_")
-        }
-        return [name for name in names if name not in deleted]
 
     @cached_property
     def title(self) -> str:
@@ -241,23 +249,37 @@ def _is_docstring(node: ast.stmt) -> bool:
     return isinstance(node, ast.Expr) and isinstance(getattr(node.value, "value", None), str)
 
 
-def _is_future(node: ast.stmt) -> bool:
-    return isinstance(node, ast.ImportFrom) and node.module == "__future__" and node.level == 0
-
-
 def _is_import(node: ast.stmt) -> bool:
     return isinstance(node, ast.Import | ast.ImportFrom)
 
 
-def _start(node: ast.stmt) -> int:
-    return min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))])
+def lines_of(statements: list[ast.stmt]) -> list[list[ast.stmt]]:
+    """Put statements that share a line (`import a; b = 1`) together."""
+    groups: list[list[ast.stmt]] = []
+    for node in statements:
+        start = min([node.lineno, *(d.lineno for d in getattr(node, "decorator_list", []))])
+        if groups and start <= groups[-1][-1].end_lineno:
+            groups[-1].append(node)
+        else:
+            groups.append([node])
+    return groups
+
+
+def nbdev_directives(metadata: object) -> dict[str, str]:
+    """The directives in nbdev's part of a cell's or a notebook's metadata."""
+    found = metadata.get("nbdev") if isinstance(metadata, dict) else None
+    if not isinstance(found, dict):
+        return {}
+    texts = {k: str(v).strip() for k, v in found.items() if v is not False}
+    return {k: "" if v.lower() == "true" else v for k, v in texts.items()}
 
 
 def parse_directive(line: str) -> tuple[str, str] | None:
     """Read `#export`, `# export`, `#|export`, `#| export` as one directive: (name, argument).
 
     A comment is a directive if it says so alone on its line (`# hide`), if it is `#earns …`,
-    `#export replaces …`, or if it starts with `#|`; `# skip the header` is only a comment.
+    `#export NAME` or `#export replaces …`, or if it starts with `#|`; `# skip the header` is only
+    a comment, and `#| exprot` a misspelling.
     """
     match = DIRECTIVE.fullmatch(line.strip())
     if match is None:
@@ -265,22 +287,19 @@ def parse_directive(line: str) -> tuple[str, str] | None:
     bar, name, argument = match[1], match[2], match[3].strip().removeprefix(":").strip()
     if name in FLAGS and not argument:
         return name, ""
-    if name == "export" and re.match(r"replaces\s+\w", argument):
+    sent = MODULE_NAME.fullmatch(argument) or re.match(r"replaces\s+\w", argument)
+    if name in EXPORTS and sent:
         return name, argument
     if name in ("earns", "default_exp") and argument and match[3][0] in " \t":
         return name, argument
-    # other `#| key: value` lines are options of nbdev and Quarto; a bare word may be a misspelling
-    return (name, argument) if bar and match[3].strip() and name not in FLAGS else None
+    # other lines with a bar are options of nbdev and Quarto
+    known = name not in FLAGS and not (resembles_export(name.lower()) and name != "exportd")
+    return (name, argument) if bar and known else None
 
 
-def show(path: Path) -> str:
-    """The path as a reader wants it: below the working directory, with forward slashes."""
-    path = Path(path)
-    try:
-        path = path.resolve().relative_to(Path.cwd().resolve())
-    except ValueError:
-        pass
-    return path.as_posix()
+@functools.cache
+def resembles_export(word: str) -> bool:
+    return difflib.SequenceMatcher(None, word, "export").ratio() > 0.8
 
 
 def read(path: str | Path) -> Notebook:
@@ -299,7 +318,12 @@ def read(path: str | Path) -> Notebook:
     except UnicodeDecodeError as error:
         raise refuse(f"is not UTF-8 ({error})", "save it as UTF-8") from None
     except OSError as error:
+        if path.is_symlink() and not path.exists():
+            raise refuse(f"is a link to {os.readlink(path)}, which does not exist",
+                         "remove the link, or bring its target back") from None  # fmt: skip
         raise refuse(f"cannot be read: {error.strerror}", "check the path") from None
+    except ValueError as error:  # a null character in the name
+        raise refuse(f"cannot be read: {error}", "check the path") from None
     if not text.strip():
         raise refuse("is an empty file", "delete it, or restore it with git")
     if "<<<<<<<" in text and (match := CONFLICT.search(text)):
@@ -345,7 +369,9 @@ def read(path: str | Path) -> Notebook:
         if id in ids:
             raise refuse(f"two cells have the id {id}", "open and save it in Jupyter")
         ids.add(id)
-        cells.append(Cell(number if counted else 0, id, kind, source, heading, index))
+        metadata = cell.get("metadata")
+        metadata = metadata if isinstance(metadata, dict) else {}
+        cells.append(Cell(number if counted else 0, id, kind, source, heading, index, metadata))
     return Notebook(path, tuple(cells), raw)
 
 
@@ -362,142 +388,44 @@ def headings(markdown: str) -> Iterator[tuple[str, str]]:
             yield line, re.sub(r"[^\S ]|[\ud800-\udfff]", " ", match[1]).strip()
 
 
-def find(folder: str | Path) -> list[Path]:
-    """The notebooks of a folder in reading order."""
-    paths = [p for p in Path(folder).glob("*.ipynb") if not p.name.startswith((".", "_"))]
-    return sorted(paths, key=lambda p: Notebook(p, (), {}).order)
+def find(folder: str | Path, recursive: bool = True) -> list[Path]:
+    """The notebooks of a folder and the folders in it, in reading order.
+
+    Names that begin with a dot or an underscore are left out, of folders too.
+    """
+    found = []
+    for place, folders, files in os.walk(folder):
+        folders[:] = [f for f in folders if recursive and not f.startswith((".", "_"))]
+        names = (f for f in files if f.endswith(".ipynb") and not f.startswith((".", "_")))
+        found += [Path(place, name) for name in names]
+    return sorted(sorted(found), key=lambda path: Notebook(path, (), {}).order)
 
 
 def short_hash(text: str, length: int = 6) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:length]
 
 
-def bound_names(node: ast.AST) -> Iterator[tuple[str, str, ast.AST]]:
-    """Each name that running these statements binds, as (name, how, node).
+def imports_of(
+    cell: Cell, package: str, everywhere: bool = True, within: str = "x"
+) -> Iterator[tuple[int, str, str | None]]:
+    """Each import from the package in a cell: (line, module, name or None).
 
-    `how` is "import", "define" (def, class, =, :=, with, match, also inside if, try and loops) or
-    "loop" (the target of a for or an except). What functions, classes and comprehensions bind is
-    theirs.
+    `from exp.nb01 import f` is `(1, "nb01", "f")`, `import exp.nb01` is `(1, "nb01", None)`. With
+    `everywhere` those inside functions, too. `within` is the module that the cell is in.
     """
-    for child in [node] if isinstance(node, ast.stmt) else ast.iter_child_nodes(node):
-        yield from _bound(child, "define")
-
-
-def _bound(node: ast.AST, how: str) -> Iterator[tuple[str, str, ast.AST]]:
-    inner: Iterable[ast.AST] = ast.iter_child_nodes(node)
-    if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
-        if not any(_extends(decorator) for decorator in node.decorator_list):
-            yield node.name, how, node
-        arguments = [] if isinstance(node, ast.ClassDef) else [node.args]
-        bases = [*getattr(node, "bases", []), *getattr(node, "keywords", [])]
-        inner = [*node.decorator_list, *arguments, *bases]
-    elif isinstance(node, ast.Import | ast.ImportFrom):
-        for alias in node.names:
-            if alias.name != "*" and not _is_future(node):
-                yield alias.asname or alias.name.split(".")[0], "import", node
+    if not re.search(rf"\b{re.escape(package)}\b|\bfrom\s+\.", cell.code):  # parsing is slow
         return
-    elif isinstance(node, ast.Lambda):
-        inner = [node.args]
-    elif isinstance(node, ast.comprehension):
-        inner = [node.iter, *node.ifs]
-    elif isinstance(node, ast.AugAssign):
-        inner = [node.value]
-    elif isinstance(node, ast.AnnAssign) and node.value is None:
-        inner = [node.annotation]
-    elif isinstance(node, ast.For | ast.AsyncFor):
-        yield from _bound(node.target, "loop")
-        inner = [node.iter, *node.body, *node.orelse]
-    elif isinstance(node, ast.ExceptHandler) and node.name:
-        yield node.name, "loop", node
-    elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
-        yield node.id, how, node
-    elif isinstance(node, ast.MatchAs | ast.MatchStar) and node.name:
-        yield node.name, how, node
-    elif isinstance(node, ast.MatchMapping) and node.rest:
-        yield node.rest, how, node
-    for child in inner:
-        yield from _bound(child, how)
-
-
-def _extends(decorator: ast.expr) -> bool:
-    """Whether a decorated def adds to something that exists instead of binding a new name."""
-    name = ast.unparse(decorator).split("(")[0]
-    return name.split(".")[-1] in {"patch", "patch_to", "overload"}
-
-
-def imports_of(cell: Cell, package: str) -> Iterator[tuple[int, str, str | None]]:
-    """Each import from the package in a cell, also inside functions: (line, module, name or None).
-
-    `from exp.nb01 import f` gives `(1, "nb01", "f")`, `import exp.nb01` gives `(1, "nb01", None)`.
-    """
-    mentioned = re.search(rf"\b{package}\b|\bfrom\s+\.", cell.code)  # parsing takes longer
-    for node in ast.walk(cell.tree) if mentioned and cell.tree else ():
+    tree = cell.tree or ast.Module([], [])
+    for node in ast.walk(tree) if everywhere else tree.body:
         line = getattr(node, "lineno", 1) + cell.first_line - 1
         if isinstance(node, ast.Import):
             for alias in node.names:
                 if alias.name.startswith(package + "."):
                     yield line, alias.name.removeprefix(package + "."), None
         elif isinstance(node, ast.ImportFrom):
-            module = (package + "." if node.level else "") + (node.module or "")
+            module = absolute(node, f"{package}.{within}")
             for alias in node.names:
-                if module.rstrip(".") == package:
+                if module == package:
                     yield line, alias.name, None
                 elif module.startswith(package + "."):
                     yield line, module.removeprefix(package + "."), alias.name
-
-
-@dataclass(frozen=True)
-class Settings:
-    """The paths and defaults of the tools, from the nearest settings.ini at or above the folder."""
-
-    root: Path
-    nbs: Path
-    lib: Path
-    values: dict[str, str]
-
-
-def settings(start: str | Path = ".") -> Settings:
-    """Read settings.ini: `nbs_path`, `lib_path` and whatever else a tool looks up in `values`."""
-    start = Path(start).resolve()
-    candidates = [*(p for p in [start, *start.parents]), Path(__file__).resolve().parents[1]]
-    root = next((p for p in candidates if (p / "settings.ini").is_file()), start)
-    parser = configparser.ConfigParser(interpolation=None)
-    try:
-        parser.read(root / "settings.ini", encoding="utf-8")
-    except (configparser.Error, UnicodeDecodeError) as error:
-        raise ToolError(f"{show(root / 'settings.ini')} cannot be read: {error}") from None
-    values = dict(parser["DEFAULT"])
-    nbs, lib = values.get("nbs_path", "nbs"), values.get("lib_path", "exp")
-    return Settings(root, root / nbs, root / lib, values)
-
-
-def cli(function: Callable) -> None:
-    """Run a function as a command with fire: a mistake of the user's is a message and exit code 1.
-
-    Fire calls the function first and complains of a misspelt flag afterwards; for a tool that
-    writes files that is too late, so the flags are compared with the signature before.
-    """
-    import fire
-    from fire.core import FireExit
-
-    parameters = inspect.signature(function).parameters
-    for flag in sys.argv[1:]:
-        name = re.match(r"--?(?:no)?([A-Za-z][\w-]*)", flag)
-        known = {*parameters, *(f"no{p}" for p in parameters), "help", "h"}
-        if name and flag.lstrip("-").split("=")[0].replace("-", "_") not in known:
-            valid = ", ".join(f"--{p}" for p in parameters if p != "notebooks")
-            sys.exit(f"unknown flag {flag.split('=')[0]}; the flags are {valid}")
-
-    @functools.wraps(function)
-    def checked(*args, **options):
-        for name, value in options.items():
-            if isinstance(value, bool) and isinstance(parameters[name].default, str):
-                raise ToolError(f"--{name} needs a value")
-        return function(*args, **options)
-
-    try:
-        fire.Fire(checked)
-    except FireExit:
-        raise
-    except ToolError as error:
-        sys.exit(str(error))

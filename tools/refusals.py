@@ -4,56 +4,135 @@ from __future__ import annotations
 
 import ast
 import builtins
-import difflib
-import functools
+import keyword
 import re
-import symtable
-import sys
 import tokenize
+import unicodedata
 import warnings
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import cached_property
 from io import StringIO
+from pathlib import Path
 
-from notebooks import Cell, Notebook, Problem, imports_of, show
+from modules import Module, Part
+from names import absolute, decorator_name, star_imports
+from notebooks import (
+    EXPORTS,
+    MODULE_NAME,
+    Cell,
+    Notebook,
+    Problem,
+    imports_of,
+    parse_directive,
+    resembles_export,
+)
+from project import show
+from stars import Stars
 
-MODULE_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 NUMBERED_MODULE = re.compile(r"nb\d+[a-z]?")
-MODULE_DUNDERS = {"__name__", "__file__", "__doc__", "__spec__", "__package__"}
-UNCOMPILABLE = (SyntaxError, ValueError, RecursionError, MemoryError)
+GIVEN = {*dir(builtins), "__name__", "__file__", "__doc__", "__spec__", "__package__", "__path__",
+         "__all__", "__class__", "__builtins__", "__loader__", "__annotations__"}  # fmt: skip
+UNCOMPILABLE = (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError)
+
+
+@dataclass(frozen=True)
+class Library:
+    """What is checked together: the notebooks, their modules, where they go, the house rules."""
+
+    notebooks: list[Notebook]
+    modules: list[Module]
+    lib: Path
+    rules: frozenset[str] = frozenset()
+
+    @property
+    def package(self) -> str:
+        return self.lib.name
+
+    @cached_property
+    def by_name(self) -> dict[str, Module]:
+        return {module.name: module for module in self.modules}
+
+    @cached_property
+    def stars(self) -> Stars:
+        made = {f"{self.package}.{m.name}": m.public_names for m in self.modules}
+        return Stars(made, self.lib.absolute().parent)
+
+    def full_name(self, module: Module) -> str:
+        return f"{self.package}.{module.name}"
+
+
+# --- one notebook --------------------------------------------------------------------------------
 
 
 def bad_target(notebook: Notebook) -> Iterator[Problem]:
-    """The module must lie inside the library folder."""
+    """Each module must lie inside the library folder, and have a name that can be imported."""
     name = notebook.module
-    if notebook.exported and name is None:
+    own = [cell for cell in notebook.exported if not cell.target]
+    if own and name is None:
         remedy = "name it like 04_topic.ipynb, or add a cell `#| default_exp NAME`"
         what = "exports cells but its name has no number"
-        yield Problem(notebook.path, what, remedy, notebook.exported[0])
-    elif name and (not MODULE_NAME.fullmatch(name) or name.endswith("__init__")):
+        yield Problem(notebook.path, what, remedy, own[0])
+    elif name and not importable(name):
         remedy = "use letters, digits, _ and dots, as in `#| default_exp core`"
         yield Problem(notebook.path, f"its module {name!r} is no name inside the library", remedy)
+    for cell in notebook.exported:
+        if cell.target and not importable(cell.target):
+            what = f"its module {cell.target!r} is no name inside the library"
+            yield Problem(notebook.path, what, "use letters, digits, _ and dots", cell, 1)
+
+
+def importable(name: str) -> bool:
+    return bool(MODULE_NAME.fullmatch(name)) and not any(
+        part == "__init__" or keyword.iskeyword(part) for part in name.split(".")
+    )
+
+
+def other_language(notebook: Notebook) -> Iterator[Problem]:
+    """Cells of another language may look like Python, and never mean the same."""
+    if notebook.exported and not re.match(r"i?python|xpython", notebook.language):
+        what = f"exports cells, but is a notebook for {notebook.language}"
+        yield Problem(notebook.path, what, "choose a Python kernel, or take #export away")
 
 
 def near_miss(notebook: Notebook) -> Iterator[Problem]:
     """A comment that was meant as `#export` but is not read as one would lose its cell silently."""
     remedy = "make `#export` the first line of the cell, or reword the comment"
     for cell in notebook.cells:
-        if cell.kind != "code" or cell.exported:
+        if cell.kind != "code":
+            first = cell.source.lstrip("\n").split("\n")[0]
+            if (parse_directive(first) or [""])[0] in EXPORTS and "|" not in first:
+                what = f"a cell of {cell.kind} begins with `{first.strip()}`"
+                yield Problem(notebook.path, what, "make it a code cell, or reword it", cell, 1)
+            continue
+        if cell.exported:
             continue
         for line, text, at_top in suspects(cell):
-            word, rest = COMMENT.fullmatch(text).groups()
-            if word not in ("export", "exports", "exporti"):
+            plain = unmask(text)
+            word, rest = COMMENT.fullmatch(plain).groups()
+            prose = text.startswith("# ") and len(rest.split()) > 1
+            if plain != text and not rest:
+                what = f"`{text}` holds a character that looks like another, or like none"
+                yield Problem(notebook.path, what, "type the comment anew", cell, line)
+            elif word not in EXPORTS:
                 if at_top and not rest:
                     yield Problem(notebook.path, f"`{text}` is a near miss", remedy, cell, line)
-            elif at_top and rest:
-                what = f"`{text}`: export takes nothing, or `replaces NAME`"
+            elif at_top and rest and not prose:
+                what = f"`{text}`: export takes nothing, a module, or `replaces NAME`"
                 yield Problem(notebook.path, what, remedy, cell, line)
             elif not rest:
                 what = f"`{text}` has no effect there"
                 yield Problem(notebook.path, what, remedy, cell, line)
 
 
-COMMENT = re.compile(r"#+[\s|]*([A-Za-z]+)\b\s*(.*)")
+COMMENT = re.compile(r"#+[\s|!%#]*([A-Za-z]+)\b\s*(.*)")
+LOOK_ALIKES = str.maketrans("еорхтЕОРХТερτοχΕΡΤΟΧ＃⌗♯∣ǀ│¦", "eopxtEOPXTeptoxEPTOX###||||")
+
+
+def unmask(text: str) -> str:
+    """A comment with what looks like a letter written as that letter, and nothing invisible."""
+    seen = (c for c in unicodedata.normalize("NFKC", text) if unicodedata.category(c) != "Cf")
+    return "".join(seen).translate(LOOK_ALIKES)
 
 
 def suspects(cell: Cell) -> Iterator[tuple[int, str, bool]]:
@@ -62,7 +141,9 @@ def suspects(cell: Cell) -> Iterator[tuple[int, str, bool]]:
     found = [
         (number, line.strip())
         for number, line in enumerate(lines, 1)
-        if (match := COMMENT.fullmatch(line.strip())) and resembles_export(match[1].lower())
+        if "#" in (plain := line if line.isascii() else unmask(line))
+        if (match := COMMENT.fullmatch(plain.strip())) and resembles_export(match[1].lower())
+        if (parse_directive(line) or [""])[0] != "exportd"  # nbdev: shown, never exported
     ]
     quoted: set[int] = set()  # lines that start inside a string
     try:
@@ -76,32 +157,31 @@ def suspects(cell: Cell) -> Iterator[tuple[int, str, bool]]:
             yield number, text, all(not line or line.startswith("#") for line in above)
 
 
-@functools.cache
-def resembles_export(word: str) -> bool:
-    return difflib.SequenceMatcher(None, word, "export").ratio() > 0.8
-
-
 def not_python(notebook: Notebook) -> Iterator[Problem]:
     """Every exported cell must be plain Python, and hold no line that the exporter writes."""
     for cell in notebook.exported:
         if cell.tree is None:
             yield from uncompilable(notebook, cell)
         for number, line in enumerate(cell.code.split("\n"), cell.first_line):
-            if re.match(r"# (cell [\w-]+ [0-9a-f]{6}( ·|$)|generated from .*: do not edit)", line):
+            if re.match(
+                r"# (cell [\w-]+ [0-9a-f]{6}( ·| in |$)|generated from .*: do not edit)", line
+            ):
                 what = f"the line `{line}` is what the exporter itself writes"
                 yield Problem(notebook.path, what, "reword it", cell, number)
 
 
-def misplaced(notebook: Notebook) -> Iterator[Problem]:
+def misplaced(module: Module) -> Iterator[Problem]:
     """What parses may still not compile as a part of a module: `return`, `await` outside of def."""
-    for cell in notebook.exported:
-        if cell.tree:
-            yield from uncompilable(notebook, cell)
+    for part in module.parts:
+        if part.cell.tree:
+            yield from uncompilable(part.notebook, part.cell)
 
 
 def uncompilable(notebook: Notebook, cell: Cell) -> Iterator[Problem]:
     try:
-        compiled(cell.tree or cell.code)
+        compiled(cell.code)
+        if cell.tree is None:  # it compiles, but is too deep to be read
+            raise RecursionError("it is nested too deeply")
     except SyntaxError as error:
         error.lineno = error.lineno and error.lineno + cell.first_line - 1
         yield explain(notebook, cell, error)
@@ -141,91 +221,186 @@ def explain(notebook: Notebook, cell: Cell, error: SyntaxError) -> Problem:
     return Problem(notebook.path, f"syntax error: {error.msg}", remedy, cell, number)
 
 
-def names_left_behind(notebook: Notebook) -> Iterator[Problem]:
-    """Every name that an exported cell uses must come along into the module."""
-    exported = [cell for cell in notebook.exported if cell.tree]
-    tables = [symbols(cell) for cell in exported]
-    known = {*dir(builtins), *MODULE_DUNDERS}.union(*(cell.names for cell in exported))
-    known |= set().union(*map(declared_global, tables))
-    stars = any(re.search(r"^\s*from .* import \*", cell.code, re.M) for cell in exported)
-    for cell, table in zip(exported, tables, strict=True):
-        for name in sorted(used_globals(table) - known):
-            home = next((c for c in notebook.cells if c.kind == "code" and name in c.names), None)
-            if home:
-                what = f"uses `{name}`, which only cell {home.number} ({home.id}) defines"
-                remedy = "export that cell too, or pass the value in"
-            elif not stars:
-                what = f"uses `{name}`, which nothing in the notebook defines"
-                remedy = "import or define it in an exported cell"
-            else:
+# --- the modules together ------------------------------------------------------------------------
+
+
+def names_left_behind(library: Library) -> Iterator[Problem]:
+    """Every name that an exported cell uses must come along into the module, and in time."""
+    for module in library.modules:
+        parts = [part for part in module.parts if part.cell.tree]
+        bound = {e.name for part in parts for e in part.cell.events if e.binds} | GIVEN
+        used = {e.name for part in parts for e in part.cell.events if e.how == "read"}
+        brought: set[str] = set()
+        unseen: list[str] = []  # star imports of which nobody can tell what they bring
+        if used - bound:
+            for part in parts:
+                for node in star_imports(part.cell.tree):
+                    source = absolute(node, library.full_name(module))
+                    names = library.stars.names(source)
+                    brought |= names or set()
+                    unseen += [source] if names is None else []
+        for part in parts:
+            missing = {e.name: e for e in part.cell.events[::-1] if e.how == "read"}
+            for name in sorted(missing.keys() - bound - brought):
+                yield from left_behind(module, part, missing[name].node, name, unseen)
+        yield from too_late(parts, brought)
+
+
+def left_behind(
+    module: Module, part: Part, node: ast.AST, name: str, unseen: list[str]
+) -> Iterator[Problem]:
+    home = hidden_home(part, name)
+    if home:
+        what = f"uses `{name}`, which only cell {home.number} ({home.id}) defines"
+        remedy = "export that cell too, or pass the value in"
+        if unseen:
+            stars = ", ".join(sorted(set(unseen)))
+            remedy += f"; or install {stars}, if `import *` brings it from there"
+    elif not unseen:
+        what = f"uses `{name}`, which nothing in the notebook defines"
+        remedy = "import or define it in an exported cell"
+        others = [p for p in part.notebook.exported if name in p.names]
+        if others:
+            what = f"uses `{name}`, which only another module than {module.name} gets"
+            remedy = "import it from there"
+    else:
+        return
+    yield Problem(part.notebook.path, what, remedy, part.cell, line_of(node, part.cell))
+
+
+def line_of(node: ast.AST, cell: Cell) -> int:
+    return getattr(node, "lineno", 1) + cell.first_line - 1
+
+
+def hidden_home(part: Part, name: str) -> Cell | None:
+    """The first cell of a part's notebook that defines a name and is not exported."""
+    cells = (c for c in part.notebook.cells if c.kind == "code" and not c.exported)
+    return next((c for c in cells if name in c.code and name in c.names), None)
+
+
+def too_late(parts: list[Part], brought: set[str]) -> Iterator[Problem]:
+    """A name that a hidden cell defines first, and an exported one after it was needed."""
+    coming = {e.name for part in parts for e in part.cell.events if e.binds} - GIVEN - brought
+    needs: dict[str, set[str]] = {}  # what a function or class reads when it is called
+    for part in parts:
+        later: dict[ast.stmt, set[str]] = {}
+        for event in part.cell.events:
+            if event.later and event.how == "read":
+                later.setdefault(event.statement, set()).add(event.name)
+        for event in part.cell.events:
+            if event.later:
                 continue
-            uses = (n for n in ast.walk(cell.tree) if isinstance(n, ast.Name) and n.id == name)
-            line = next((use.lineno + cell.first_line - 1 for use in uses), None)
-            yield Problem(notebook.path, what, remedy, cell, line)
+            if event.binds:
+                coming.discard(event.name)
+                needs[event.name] = later.get(event.statement, set())
+                continue
+            for name in sorted(closure(event.name, needs) & coming):
+                home = hidden_home(part, name)
+                if home is None or home.index > part.cell.index:
+                    continue
+                what = f"needs `{name}` of cell {home.number} ({home.id}), which is not exported"
+                remedy = "export that cell too; the cell that exports the name comes too late"
+                line = line_of(event.node, part.cell)
+                yield Problem(part.notebook.path, what, remedy, part.cell, line)
+                coming.discard(name)
 
 
-def symbols(cell: Cell) -> symtable.SymbolTable:
-    """Who binds and who reads which name in a cell; nobody, where it does not compile."""
-    code = cell.code
-    if sys.version_info >= (3, 12) and cell.tree and "for" in code:
-        code = ast.unparse(Unfold().visit(ast.parse(code)))
-    try:
-        return symtable.symtable(code, "<cell>", "exec")
-    except UNCOMPILABLE:
-        return symtable.symtable("", "<cell>", "exec")
+def closure(name: str, needs: dict[str, set[str]]) -> set[str]:
+    """A name, what it needs when it is called, and so on."""
+    found, todo = set(), [name]
+    while todo:
+        name = todo.pop()
+        if name not in found:
+            found.add(name)
+            todo += needs.get(name, ())
+    return found
 
 
-class Unfold(ast.NodeTransformer):
-    """Comprehensions as generators: from Python 3.12 on only those have a scope of their own."""
-
-    def visit_ListComp(self, node: ast.ListComp | ast.SetComp) -> ast.AST:
-        return self.generic_visit(ast.GeneratorExp(node.elt, node.generators))
-
-    visit_SetComp = visit_ListComp
-
-    def visit_DictComp(self, node: ast.DictComp) -> ast.AST:
-        both = ast.Tuple([node.key, node.value], ast.Load())
-        return self.generic_visit(ast.GeneratorExp(both, node.generators))
-
-
-def used_globals(table: symtable.SymbolTable) -> set[str]:
-    """The module-level names that code reads, at any depth."""
-    top = table.get_type() == "module"
-    symbols = (s for s in table.get_symbols() if s.is_referenced() and (top or s.is_global()))
-    names = {symbol.get_name() for symbol in symbols}
-    return names.union(*map(used_globals, table.get_children()))
-
-
-def declared_global(table: symtable.SymbolTable) -> set[str]:
-    """The names that functions bind through `global`."""
-    symbols = (s for s in table.get_symbols() if s.is_declared_global() and s.is_assigned())
-    names = {symbol.get_name() for symbol in symbols}
-    return names.union(*map(declared_global, table.get_children()))
+def one_module(library: Library) -> Iterator[Problem]:
+    """Two notebooks may not write one module, a module is no package, and a topic is one's own."""
+    groups = [("module", [n for n in library.notebooks if any(not c.target for c in n.exported)])]
+    if "init" in library.rules:
+        numbered = [n for n in groups[0][1] if NUMBERED_MODULE.fullmatch(n.module or "")]
+        groups.append(("topic", numbered))
+    for attribute, group in groups:
+        homes: dict[str, Notebook] = {}
+        for notebook in group:
+            name = getattr(notebook, attribute)
+            if name and homes.setdefault(name, notebook) is not notebook:
+                what = f"has the {attribute} {name}, as {show(homes[name].path)} has"
+                yield Problem(notebook.path, what, "rename one of them")
+    packages = {name.rsplit(".", n)[0]: module for name, module in library.by_name.items()
+                for n in range(1, name.count(".") + 1)}  # fmt: skip
+    for name in packages.keys() & library.by_name.keys():
+        notebook = library.by_name[name].notebook
+        what = f"makes the module {name}, which is a folder for {packages[name].name}"
+        yield Problem(notebook.path, what, f"choose another name, such as {name}.core")
 
 
-def two_homes(notebooks: list[Notebook], package: str) -> Iterator[Problem]:
+def unknown_module(library: Library) -> Iterator[Problem]:
+    """`#export NAME` may be a comment, unless a notebook makes that module."""
+    made = {notebook.module for notebook in library.notebooks}
+    for notebook in library.notebooks:
+        for cell in notebook.exported:
+            lines = cell.source.split("\n")[: cell.first_line - 1]
+            for number, line in enumerate(lines, 1):
+                name, argument = parse_directive(line) or ("", "")
+                if name in EXPORTS and cell.target == argument != "" and "|" not in line:
+                    if argument not in made:
+                        what = f"`{line.strip()}`: export takes nothing, `replaces NAME`, or a "
+                        what += "module that a notebook makes"
+                        remedy = f"write `#| export {argument}` if the cell goes there"
+                        yield Problem(notebook.path, what, remedy, cell, number)
+
+
+def two_homes(library: Library) -> Iterator[Problem]:
     """A public name is bound once in a module, and exported by one module only."""
     exports: dict[str, tuple[Notebook, Cell]] = {}
-    for notebook in notebooks:
-        bound: dict[str, tuple[Cell, ast.stmt, str]] = {}
-        for cell in notebook.exported:
-            replaced = re.findall(r"\w+", cell.directives.get("export", ""))[1:]
-            for name, how, node, statement in cell.bindings:
-                if name.startswith("_") or how == "loop" or name in replaced:
+    for module in library.modules:
+        if "names" in library.rules:
+            yield from bound_again(module)
+        public = set(module.public_names)
+        for part in module.parts if library.rules & {"names", "init"} else ():
+            replaced = replaced_by(part.cell)
+            for name, how, node, _ in part.cell.bindings:
+                if how != "define" or name not in public or name in replaced:
                     continue
-                origin = imported(node, name) if how == "import" else how
-                line = node.lineno + cell.first_line - 1
-                remedy = f"choose another name, or say `#export replaces {name}`"
-                first, other, same = bound.setdefault(name, (cell, statement, origin))
-                if other is not statement and (origin != same or how == "define"):
-                    what = f"binds `{name}` again, after cell {first.number} ({first.id})"
-                    yield Problem(notebook.path, what, remedy, cell, line)
-                if how == "define":
-                    home, first = exports.setdefault(name, (notebook, cell))
-                    if home is not notebook:
-                        place = f"cell {first.number} ({first.id}) of {show(home.path)}"
-                        what = f"exports `{name}` again, after {place}"
-                        yield Problem(notebook.path, what, remedy, cell, line)
+                home, first = exports.setdefault(name, (module, part))
+                if home is not module:
+                    cell = f"cell {first.cell.number} ({first.cell.id})"
+                    what = f"exports `{name}` again, after {cell} of {show(first.notebook.path)}"
+                    remedy = f"choose another name, or say `#export replaces {name}`"
+                    line = line_of(node, part.cell)
+                    yield Problem(part.notebook.path, what, remedy, part.cell, line)
+
+
+def bound_again(module: Module) -> Iterator[Problem]:
+    bound: dict[str, tuple[Part, ast.stmt, str]] = {}
+    for part in module.parts:
+        replaced = replaced_by(part.cell)
+        for name, how, node, statement in part.cell.bindings:
+            if name.startswith("_") or how == "loop" or name in replaced:
+                continue
+            origin = imported(node, name) if how == "import" else how
+            first, other, same = bound.setdefault(name, (part, statement, origin))
+            if other is statement or (origin == same and how != "define") or adds(node, other):
+                continue
+            what = f"binds `{name}` again, after cell {first.cell.number} ({first.cell.id})"
+            remedy = f"choose another name, or say `#export replaces {name}`"
+            line = line_of(node, part.cell)
+            yield Problem(part.notebook.path, what, remedy, part.cell, line)
+
+
+def replaced_by(cell: Cell) -> list[str]:
+    argument = cell.directives.get("export", "")
+    return re.findall(r"\w+", argument)[1:] if argument.startswith("replaces") else []
+
+
+def adds(node: ast.AST, other: ast.stmt) -> bool:
+    """Whether a def is one more case of the same function: `@dispatch`, `@f.register`, a setter."""
+    ways = {"dispatch", "typedispatch", "register", "setter", "getter", "deleter", "overload"}
+    both = (getattr(n, "decorator_list", []) for n in (node, other))
+    return any(decorator_name(d) in ways for decorators in both for d in decorators)
 
 
 def imported(node: ast.Import | ast.ImportFrom, name: str) -> str:
@@ -237,68 +412,67 @@ def imported(node: ast.Import | ast.ImportFrom, name: str) -> str:
     return f"{source}:{name}"  # import os.path binds os
 
 
-def one_number(notebooks: list[Notebook], package: str) -> Iterator[Problem]:
-    """Two notebooks may not write one module, or answer to one topic."""
-    numbered = [n for n in notebooks if NUMBERED_MODULE.fullmatch(n.module or "")]
-    for attribute, group in (("module", notebooks), ("topic", numbered)):
-        homes: dict[str, Notebook] = {}
-        for notebook in group:
-            name = getattr(notebook, attribute)
-            if name and homes.setdefault(name, notebook) is not notebook:
-                what = f"has the {attribute} {name}, as {show(homes[name].path)} has"
-                yield Problem(notebook.path, what, "rename one of them")
+def later_import(library: Library) -> Iterator[Problem]:
+    """A notebook builds on earlier ones only, and on what they export.
 
-
-def later_import(notebooks: list[Notebook], package: str) -> Iterator[Problem]:
-    """A notebook builds on earlier ones only, and only on what they export."""
-    named = {n.topic: n for n in notebooks if n.module} | {
-        n.module: n for n in notebooks if n.module
-    }
-    for notebook in notebooks:
+    Where the order is no house rule, only what would break the import of the module is refused.
+    """
+    strict = "order" in library.rules
+    topics = {m.topic: m for m in library.modules if strict}
+    homes = {name: m for m in library.modules for name in m.public_names if strict}
+    named = {**topics, **library.by_name}
+    for notebook in library.notebooks:
         for cell in notebook.cells:
-            for line, module, name in imports_of(cell, package) if cell.kind == "code" else ():
-                target = named.get(module)
+            if cell.kind != "code" or not (strict or cell.exported):
+                continue
+            within = cell.target or notebook.module or "x"
+            for line, module, name in imports_of(cell, library.package, strict, within):
                 what = ""
+                target = named.get(module)
+                if name is None and module in homes:
+                    target = homes[module]  # from exp import accuracy
                 if target is None:
-                    if NUMBERED_MODULE.fullmatch(module):
-                        what = f"imports {package}.{module}, which no notebook makes"
-                elif target.order >= notebook.order:
-                    what = f"imports {package}.{module}, but {show(target.path)} is not earlier"
-                elif name and name != "*" and name not in module_names(target):
-                    what = f"imports `{name}`, which {show(target.path)} does not export"
+                    if strict and NUMBERED_MODULE.fullmatch(module):
+                        what = f"imports {library.package}.{module}, which no notebook makes"
+                elif strict and target.notebook.order >= notebook.order:
+                    path = show(target.notebook.path)
+                    what = f"imports {library.package}.{module}, but {path} is not earlier"
+                elif name and name != "*" and not has_name(library, target, name):
+                    what = f"imports `{name}`, which {show(target.notebook.path)} does not export"
                 if what:
                     remedy = "correct the import, or move the code"
                     yield Problem(notebook.path, what, remedy, cell, line)
 
 
-def module_names(notebook: Notebook) -> set[str]:
-    return set().union(*(cell.names for cell in notebook.exported))
+def has_name(library: Library, module: Module, name: str) -> bool:
+    if name in module.names or name.startswith("__") or f"{module.name}.{name}" in library.by_name:
+        return True
+    for part in module.parts:
+        for node in star_imports(part.cell.tree) if part.cell.tree else ():
+            names = library.stars.names(absolute(node, library.full_name(module)))
+            if names is None or name in names:
+                return True
+        if any(e.name == name and e.binds for e in part.cell.events):
+            return True
+    return False
 
 
-def whole_module(notebook: Notebook, text: str, place: Callable) -> Iterator[Problem]:
+def whole_module(module: Module, text: str, place: Callable) -> Iterator[Problem]:
     """The module must compile; if it does not, name each cell that fails, or the place."""
+    path = module.notebook.path
     try:
         compiled(text)
     except UNCOMPILABLE as error:
-        if alone := list(misplaced(notebook)):
+        if alone := list(misplaced(module)):
             yield from alone
         elif isinstance(error, SyntaxError):
-            cell, line = place(notebook, text, error.lineno or 1)
+            others = [part.notebook for part in module.parts]
+            cell, line = place(module.notebook, text, error.lineno or 1, others)
             remedy = "correct it; each cell compiles alone, but not all of them together"
-            yield Problem(notebook.path, f"syntax error: {error.msg}", remedy, cell, line)
+            yield Problem(path, f"syntax error: {error.msg}", remedy, cell, line)
         else:
-            yield Problem(notebook.path, f"its module does not compile: {error}", "simplify it")
+            yield Problem(path, f"its module does not compile: {error}", "simplify it")
 
 
-def more_than_header(text: str) -> bool:
-    """Whether a header holds more than the docstring and `__all__` that the exporter writes."""
-    try:
-        statements = ast.parse(text).body
-    except SyntaxError:
-        return True
-    kinds = (ast.Expr, ast.Assign)
-    return len(statements) > 1 or any(not isinstance(node, kinds) for node in statements)
-
-
-ALONE = (bad_target, near_miss, not_python, names_left_behind)
-TOGETHER = (one_number, two_homes, later_import)
+ALONE = (bad_target, other_language, near_miss, not_python)
+TOGETHER = (one_module, unknown_module, two_homes, later_import, names_left_behind)

@@ -9,12 +9,11 @@ and `<!-- /results -->` by a table of them. Figures recorded outside of a notebo
 from __future__ import annotations
 
 import json
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from itertools import groupby
 from pathlib import Path
 
-from notebook2script import write_all
+from files import markdown, write_between
 from notebooks import NUMBERED, ToolError, cli, settings, show
 
 COLUMNS = ("notebook", "figure", "sample data", "full data", "device", "source")
@@ -56,13 +55,6 @@ def table(entries: Iterable[dict]) -> str:
     return markdown(rows, right=("sample data", "full data"))
 
 
-def markdown(rows: Iterable[Sequence[str]], right: Sequence[str] = ()) -> str:
-    """Rows as a Markdown table, the first as its heading; `right` names columns of numbers."""
-    heading, *rest = rows
-    rules = ["---:" if name in right else "---" for name in heading]
-    return "\n".join(f"| {' | '.join(map(_cell, row))} |" for row in (heading, rules, *rest))
-
-
 def _source(modes: dict[str, dict]) -> str:
     """Where a figure comes from, each mode by its name if that is not the same for both."""
     sources = {mode: entry["source"] for mode, entry in modes.items()}
@@ -78,39 +70,6 @@ def _value(entry: dict) -> str:
     missed = ", **missed**" if entry["met"] is False else ""
     target = f" ({entry['target']}{missed})" if entry["target"] else ""
     return f"{text} {entry['unit']}".strip() + target
-
-
-def _cell(text: str) -> str:
-    """Keep a text inside its cell of a table: one line, and neither bars nor tags take effect."""
-    return re.sub(r"(\||<(?=[a-zA-Z/!?]))", r"\\\1", " ".join(text.split()))
-
-
-def fill(text: str, content: str, mark: str = "results") -> str:
-    """The text with what stands between the lines `<!-- mark -->` and `<!-- /mark -->` replaced.
-
-    Raises: ToolError unless each mark is there once, on a line of its own, in order.
-    """
-    start, end = f"<!-- {mark} -->", f"<!-- /{mark} -->"
-    match = re.fullmatch(rf"(.*^{start}\r?\n).*?(^{end}\r?$.*)", text, re.M | re.S)
-    if match is None or text.count(start) != 1 or text.count(end) != 1:
-        raise ToolError(f"the README needs one line {start} and below it one line {end}: "
-                        "the table goes between them")  # fmt: skip
-    return f"{match[1]}{content}\n{match[2]}"
-
-
-def write_between(target: Path, content: str, mark: str, dry: bool = False) -> bool:
-    """Fill the marks in a file, as a whole or not at all; False if it was right already.
-
-    With `dry` it only looks.
-    """
-    try:
-        old = target.read_bytes().decode("utf-8")
-    except OSError as error:
-        raise ToolError(f"{show(target)} cannot be read: {error.strerror}") from None
-    new = fill(old, content, mark)
-    if new != old and not dry:
-        write_all({target: new})
-    return new != old
 
 
 def write_results(results: str = "", readme: str = "") -> None:
