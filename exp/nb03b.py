@@ -6,7 +6,7 @@ In the end you have a `DataLoader` with PyTorch's interface and PyTorch's order 
 # cell 9fa783ae a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/03b_data_loaders.ipynb: do not edit · cbeb4c
+# generated from nbs/03b_data_loaders.ipynb: do not edit · 529db8
 __all__ = [
     "Dataset",
     "TensorDataset",

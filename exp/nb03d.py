@@ -6,7 +6,7 @@ By the end you will have what a training keeps on the side: means of losses and 
 # cell d1b82cae a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/03d_bookkeeping.ipynb: do not edit · dc61b9
+# generated from nbs/03d_bookkeeping.ipynb: do not edit · 1b1c3d
 __all__ = [
     "Column",
     "DeferredMeans",

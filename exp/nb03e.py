@@ -6,7 +6,7 @@ By the end you will have the figures by which models are judged, each computed o
 # cell b6f66f3b a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/03e_metrics.ipynb: do not edit
+# generated from nbs/03e_metrics.ipynb: do not edit · 1a150a
 __all__ = [
     "divides_by",
     "divisor_of",

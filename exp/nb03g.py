@@ -6,7 +6,7 @@ By the end you will have a training that reports without being asked: a line an 
 # cell c7a470e0 a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/03g_progress.ipynb: do not edit
+# generated from nbs/03g_progress.ipynb: do not edit · e18042
 __all__ = [
     "thin",
     "plot_losses",

@@ -6,7 +6,7 @@ In the end you can run a training on a GPU by one word, keep its gradients in bo
 # cell ae6c2ed0 a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/04b_everyday_callbacks.ipynb: do not edit · f68f87
+# generated from nbs/04b_everyday_callbacks.ipynb: do not edit · ceda4e
 __all__ = [
     "default_device",
     "to_device",

@@ -6,7 +6,7 @@ In the end you have four language models of growing power, each trained, judged 
 # cell 45d081c2 a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/10_makemore.ipynb: do not edit · 888b0c
+# generated from nbs/10_makemore.ipynb: do not edit · f13d61
 __all__ = [
     "read_names",
     "CharacterVocab",

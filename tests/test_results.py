@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 
 import results as tool
+from files import fill
 from notebooks import ToolError
-from results import fill, read_results, table, write_results
+from results import read_results, table, write_results
 
 START, END = "<!-- results -->", "<!-- /results -->"
 README = f"# Title\r\n\nbefore\n{START}\nold\n{END}\nafter é\n"
