@@ -237,39 +237,30 @@ nb03d (bookkeeping): Bookkeeping: means that wait, random numbers that come back
                       the first.
 
 nb03e (metrics): Metrics: figures that do not depend on the batches
-    divides_by              Decorate a mean (pred, target) -> number: `count(pred, target)` is what
-                            it divides by.
-    divisor_of              Find how to count what a mean loss or metric divides by; None if by the
-                            items of the batch.
-    is_metric               Say whether an object has the methods `reset`, `update` and `compute` of
-                            a metric.
-    Metric                  A figure over many batches: `reset()`, then `update(pred, target)` each,
-                            then `compute()`.
-    metric_state            Copy the state of any object that follows the protocol, such as one of
-                            TorchMetrics.
-    restore_metric_state    Restore what `metric_state` returned, in an object that was made in the
-                            same way.
-    check_number            Return a metric's value for a batch as a number or a tensor of no axes;
-                            this never waits.
-    MeanMetric              The mean of a function (pred, target) -> mean of the batch, weighed by
-                            what it divided by.
-    ConfusionMatrix         Count how often items of each class were predicted as each class.
-    F1Score                 The harmonic mean of precision and recall, from counts over all items.
-    R2Score                 The share of the targets' variance that predictions explain; of several
-                            columns the mean.
-    EpochMetric             A function of all predictions and targets of an epoch: (pred, target) ->
-                            figure.
-    roc_auc                 Compute how often a positive item scores above a negative one; a tie
-                            counts one half.
-    average_precision       Average the precision over the positive items: at each, among all that
-                            score as high.
-    mean_average_precision  Average `average_precision` over the classes that have a positive item.
-    name_metrics            Give each metric its name: of its function or class, or, in a dict, the
-                            one it has there.
-    figure_names            List the names of the figures that named metrics compute, as far as they
-                            can be known.
-    figures                 Turn what a metric computed into named numbers: one, or one for each key
-                            of a dict.
+    divides_by            Decorate a mean (pred, target) -> number: `count(pred, target)` is what it
+                          divides by.
+    divisor_of            Find how to count what a mean loss or metric divides by; None: the items
+                          of the batch.
+    is_metric             Return whether an object has the methods of a metric: `reset`, `update`,
+                          `compute`.
+    Metric                A figure over many batches: `reset()`, then `update(pred, target)` each,
+                          then `compute()`.
+    metric_state          Copy the state of any object that follows the protocol, such as one of
+                          TorchMetrics.
+    restore_metric_state  Restore what `metric_state` returned, in an object that was made in the
+                          same way.
+    check_number          Return a metric's value for a batch as a number or a tensor without axes;
+                          this never waits.
+    MeanMetric            The mean over all batches of a function (pred, target) -> mean, by
+                          equation (1).
+    EpochMetric           A function of all predictions and targets of an epoch: (pred, target) ->
+                          figure.
+    figure_names          List what named metrics compute: one figure each, or one for each key of a
+                          collection.
+    name_metrics          Give each metric its name: in a dict its key, otherwise that of its
+                          function or class.
+    figures               Turn what a metric computed into named numbers: one, one for each key, or
+                          none for a table.
 
 nb03f (events): Events: a loop that others can extend
     EVENTS           = ('before_fit', 'before_epoch', 'before_batch', …
@@ -336,6 +327,19 @@ nb03i (guards): Guards: errors that say what to do
     explain_error     Add a note to an exception: where in the training, with which batch, and a
                       hint.
     match_batch       Turn inputs of a model into a batch, and say whether they were a single item.
+
+nb03j (scores): Scores: what accuracy hides
+    show_confusion          Draw a confusion matrix: the counts, and each row's shares as colours.
+    ConfusionMatrix         Count how often items of each class were predicted as each class.
+    F1Score                 The harmonic mean of precision and recall, from the counts over all
+                            items.
+    roc_auc                 Compute how often a positive item scores above a negative one; a tie
+                            counts one half.
+    average_precision       Average the precision over the positive items: at each, among all that
+                            score as high.
+    mean_average_precision  Average `average_precision` over the classes that have a positive item.
+    R2Score                 The share of the targets' variance that predictions explain; of several
+                            columns the mean.
 
 nb04 (callbacks): The Learner: a training loop that reads from top to bottom
     Learner  A model, its data, a loss and an optimizer, and the callbacks that take part in
@@ -605,7 +609,7 @@ nb11b (language_model): A language model, character by character
                         input, and no other.
 """
 
-# generated from the notebooks: do not edit · 37436a
+# generated from the notebooks: do not edit · d17ca0
 
 import importlib as _importlib
 import importlib.machinery as _machinery
@@ -638,8 +642,7 @@ _names = {
                seed_everything evaluating map_tensors count_items join_batches loader_length
                check_counts is_first_process""",
     "nb03e": """divides_by divisor_of is_metric Metric metric_state restore_metric_state
-               check_number MeanMetric ConfusionMatrix F1Score R2Score EpochMetric roc_auc
-               average_precision mean_average_precision name_metrics figure_names figures""",
+               check_number MeanMetric EpochMetric figure_names name_metrics figures""",
     "nb03f": """EVENTS Cancel CancelStep CancelBatch CancelPhase CancelEpoch CancelFit ACTIONS
                Callback callback_list arrange MetricsCallback format_table format_line
                format_html Recorder""",
@@ -648,6 +651,8 @@ _names = {
     "nb03h": """pack unpack FORMAT write_state read_state read_safetensors""",
     "nb03i": """check_parts check_rates make_optimizer set_rates restore_settings check_fit
                check_loss explain_error match_batch""",
+    "nb03j": """show_confusion ConfusionMatrix F1Score roc_auc average_precision
+               mean_average_precision R2Score""",
     "nb04": """Learner""",
     "nb04a": """plot_metrics plot_rates CSVLogger""",
     "nb04b": """default_device to_device model_device DeviceCallback clip_gradients
@@ -696,6 +701,7 @@ _topics = {
     "progress": "nb03g",
     "files": "nb03h",
     "guards": "nb03i",
+    "scores": "nb03j",
     "callbacks": "nb04",
     "watching": "nb04a",
     "everyday_callbacks": "nb04b",
@@ -833,11 +839,8 @@ if TYPE_CHECKING:  # what editors and type checkers read
         divides_by as divides_by, divisor_of as divisor_of, is_metric as is_metric,
         Metric as Metric, metric_state as metric_state,
         restore_metric_state as restore_metric_state, check_number as check_number,
-        MeanMetric as MeanMetric, ConfusionMatrix as ConfusionMatrix, F1Score as F1Score,
-        R2Score as R2Score, EpochMetric as EpochMetric, roc_auc as roc_auc,
-        average_precision as average_precision,
-        mean_average_precision as mean_average_precision, name_metrics as name_metrics,
-        figure_names as figure_names, figures as figures,
+        MeanMetric as MeanMetric, EpochMetric as EpochMetric, figure_names as figure_names,
+        name_metrics as name_metrics, figures as figures,
     )
     from .nb03f import (
         EVENTS as EVENTS, Cancel as Cancel, CancelStep as CancelStep,
@@ -863,6 +866,11 @@ if TYPE_CHECKING:  # what editors and type checkers read
         make_optimizer as make_optimizer, set_rates as set_rates,
         restore_settings as restore_settings, check_fit as check_fit, check_loss as check_loss,
         explain_error as explain_error, match_batch as match_batch,
+    )
+    from .nb03j import (
+        show_confusion as show_confusion, ConfusionMatrix as ConfusionMatrix,
+        F1Score as F1Score, roc_auc as roc_auc, average_precision as average_precision,
+        mean_average_precision as mean_average_precision, R2Score as R2Score,
     )
     from .nb04 import (
         Learner as Learner,
@@ -958,8 +966,8 @@ if TYPE_CHECKING:  # what editors and type checkers read
         ActivationPenalty as ActivationPenalty, generate_text as generate_text,
     )
     from . import (
-        nb00, nb00b, nb02, nb03, nb03b, nb03c, nb03d, nb03e, nb03f, nb03g, nb03h, nb03i, nb04,
-        nb04a, nb04b, nb04c, nb04d, nb05, nb05c, nb06, nb06b, nb06c, nb10, nb11, nb11b,
+        nb00, nb00b, nb02, nb03, nb03b, nb03c, nb03d, nb03e, nb03f, nb03g, nb03h, nb03i, nb03j,
+        nb04, nb04a, nb04b, nb04c, nb04d, nb05, nb05c, nb06, nb06b, nb06c, nb10, nb11, nb11b,
     )
     exports = nb00
     samples = nb00b
@@ -973,6 +981,7 @@ if TYPE_CHECKING:  # what editors and type checkers read
     progress = nb03g
     files = nb03h
     guards = nb03i
+    scores = nb03j
     callbacks = nb04
     watching = nb04a
     everyday_callbacks = nb04b
