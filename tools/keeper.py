@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import codecs
 import contextlib
-import ctypes
 import faulthandler
 import gc
 import importlib
@@ -20,20 +19,27 @@ import tempfile
 import time
 import traceback
 from dataclasses import asdict
-from pathlib import Path
 
-from engines import STOPPED, Failure, Record, Step, Task, how_it_ended, read_stack
-from inside import host
+from host import host
+from outcomes import STOPPED, Failure, Record, Step, Task, how_it_ended, read_stack
+from processes import adopt_orphans, end_descendants, end_with_parent
+from warm import Warm
+
+# what every kernel has imported before its first cell, so that it is no secret in a fork either
+BASE = ("IPython.core.interactiveshell", "ipykernel.kernelapp", "ipykernel.zmqshell",
+        "multiprocessing.util", "concurrent.futures")  # fmt: skip
+GRACE = 0.3  # seconds for what ends by itself after its notebook
 
 
 class Keeper:
     """Run one notebook in a child process, and write its outcomes, a line of JSON for each."""
 
-    def __init__(self, task: Task, events: int, lifeline: socket.socket):
+    def __init__(self, task: Task, events: int, lifeline: socket.socket, warm: Warm):
         self.task, self.events, self.lifeline = task, open(events, "wb"), lifeline
+        self.warm = warm
         self.record, self.number, self.failures, self.told = Record(), 0, [], {}
         self.started = self.cell_started = time.monotonic()
-        self.stacks = tempfile.TemporaryFile()  # written by faulthandler, whatever else is broken
+        self.stacks = memory_file()  # written by faulthandler, whatever else is broken
         self.decode = codecs.getincrementaldecoder("utf-8")("replace").decode
         self.messages, self.finished = b"", False
 
@@ -53,7 +59,7 @@ class Keeper:
                 os.close(ours)
             for ours in (self.line, self.lifeline, self.events):
                 ours.close()
-            be_notebook(self.task, line, raw, self.stacks)
+            be_notebook(self.task, line, raw, self.stacks, self.warm)
         os.close(raw)
         line.close()
         os.set_blocking(self.raw, False)
@@ -138,13 +144,15 @@ class Keeper:
         if seconds is None:
             seconds = time.monotonic() - self.cell_started
         status = "failed" if failures else "passed"
+        self.record.end()
         self.told[number] = {"number": number, "status": status, "seconds": seconds,
-                             "outputs": self.record.end(), "failures": failures}  # fmt: skip
+                             "failures": failures}  # fmt: skip
         self.tell(number)
 
     def tell(self, number: int) -> None:
+        message = self.told[number] | {"outputs": self.record.of(number)}
         with contextlib.suppress(BrokenPipeError):  # the runner is gone
-            self.events.write(json.dumps(self.told[number]).encode() + b"\n")
+            self.events.write(json.dumps(message).encode() + b"\n")
             self.events.flush()
 
     def ask_stack(self) -> None:
@@ -156,7 +164,7 @@ class Keeper:
 
     def end(self, what: str) -> None:
         """End the notebook's process and all its descendants, and tell the last outcomes."""
-        end_descendants(self.child)
+        end_descendants(self.child, GRACE * self.finished)
         self.gather()
         if what:
             stack = os.pread(self.stacks.fileno(), 10_000, 0).decode("utf-8", "replace")
@@ -171,13 +179,18 @@ class Keeper:
         self.emit(0, self.failures, time.monotonic() - self.started)
 
 
-def be_notebook(task: Task, line: socket.socket, output: int, stacks: io.IOBase) -> None:
+def memory_file() -> io.IOBase:
+    """A file that needs no disk, where the system has such files."""
+    if hasattr(os, "memfd_create"):
+        return open(os.memfd_create("stacks"), "r+b", buffering=0)
+    return tempfile.TemporaryFile()
+
+
+def be_notebook(task: Task, line: socket.socket, output: int, stacks: io.IOBase, warm: Warm):
     """The child's side of the fork: its own process group, standard streams, and no way back."""
     try:
         os.setsid()
-        prctl(1, signal.SIGKILL)  # PR_SET_PDEATHSIG: die with the keeper
-        with contextlib.suppress(OSError):  # and if memory runs out, before the keeper
-            Path("/proc/self/oom_score_adj").write_text("500")
+        end_with_parent()
         signal.signal(signal.SIGINT, signal.default_int_handler)
         for number in (signal.SIGTERM, signal.SIGCHLD):
             signal.signal(number, signal.SIG_DFL)
@@ -186,37 +199,13 @@ def be_notebook(task: Task, line: socket.socket, output: int, stacks: io.IOBase)
         os.dup2(output, 2)
         faulthandler.enable(stacks)  # a segmentation fault tells where
         faulthandler.register(signal.SIGUSR1, stacks)  # and so does a cell that hangs
+        warm.reseed()
         host(task, line)
         os._exit(0)
     except BaseException:
         os.write(2, traceback.format_exc().encode())
     finally:
         os._exit(70)
-
-
-def prctl(option: int, value: int) -> None:
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(option, value)
-
-
-def adopt_orphans() -> None:
-    """Become the parent of descendants whose parents die: what detaches itself stays in reach."""
-    prctl(36, 1)  # PR_SET_CHILD_SUBREAPER
-
-
-def end_descendants(child: int) -> None:
-    """Kill the process group of a child, then, where the system allows, all other descendants."""
-    for kill in (os.killpg, os.kill):
-        with contextlib.suppress(ProcessLookupError, PermissionError):
-            kill(child, signal.SIGKILL)
-    children = Path(f"/proc/self/task/{os.getpid()}/children")
-    until = time.monotonic() + 5  # a process in an uninterruptible wait cannot be killed
-    with contextlib.suppress(ChildProcessError):  # none is left
-        while time.monotonic() < until:
-            if os.waitpid(-1, os.WNOHANG)[0] == 0:
-                for orphan in children.read_text().split() if children.exists() else ():
-                    os.kill(int(orphan), signal.SIGKILL)
-                time.sleep(0.002)
 
 
 def serve(line: socket.socket, modules: list[str]) -> None:
@@ -227,24 +216,27 @@ def serve(line: socket.socket, modules: list[str]) -> None:
     gc.disable()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGCHLD, signal.SIG_IGN)  # keepers need no one to wait for them
-    for module in ["IPython.core.interactiveshell", *modules]:
-        with contextlib.suppress(Exception):  # the cell that needs it will say what is wrong
+    for module in BASE:
+        with contextlib.suppress(ImportError):
             importlib.import_module(module)
+    warm = Warm()
+    warm.load(modules)
     gc.freeze()
     while True:
-        file, descriptors, *_ = socket.recv_fds(line, 4096, 1)
-        if not file:
+        _, descriptors, *_ = socket.recv_fds(line, 1, 2)
+        if not descriptors:
             return
-        task = json.loads(Path(file.decode()).read_bytes())
-        task["steps"] = [Step(**step) for step in task["steps"]]
-        if os.fork() == 0:
+        with open(descriptors[0], "rb") as file:
+            task = json.loads(file.read() or b"null")
+        if task and os.fork() == 0:
             try:
-                Keeper(Task(**task), descriptors[0], line).run()
+                task["steps"] = [Step(**step) for step in task["steps"]]
+                Keeper(Task(**task), descriptors[1], line, warm).run()
             except BaseException:
                 traceback.print_exc()
             finally:
                 os._exit(0)
-        os.close(descriptors[0])
+        os.close(descriptors[1])
         line.send(b".")
 
 

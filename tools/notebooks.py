@@ -21,7 +21,8 @@ from project import Settings, ToolError, cli, settings, show  # noqa: F401 - pas
 NUMBERED = re.compile(r"(\d+)([a-z]?)_(.+)")
 DIRECTIVE = re.compile(r"#\s*(\|?)\s*(\w+)(.*)")
 EXPORTS = {"export", "exports", "exporti"}  # the last two are nbdev's: shown, and private
-FLAGS = EXPORTS | {"slow", "cuda", "hide", "skip"}  # directives that stand alone
+SKIPS = {"slow", "cuda", "skip"}
+FLAGS = EXPORTS | SKIPS | {"hide"}  # directives that stand alone
 MODULE_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 CONFLICT = re.compile(r"^(<{7}|\|{7}|={7}|>{7})( .*)?$", re.MULTILINE)
 
@@ -279,12 +280,15 @@ def parse_directive(line: str) -> tuple[str, str] | None:
 
     A comment is a directive if it says so alone on its line (`# hide`), if it is `#earns …`,
     `#export NAME` or `#export replaces …`, or if it starts with `#|`; `# skip the header` is only
-    a comment, and `#| exprot` a misspelling.
+    a comment, and so is `# slow` or `# skip`: what keeps a cell from running must not look like
+    English; and `#| exprot` is a misspelling.
     """
     match = DIRECTIVE.fullmatch(line.strip())
     if match is None:
         return None
     bar, name, argument = match[1], match[2], match[3].strip().removeprefix(":").strip()
+    if name in SKIPS and not bar and not line.strip().startswith(f"#{name}"):
+        return None
     if name in FLAGS and not argument:
         return name, ""
     sent = MODULE_NAME.fullmatch(argument) or re.match(r"replaces\s+\w", argument)

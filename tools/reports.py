@@ -1,22 +1,20 @@
-"""What people and other tools read of a run: the terminal's text, JUnit, the book, the notebook."""
+"""The report of a run for people: a line for each notebook, the failures, the table."""
 
 from __future__ import annotations
 
 import collections
 import contextlib
-import copy
 import linecache
 import os
-import re
-import shutil
 import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from xml.etree import ElementTree
 
-from engines import Failure, Outcome, Step, Task
-from notebooks import Cell, Notebook, ToolError, read, show
+from notebooks import Cell, Notebook, show
+from outcomes import Failure, Outcome, Task
+
+WIDTH = 500  # characters of a line that was printed last
 
 
 @dataclass
@@ -26,6 +24,7 @@ class Result:
     notebook: Notebook
     task: Task
     outcomes: dict[int, Outcome] = field(default_factory=dict)
+    note: str = ""  # why none of its cells is run
 
     @property
     def status(self) -> str:
@@ -61,14 +60,25 @@ class Results:
     """What became of each notebook; prints itself, in colours on a terminal."""
 
     results: list[Result]
-    colour = sys.stdout.isatty() and "NO_COLOR" not in os.environ
+    problems: list[str] = field(default_factory=list)  # what could not be written, for example
+    notes: list[str] = field(default_factory=list)  # what the reader should know besides
+    colour = sys.stdout is not None and sys.stdout.isatty() and "NO_COLOR" not in os.environ
 
     def __iter__(self) -> Iterator[Result]:
         return iter(self.results)
 
     @property
     def ok(self) -> bool:
+        """Whether something ran, and nothing failed."""
+        if self.problems or not self.ran:
+            return False
         return all(result.status in ("passed", "skipped") for result in self)
+
+    @property
+    def ran(self) -> bool:
+        """Whether a cell ran, or a notebook failed before one could."""
+        outcomes = (outcome for result in self for outcome in result.outcomes.values())
+        return any(o.status == "failed" or (o.number and o.status == "passed") for o in outcomes)
 
     def add(self, outcome: Outcome) -> Result:
         result = next(r for r in self if r.task.path == outcome.path)
@@ -76,8 +86,8 @@ class Results:
         return result
 
     def sort(self) -> None:
-        """Put the notebooks into reading order."""
-        self.results.sort(key=lambda result: result.notebook.order)
+        """Put the notebooks into reading order, folder by folder."""
+        self.results.sort(key=lambda r: (r.notebook.path.parent.parts, r.notebook.order))
 
     def paint(self, text: str, status: str) -> str:
         code = {"passed": 32, "failed": 31, "skipped": 33, "not run": 33}.get(status)
@@ -85,7 +95,8 @@ class Results:
 
     def progress(self, result: Result) -> str:
         path, cells, seconds, _, status = result.row()
-        return self.paint(f"{status:7}  {path}  {cells} cells, {seconds} s", status)
+        note = f": {result.note}" if result.note else ""
+        return self.paint(f"{status:7}  {path}  {cells} cells, {seconds} s{note}", status)
 
     def __str__(self) -> str:
         failures = [
@@ -103,7 +114,12 @@ class Results:
         last = ", ".join(f"{count[status]} {status}" for status in ("passed", "failed", "skipped"))
         last += f", {count['not run']} not run" * bool(count["not run"])
         status = "passed" if self.ok else "failed"
-        return "\n".join([*failures, "", *lines, "", self.paint(last, status)])
+        problems = list(self.problems)
+        if not self.ran:
+            problems.append("nothing ran: there is no cell to run here, and that is no success")
+        more = [*self.notes, *(self.paint(problem, "failed") for problem in problems)]
+        gap = [""] * bool(more)
+        return "\n".join([*failures, "", *lines, *gap, *more, "", self.paint(last, status)])
 
     __repr__ = __str__
 
@@ -121,7 +137,8 @@ def explain(result: Result, outcome: Outcome, failure: Failure) -> str:
         lines += ["", *(trace(result, *frame) for frame in failure.frames)]
     printed = "".join(o["text"] for o in outcome.outputs if o["output_type"] == "stream")
     if printed.strip():
-        lines += ["", "printed last:", *(f"    {line}" for line in printed.splitlines()[-5:])]
+        rows = [row if len(row) <= WIDTH else f"… {row[-WIDTH:]}" for row in printed.splitlines()]
+        lines += ["", "printed last:", *(f"    {row}" for row in rows[-5:])]
     return "\n".join([*lines, "", failure.what])
 
 
@@ -151,96 +168,3 @@ def trace(result: Result, file: int | str, line: int, name: str) -> str:
         notebook, cell, at = where(file, line, result.notebook.path.parent)
         origin = f" = {show(notebook.path)}, cell {cell.number} ({cell.id}), line {at}"
     return f"    {show(Path(file))}:{line}{origin}{within}: {linecache.getline(file, line).strip()}"
-
-
-def write_junit(results: Results, file: str | Path) -> None:
-    """Write JUnit XML: a suite for each notebook, a case for each cell."""
-
-    def clean(text: str) -> str:
-        return re.sub(r"[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "?", text)
-
-    root = ElementTree.Element("testsuites")
-    for result in results:
-        path = show(result.notebook.path)
-        suite = ElementTree.SubElement(root, "testsuite", name=path, time=f"{result.seconds:.3f}")
-        for step in [*result.task.steps, Step(0, "")]:
-            cell, outcome = result.cell(step.number), result.outcomes.get(step.number)
-            if step.number == 0 and (outcome is None or outcome.status != "failed"):
-                continue
-            name = f"cell {cell.number} ({cell.id}) {cell.heading}" if cell else "as a whole"
-            seconds = f"{outcome.seconds if outcome else 0:.3f}"
-            case = ElementTree.SubElement(suite, "testcase", classname=path, name=clean(name),
-                                          time=seconds)  # fmt: skip
-            if outcome is None or outcome.status == "skipped":
-                ElementTree.SubElement(case, "skipped", message=clean(step.skip or "not run"))
-            for failure in outcome.failures if outcome else ():
-                text = explain(result, outcome, failure) + "\n" + failure.details
-                what = failure.what.split("\n")[0]
-                ElementTree.SubElement(case, "failure", message=clean(what)).text = clean(text)
-        for count, tag in (("tests", "testcase"), ("failures", "failure"), ("skipped", "skipped")):
-            suite.set(count, str(sum(1 for _ in suite.iter(tag))))
-    write(file, ElementTree.tostring(root, encoding="unicode"))
-
-
-def executed(result: Result, counts: bool = False):
-    """The notebook with the outputs of this run; cells that were skipped keep what they had."""
-    import nbformat
-
-    node = nbformat.from_dict(copy.deepcopy(result.notebook.raw))
-    node = nbformat.v4.rwbase.rejoin_lines(node)
-    for cell, made in zip(result.notebook.cells, node.cells, strict=True):
-        if cell.kind != "code":
-            continue
-        outcome = result.outcomes.get(cell.number)
-        made.execution_count = cell.number if counts else None
-        if outcome is None or outcome.status != "skipped":
-            made.outputs = [nbformat.from_dict(o) for o in (outcome.outputs if outcome else ())]
-        for output in made.outputs:
-            if output.output_type == "execute_result":
-                output.execution_count = made.execution_count
-        for volatile in ("execution", "ExecuteTime", "collapsed", "scrolled"):
-            made.metadata.pop(volatile, None)
-    for volatile in ("widgets", "vscode"):
-        node.metadata.pop(volatile, None)
-    node.metadata.get("language_info", {}).pop("version", None)
-    return node
-
-
-def save_outputs(results: Results) -> None:
-    """Write the notebooks that passed back with their outputs; others stay as they were."""
-    import nbformat
-
-    for result in results:
-        if result.status == "passed":
-            if read(result.notebook.path).raw != result.notebook.raw:
-                raise ToolError(f"{show(result.notebook.path)} changed while it ran: not saved")
-            text = nbformat.v4.writes(executed(result)) + "\n"
-            if text != result.notebook.path.read_text("utf-8"):
-                write(result.notebook.path, text)
-
-
-def write_html(results: Results, folder: str | Path) -> None:
-    """Write the book of these notebooks."""
-    from book import write_book
-
-    pages = [
-        (result.notebook.path, executed(result, counts=True),
-         {"status": result.status, "seconds": result.seconds})
-        for result in results if result.notebook.raw
-    ]  # fmt: skip
-    for problem in write_book(pages, folder):
-        print(problem, file=sys.stderr)
-
-
-def write(file: str | Path, text: str) -> None:
-    """Write a file as a whole or not at all."""
-    file = Path(file).resolve()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, "utf-8", newline="\n")
-        if file.exists():
-            shutil.copymode(file, temporary)
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)

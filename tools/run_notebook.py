@@ -1,11 +1,13 @@
 """Run notebooks as tests: each in a process of its own, in parallel, from a warm start.
 
-plan -> start -> outcomes -> report: `plan` turns a notebook into a task, an engine (engines.py)
-turns tasks into a stream of outcomes of cells, and reports (reports.py) only read that stream.
+plan -> start -> outcomes -> report: `plan` (plan.py) turns a notebook into a task, an engine
+(engines.py) turns tasks into a stream of outcomes of cells, and the reports (reports.py for people,
+report_files.py for tools) only read that stream.
 """
 
 from __future__ import annotations
 
+import codecs
 import collections
 import contextlib
 import functools
@@ -22,19 +24,14 @@ import threading
 from collections.abc import Iterator
 from pathlib import Path
 
-from engines import Engine, Failure, ForkEngine, KernelEngine, Outcome, Step, Task
-from notebooks import (
-    Cell,
-    Notebook,
-    Settings,
-    ToolError,
-    cli,
-    find,
-    read,
-    settings,
-    show,
-)
-from reports import Result, Results, save_outputs, write, write_html, write_junit
+from engines import Engine
+from fork_engine import ForkEngine
+from kernel_engine import KernelEngine
+from notebooks import Settings, ToolError, cli, settings, show
+from outcomes import Failure, Outcome, Task
+from plan import chosen, planned
+from report_files import save_outputs, write, write_html, write_junit
+from reports import Results
 
 # what a word in a notebook or a module says is worth importing once, in the server
 WARM = {
@@ -43,82 +40,6 @@ WARM = {
     r"\bmatplotlib\b": "matplotlib.pyplot",
     r"\bpandas\b": "pandas",
 }
-
-
-# --- plan ----------------------------------------------------------------------------------------
-
-
-def why_skip(cell: Cell, device: str, slow: bool) -> str:
-    """The reason not to run a cell, or nothing."""
-    directives = cell.directives
-    if "skip" in directives:
-        return "#skip"
-    if directives.get("eval", "").lower() == "false":
-        return "#| eval: false"
-    if "slow" in directives and not slow:
-        return "#slow: give --slow to run it"
-    if "cuda" in directives and device != "cuda":
-        return "#cuda: give --device cuda to run it"
-    return ""
-
-
-def imported(cell: Cell, notebook: Notebook, package: str) -> str:
-    """What stands in for an exported cell: the import of each name that it binds."""
-    if cell.tree is None or notebook.module is None:
-        what = f"{show(notebook.path)}: cell {cell.number} cannot be exported"
-        raise ToolError(f"{what}; see what tools/notebook2script.py says")
-    future = [block.text for block in cell.blocks() if block.kind == "future"]
-    names = {name: None for name, how, *_ in cell.bindings if how != "loop"}
-    module = f"{package}.{notebook.module}"
-    what = f"from {module} import {', '.join(names)}" if names else f"import {module}"
-    return "\n".join([*future, what])
-
-
-def chosen(names: tuple[str, ...], nbs: Path) -> list[Path]:
-    """The notebooks that the arguments name, each once; no argument means the folder."""
-    if not names:
-        found = find(nbs)
-        if not found:
-            raise ToolError(f"no notebook in {show(nbs)}; name one, or give --nbs FOLDER")
-        return found
-    paths: dict[Path, Path] = {}
-    for name in map(str, names):
-        places = (Path(name), nbs / name, nbs / f"{name}.ipynb")
-        path = next((place for place in places if place.exists()), None)
-        if path is None:
-            raise ToolError(f"there is no notebook {name}, nor one of that name in {show(nbs)}")
-        for one in find(path) if path.is_dir() else [path]:
-            paths[one.resolve()] = one
-    return list(paths.values())
-
-
-def plan(
-    notebook: Notebook,
-    package: str,
-    device: str = "cpu",
-    slow: bool = False,
-    exported: bool = False,
-    **limits: float,
-) -> Task:
-    """The code cells of a notebook as steps to run or to skip."""
-    steps = []
-    for cell in notebook.cells:
-        if cell.number:  # an empty cell has none, as in Jupyter
-            instead = exported and cell.exported and cell.code
-            source = imported(cell, notebook, package) if instead else cell.source
-            steps.append(Step(cell.number, source, why_skip(cell, device, slow)))
-    return Task(str(notebook.path.resolve()), tuple(steps), **limits)
-
-
-def planned(path: Path, **options) -> Result:
-    """A notebook with its task; one that cannot be read has failed already."""
-    notebook = Notebook(path, (), {})
-    try:
-        notebook = read(path)
-        return Result(notebook, plan(notebook, **options))
-    except ToolError as error:
-        failed = Outcome(str(path), 0, "failed", failures=(Failure(str(error)),))
-        return Result(notebook, Task(str(path), ()), {0: failed})
 
 
 # --- start ---------------------------------------------------------------------------------------
@@ -143,8 +64,9 @@ def start(
     tasks: list[Task], home: Settings, engine: str, jobs: int, device: str, data: str
 ) -> Engine:
     """Start an engine whose notebooks share the cores and import from the project's root."""
-    paths = [str(home.root), *filter(None, [os.environ.get("PYTHONPATH")])]
-    share = str(max(1, min(cores() // jobs, int(os.environ.get("OMP_NUM_THREADS", 1024)))))
+    paths = dict.fromkeys([str(home.root), str(home.lib.parent)])
+    paths |= dict.fromkeys(filter(None, [os.environ.get("PYTHONPATH")]))
+    share = str(max(1, min(cores() // jobs, whole(os.environ.get("OMP_NUM_THREADS")))))
     env = {f"{library}_NUM_THREADS": share for library in ("OMP", "MKL", "OPENBLAS", "NUMBA")}
     env |= {
         "EXP_DATA": data,
@@ -160,9 +82,14 @@ def start(
     if engine != "fork" or not hasattr(os, "fork"):
         raise ToolError(f"--engine is fork (not on Windows) or kernel, not {engine}")
     texts = [step.source for task in tasks for step in task.steps if not step.skip]
-    texts += [path.read_text("utf-8", "replace") for path in home.lib.glob("*.py")]
+    with contextlib.suppress(OSError):
+        texts += [path.read_text("utf-8", "replace") for path in home.lib.glob("**/*.py")]
     said = "\n".join(texts)
     return ForkEngine(env, [module for word, module in WARM.items() if re.search(word, said)])
+
+
+def whole(text: str | None, otherwise: int = 1024) -> int:
+    return int(text) if text and text.isdecimal() else otherwise
 
 
 def cores() -> int:
@@ -223,23 +150,48 @@ def stop_on_signal(engine: Engine) -> Iterator[None]:
 
 
 class Timings:
-    """How long each notebook took the last time, kept in build/ to start with the slowest."""
+    """How long each notebook took the last time, to start with the slowest.
+
+    Kept in the project's folder build/, or in the user's cache where the folder is no project.
+    """
 
     def __init__(self, home: Settings, *mode: str):
-        self.file, self.mode = home.root / "build" / "timings.json", " ".join(mode)
+        self.file, self.mode = timings_file(home), " ".join(mode)
         self.all = {}
         with contextlib.suppress(OSError, ValueError):
-            self.all = json.loads(self.file.read_text())
+            self.all = json.loads(self.file.read_text("utf-8"))
+        if not isinstance(self.all, dict) or not isinstance(self.all.get(self.mode, {}), dict):
+            self.all = {}
         self.last = self.all.setdefault(self.mode, {})
 
     def slowest_first(self, paths: list[Path]) -> list[Path]:
-        return sorted(paths, key=lambda path: -self.last.get(show(path), math.inf))
+        def seconds(path: Path) -> float:
+            last = self.last.get(show(path))
+            return last if isinstance(last, int | float) else math.inf
+
+        return sorted(paths, key=lambda path: -seconds(path))
 
     def keep(self, results: Results) -> None:
         done = [result for result in results if result.status == "passed"]
         self.last |= {show(r.notebook.path): round(r.seconds, 2) for r in done}
         with contextlib.suppress(OSError):  # a read-only checkout
             write(self.file, json.dumps(self.all, indent=1, sort_keys=True))
+
+
+def timings_file(home: Settings) -> Path:
+    if any((home.root / name).is_file() for name in ("settings.ini", "pyproject.toml")):
+        return home.root / "build" / "timings.json"
+    import hashlib
+    import tempfile
+
+    name = hashlib.sha256(str(home.root).encode("utf-8", "surrogateescape")).hexdigest()[:16]
+    try:
+        from platformdirs import user_cache_dir
+
+        folder = Path(user_cache_dir("run_notebook"))
+    except ImportError:
+        folder = Path(tempfile.gettempdir()) / "run_notebook"
+    return folder / f"{name}.json"
 
 
 # --- the command ---------------------------------------------------------------------------------
@@ -286,46 +238,102 @@ def run_notebook(
     data = data or os.environ.get("EXP_DATA") or home.values.get("data", "sample")
     if data not in ("sample", "full"):
         raise ToolError(f"--data is sample or full, not {data}")
+    if engine not in ("", "fork", "kernel"):
+        raise ToolError(f"--engine is fork (not on Windows) or kernel, not {engine}")
     if save and exported:
         raise ToolError("--save keeps what the notebook's own cells show: leave out --exported")
     device = pick_device(device or os.environ.get("EXP_DEVICE") or "cpu")
-    limits = {"timeout": timeout, "cell_timeout": cell_timeout}
-    for name, value in limits.items():
-        limits[name] = float(home.values.get(name, 0) if value is None else value)
+    given = {"timeout": timeout, "cell_timeout": cell_timeout}
+    limits = {name: seconds(name, value, home) for name, value in given.items()}
+    jobs = number("--jobs is how many notebooks run at a time, 0 or more", jobs, int)
 
     timings = Timings(home, data, device, *["exported"] * exported)
-    paths = timings.slowest_first(chosen(notebooks, Path(nbs) if nbs else home.nbs))
+    paths, left_out = chosen(notebooks, Path(nbs) if nbs else home.nbs)
     options = {"package": home.lib.name, "device": device, "slow": slow, "exported": exported}
-    results = Results([planned(path, **options, **limits) for path in paths])
+    results = Results([planned(path, **options, **limits) for path in timings.slowest_first(paths)])
+    results.notes += [f"left out: {show(path)}: name it to run it" for path in left_out]
     tasks = [result.task for result in results if result.status == "not run"]
-    jobs = max(1, min(int(jobs) or cores(), len(tasks)))
+    jobs = max(1, min(jobs or cores(), len(tasks)))
     with start(tasks, home, engine, jobs, device, data) as running, stop_on_signal(running):
+        if running.unseen:
+            results.notes.append(f"not seen on this system: {running.unseen}")
         for outcome in outcomes(tasks, running, jobs, fail_fast):
             result = results.add(outcome)
             if outcome.number == 0:
-                print(results.progress(result), flush=True)
+                say(results.progress(result))
 
     timings.keep(results)
     results.sort()
     if save:
         save_outputs(results)
-    if junit:
-        write_junit(results, junit)
-    if html:
-        write_html(results, html)
+    for option, target, write_report in (("junit", junit, write_junit), ("html", html, write_html)):
+        if target:
+            try:
+                write_report(results, target)
+            except Exception as error:  # whatever it is, the failures of the run matter more
+                what = str(error) or type(error).__name__
+                results.problems.append(f"--{option} {target} could not be written: {what}")
     return results
+
+
+def number(rule: str, value: object, kind: type) -> float:
+    """A number that an option got. Raises: ToolError, which quotes the rule."""
+    try:
+        if not isinstance(value, bool) and kind(value) >= 0 and kind(value) == float(value):
+            return kind(value)
+    except (TypeError, ValueError, OverflowError):
+        pass
+    raise ToolError(f"{rule}; got {value!r}")
+
+
+def seconds(name: str, value: float | None, home: Settings) -> float:
+    """The limit of this name, from the option or the settings; 0 is none."""
+    rule = f"--{name} is a number of seconds, 0 for no limit"
+    if value is None:
+        value = home.values.get(name, 0)
+        rule = f"{name} in the project's settings is a number of seconds, 0 for no limit"
+    limit = number(rule, value, float)
+    return 0.0 if math.isinf(limit) else limit
+
+
+def say(text: object) -> bool:
+    """Print, if there is still something to print to; returns whether there was."""
+    try:
+        print(text, flush=True)
+        return True
+    except (OSError, ValueError, AttributeError):
+        return False
+
+
+PLAIN = str.maketrans({"─": "-", "…": "...", "·": "|", "×": "x", "→": "->", "–": "-", "≥": ">="})
+
+
+def look_alike(error: UnicodeError) -> tuple[str, int]:
+    """For a terminal that lacks a character: one that looks like it, or its code."""
+    text = error.object[error.start : error.end].translate(PLAIN)
+    return text.encode("ascii", "backslashreplace").decode("ascii"), error.end
 
 
 @functools.wraps(run_notebook)
 def command(*notebooks, **options) -> None:
-    for name, default in run_notebook.__kwdefaults__.items():
-        if isinstance(default, bool) and isinstance(options.get(name), str):
-            notebooks += (options[name],)  # to fire, `--save FILE` is a flag with a value
-            options[name] = True
+    codecs.register_error("look_alike", look_alike)
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="look_alike")
     results = run_notebook(*notebooks, **options)
-    print(results)
-    sys.exit(not results.ok)
+    told = say(results)
+    with contextlib.suppress(OSError, ValueError):
+        sys.stdout.flush()
+    if not told:  # a full disk or a closed pipe, of which Python would complain once more
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    sys.exit(not (results.ok and told))
+
+
+def main() -> None:
+    """The entry point of the installed command `run_notebook`."""
+    cli(command)
 
 
 if __name__ == "__main__":
-    cli(command)
+    main()

@@ -1,0 +1,174 @@
+"""Which notebooks to run, and which of their cells: a notebook becomes a task for an engine."""
+
+from __future__ import annotations
+
+import glob
+import os
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+from notebooks import Cell, Notebook, ToolError, read, show
+from outcomes import Failure, Outcome, Step, Task
+from reports import Result
+
+# kernels whose notebooks do not always name their language
+FOREIGN = re.compile(
+    r"(ir|r|julia.*|javascript|jslab|deno|tslab|bash|x?cpp.*|gophernotes|rust|evcxr.*|scala|almond"
+    r"|kotlin|ruby|octave|matlab.*|maxima|haskell|ihaskell|wolfram.*|sas|stata|\.net-.*|java|go|c"
+    r"|ocaml.*|perl|lua|sql|coq|lean.*)",
+    re.IGNORECASE,
+)
+SKIPS, RAISES = {"skip-execution", "nbval-skip"}, {"raises-exception", "nbval-raises-exception"}
+NBVAL = re.compile(r"^\s*#\s*NBVAL_(SKIP|RAISES_EXCEPTION)\s*$", re.MULTILINE)
+TRUE = r"\s*:\s*(true|yes|1)\s*$"
+
+
+# --- which notebooks ------------------------------------------------------------------------------
+
+
+def below(folder: Path) -> tuple[list[Path], list[Path]]:
+    """The notebooks in a folder and its subfolders, and those left out by their names.
+
+    What starts with `_` or `.` is a draft or a checkpoint; an environment's notebooks are not ours.
+    """
+    found, left_out = [], []
+    for place, folders, files in os.walk(folder):
+        here = Path(place)
+        folders[:] = sorted(
+            name for name in folders
+            if not name.startswith(("_", ".")) and name not in ("node_modules", "site-packages")
+            and not (here / name / "pyvenv.cfg").exists()
+        )  # fmt: skip
+        for name in files:
+            if name.endswith(".ipynb") and not name.startswith("."):
+                (left_out if name.startswith("_") else found).append(here / name)
+    return sorted(found, key=in_order), left_out
+
+
+def in_order(path: Path) -> tuple:
+    return path.parent.parts, Notebook(path, (), {}).order
+
+
+def chosen(names: tuple[str, ...], nbs: Path) -> tuple[list[Path], list[Path]]:
+    """The notebooks that the arguments name, each once, and those that were left out.
+
+    No argument means the folder of the notebooks. Raises: ToolError if there is none.
+    """
+    paths: dict[Path, Path] = {}
+    left_out: list[Path] = []
+    for place in places(names, nbs) if names else [nbs]:
+        if place.is_file():
+            found = [place]
+        else:
+            found, drafts = below(place)
+            left_out += drafts
+        paths |= {path.resolve(): path for path in found}
+    if not paths:
+        where = " or ".join(map(str, names)) if names else show(nbs)
+        drafts = f" but {', '.join(map(show, left_out))}: name one to run it" if left_out else ""
+        raise ToolError(f"no notebook in {where}{drafts or '; name one, or use --nbs FOLDER'}")
+    return list(paths.values()), [path for path in left_out if path.resolve() not in paths]
+
+
+def places(names: tuple[str, ...], nbs: Path) -> Iterator[Path]:
+    """The files and folders that the arguments name."""
+    for name in map(str, names):
+        candidates = (Path(name), nbs / name, nbs / f"{name}.ipynb")
+        path = next((place for place in candidates if place.exists()), None)
+        matches = sorted(glob.glob(name)) if path is None else ()  # a shell that leaves `*` alone
+        if path is None and not matches:
+            raise ToolError(f"there is no notebook {name}, nor one of that name in {show(nbs)}")
+        yield from [path] if path else map(Path, matches)
+
+
+# --- which cells ----------------------------------------------------------------------------------
+
+
+def why_skip(cell: Cell, device: str, slow: bool) -> str:
+    """The reason in a cell's directives not to run it, or nothing."""
+    directives = cell.directives
+    if "skip" in directives:
+        return "#skip"
+    if directives.get("eval", "").lower() == "false":
+        return "#| eval: false"
+    if "slow" in directives and not slow:
+        return "#slow: give --slow to run it"
+    if "cuda" in directives and device != "cuda":
+        return "#cuda: give --device cuda to run it"
+    return ""
+
+
+def tags(cell: Cell, notebook: Notebook) -> set[str]:
+    """A cell's tags as Jupyter keeps them; nbval's comments mean the same as its tags."""
+    metadata = notebook.raw["cells"][cell.index].get("metadata") or {}
+    found = metadata.get("tags") if isinstance(metadata, dict) else None
+    named = {tag for tag in found if isinstance(tag, str)} if isinstance(found, list) else set()
+    said = {f"nbval-{word.lower().replace('_', '-')}" for word in NBVAL.findall(cell.source)}
+    return named | said
+
+
+def why_skip_all(notebook: Notebook) -> str:
+    """The reason not to run a notebook at all, or nothing: its language, or nbdev's skip_exec."""
+    metadata = notebook.raw.get("metadata") or {}
+    info, kernel = (metadata.get(key) or {} for key in ("language_info", "kernelspec"))
+    name = str(kernel.get("name") or "")
+    language = str(info.get("name") or kernel.get("language") or "")
+    if language and not language.lower().startswith(("python", "ipython", "sage")):
+        return f"its language is {language}; this runner runs Python"
+    if not language and FOREIGN.fullmatch(name):
+        return f"its kernel is {name}; this runner runs Python"
+    for cell in notebook.cells:
+        front = cell.kind == "raw" and cell.source.startswith("---")
+        if front and re.search(rf"^skip_exec{TRUE}", cell.source, re.MULTILINE | re.IGNORECASE):
+            return "skip_exec: true"
+    first = next((cell.source for cell in notebook.cells if cell.kind == "markdown"), "")
+    if re.search(rf"^- +skip_exec{TRUE}", first, re.MULTILINE | re.IGNORECASE):
+        return "skip_exec: true"
+    return ""
+
+
+def imported(cell: Cell, notebook: Notebook, package: str) -> str:
+    """What stands in for an exported cell: the import of each name that it binds."""
+    if cell.tree is None or notebook.module is None:
+        what = f"{show(notebook.path)}: cell {cell.number} cannot be exported"
+        raise ToolError(f"{what}; see what tools/notebook2script.py says")
+    future = [block.text for block in cell.blocks() if block.kind == "future"]
+    names = {name: None for name, how, *_ in cell.bindings if how != "loop"}
+    module = f"{package}.{notebook.module}"
+    what = f"from {module} import {', '.join(names)}" if names else f"import {module}"
+    return "\n".join([*future, what])
+
+
+def plan(
+    notebook: Notebook,
+    package: str,
+    device: str = "cpu",
+    slow: bool = False,
+    exported: bool = False,
+    **limits: float,
+) -> Task:
+    """The code cells of a notebook as steps to run or to skip."""
+    steps, never = [], why_skip_all(notebook)
+    for cell in notebook.cells:
+        if cell.number:  # an empty cell has none, as in Jupyter
+            instead = exported and cell.exported and cell.code
+            source = imported(cell, notebook, package) if instead and not never else cell.source
+            tagged = tags(cell, notebook)
+            skip = never or why_skip(cell, device, slow) or ", ".join(tagged & SKIPS)
+            steps.append(Step(cell.number, source, skip, not tagged.isdisjoint(RAISES)))
+    return Task(str(notebook.path.resolve()), tuple(steps), **limits)
+
+
+def planned(path: Path, **options) -> Result:
+    """A notebook with its task; one that cannot be read has failed already."""
+    notebook = Notebook(path, (), {})
+    try:
+        if path.suffix != ".ipynb":
+            raise ToolError(f"{show(path)} is not a notebook (.ipynb); if it is one written as "
+                            f"text, convert it: `jupytext --to ipynb {show(path)}`")  # fmt: skip
+        notebook = read(path)
+        return Result(notebook, plan(notebook, **options), note=why_skip_all(notebook))
+    except ToolError as error:
+        failed = Outcome(str(path), 0, "failed", failures=(Failure(str(error)),))
+        return Result(notebook, Task(str(path), ()), {0: failed})

@@ -1,0 +1,128 @@
+"""What other tools read of a run: JUnit XML, the book, and the notebooks with their outputs."""
+
+from __future__ import annotations
+
+import copy
+import os
+import re
+import shutil
+import sys
+from pathlib import Path
+from xml.etree import ElementTree
+
+from notebooks import ToolError, read, show
+from outcomes import Step
+from reports import Result, Results, explain
+
+
+def write_junit(results: Results, file: str | Path) -> None:
+    """Write JUnit XML: a suite for each notebook, a case for each cell."""
+
+    def clean(text: str) -> str:
+        return re.sub(r"[^\t\n\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "?", text)
+
+    root = ElementTree.Element("testsuites")
+    for result in results:
+        path = show(result.notebook.path)
+        suite = ElementTree.SubElement(root, "testsuite", name=path, time=f"{result.seconds:.3f}")
+        for step in [*result.task.steps, Step(0, "")]:
+            cell, outcome = result.cell(step.number), result.outcomes.get(step.number)
+            if step.number == 0 and (outcome is None or outcome.status != "failed"):
+                continue
+            name = f"cell {cell.number} ({cell.id}) {cell.heading}" if cell else "as a whole"
+            seconds = f"{outcome.seconds if outcome else 0:.3f}"
+            case = ElementTree.SubElement(suite, "testcase", classname=path, name=clean(name),
+                                          time=seconds)  # fmt: skip
+            if outcome is None or outcome.status == "skipped":
+                ElementTree.SubElement(case, "skipped", message=clean(step.skip or "not run"))
+            for failure in outcome.failures if outcome else ():
+                text = explain(result, outcome, failure) + "\n" + failure.details
+                what = failure.what.split("\n")[0]
+                ElementTree.SubElement(case, "failure", message=clean(what)).text = clean(text)
+        for count, tag in (("tests", "testcase"), ("failures", "failure"), ("skipped", "skipped")):
+            suite.set(count, str(sum(1 for _ in suite.iter(tag))))
+    write(file, ElementTree.tostring(root, encoding="unicode"))
+
+
+def executed(result: Result, counts: bool = False):
+    """The notebook with the outputs of this run; cells that were skipped keep what they had."""
+    import nbformat
+
+    node = nbformat.from_dict(copy.deepcopy(result.notebook.raw))
+    node.setdefault("metadata", nbformat.from_dict({}))
+    for made in node.cells:
+        made.setdefault("metadata", nbformat.from_dict({}))
+        if made.cell_type == "code":
+            made.setdefault("outputs", [])
+    node = nbformat.v4.rwbase.rejoin_lines(node)
+    for cell, made in zip(result.notebook.cells, node.cells, strict=True):
+        if cell.kind != "code":
+            continue
+        outcome = result.outcomes.get(cell.number)
+        made.execution_count = cell.number if counts else None
+        if outcome is None or outcome.status != "skipped":
+            made.outputs = [nbformat.from_dict(o) for o in (outcome.outputs if outcome else ())]
+        for output in made.outputs:
+            if output.output_type == "execute_result":
+                output.execution_count = made.execution_count
+        for volatile in ("execution", "ExecuteTime", "collapsed", "scrolled"):
+            made.metadata.pop(volatile, None)
+    for volatile in ("widgets", "vscode"):
+        node.metadata.pop(volatile, None)
+    node.metadata.get("language_info", {}).pop("version", None)
+    return node
+
+
+def save_outputs(results: Results) -> None:
+    """Write the notebooks that passed back with their outputs; others stay as they were.
+
+    What cannot be written, or was edited in the meantime, is a problem of that notebook alone.
+    """
+    for result in results:
+        if result.status == "passed":
+            path = result.notebook.path
+            try:
+                save(result)
+            except (ToolError, OSError) as error:
+                results.problems.append(f"{show(path)}: its outputs are not saved: {error}")
+            except Exception as error:  # a notebook that nbformat cannot write
+                what = f"{type(error).__name__}: {error}"
+                results.problems.append(f"{show(path)}: its outputs are not saved: {what}")
+
+
+def save(result: Result) -> None:
+    import nbformat
+
+    path = result.notebook.path
+    if read(path).raw != result.notebook.raw:
+        raise ToolError("the notebook changed while it ran; run it again")
+    text = nbformat.v4.writes(executed(result)) + "\n"
+    if text != path.read_text("utf-8"):
+        write(path, text)
+
+
+def write_html(results: Results, folder: str | Path) -> None:
+    """Write the book of these notebooks."""
+    from book import write_book
+
+    pages = [
+        (result.notebook.path, executed(result, counts=True),
+         {"status": result.status, "seconds": result.seconds})
+        for result in results if result.notebook.raw
+    ]  # fmt: skip
+    for problem in write_book(pages, folder):
+        print(problem, file=sys.stderr)
+
+
+def write(file: str | Path, text: str) -> None:
+    """Write a file as a whole or not at all."""
+    file = Path(file).resolve()
+    file.parent.mkdir(parents=True, exist_ok=True)
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    try:
+        temporary.write_text(text, "utf-8", newline="\n")
+        if file.exists():
+            shutil.copymode(file, temporary)
+        os.replace(temporary, file)
+    finally:
+        temporary.unlink(missing_ok=True)
