@@ -528,23 +528,22 @@ nb06b (resnet): Normalisation and residual networks
                     and FLOP.
 
 nb06c (scale): Scale: half precision and many processes
-    HALVES               = (torch.bfloat16, torch.float16)
     MixedPrecision       Run the forward pass in 16 bits; weights, loss, gradients and steps stay in
                          32.
-    ChannelsLast         Let images and kernels lie pixel by pixel in memory during a fit; after it,
-                         contiguous.
-    ShareSampler         Keep one process's share of each global batch of an order.
-    process_rank         Give the rank of this process and the number of processes; (0, 1) if it is
-                         alone.
-    process_device       Give the device of this process: as `default_device`, but a GPU for each
+    ChannelsLast         Store images and kernels pixel by pixel during a fit; afterwards the layout
+                         is as before.
+    ShareSampler         Sample one process's share of each global batch of an order.
+    process_rank         Return the rank of this process and the number of processes; (0, 1) if it
+                         is alone.
+    process_device       Return the device of this process: as `default_device`, but a GPU for each
                          process.
-    process_group        Join the processes that torchrun has started, and leave them at the end.
-    shared_loaders       Build loaders that give this process its share; batch_size is that of all
-                         together.
-    AverageGradients     Average the gradients of all processes, each weighted by its items, before
-                         the step.
-    DistributedCallback  Train one model on several processes: equal copies, and metrics over all
-                         items.
+    process_group        Join the processes that torchrun started, and leave them at the end.
+    shared_loaders       Return loaders of this process's share; `batch_size` counts the items of
+                         all processes.
+    AverageGradients     Average the gradients of all processes before the step, weighted by what
+                         each divided by.
+    DistributedCallback  Train one model on several processes: equal copies, averaged gradients,
+                         metrics over all.
 
 nb10 (makemore): Makemore: names, letter by letter
     read_names       Read `names.txt`: one name a line, in the order of the file.
@@ -609,7 +608,7 @@ nb11b (language_model): A language model, character by character
                         input, and no other.
 """
 
-# generated from the notebooks: do not edit · d17ca0
+# generated from the notebooks: do not edit · cf9ffa
 
 import importlib as _importlib
 import importlib.machinery as _machinery
@@ -676,7 +675,7 @@ _names = {
               plot_activation_histograms lsuv""",
     "nb06b": """normalize_over BatchNorm LayerNorm GroupNorm conv BasicBlock Bottleneck ResNet
                resnet18 resnet34 resnet50 LayerSummary Summary layer_flops summary""",
-    "nb06c": """HALVES MixedPrecision ChannelsLast ShareSampler process_rank process_device
+    "nb06c": """MixedPrecision ChannelsLast ShareSampler process_rank process_device
                process_group shared_loaders AverageGradients DistributedCallback""",
     "nb10": """read_names CharacterVocab NameSplit split_lines split_by_name make_contexts
               count_targets count_loss draw_characters generate_names ContextMLP
@@ -937,7 +936,7 @@ if TYPE_CHECKING:  # what editors and type checkers read
         layer_flops as layer_flops, summary as summary,
     )
     from .nb06c import (
-        HALVES as HALVES, MixedPrecision as MixedPrecision, ChannelsLast as ChannelsLast,
+        MixedPrecision as MixedPrecision, ChannelsLast as ChannelsLast,
         ShareSampler as ShareSampler, process_rank as process_rank,
         process_device as process_device, process_group as process_group,
         shared_loaders as shared_loaders, AverageGradients as AverageGradients,

@@ -1,14 +1,13 @@
 """Scale: half precision and many processes
 
-At the end the training that you have runs in half precision, with another memory layout, compiled, or on many processes at once: each by one line, and with the same result.
+By the end you will be able to run the training that you have in half precision, with another memory layout, compiled, or on several processes at once: each with one line, and with the same result up to rounding.
 """
 
 # cell 852a8a91 a6284e · Scale: half precision and many processes
 from __future__ import annotations
 
-# generated from nbs/06c_scale.ipynb: do not edit · 19bf6f
+# generated from nbs/06c_scale.ipynb: do not edit · cc4ca8
 __all__ = [
-    "HALVES",
     "MixedPrecision",
     "ChannelsLast",
     "ShareSampler",
@@ -20,66 +19,81 @@ __all__ = [
     "DistributedCallback",
 ]
 
-# cell 852a8a91 cfb057 · Scale: half precision and many processes
+# cell 852a8a91 0c43dd · Scale: half precision and many processes
 import os
-from collections.abc import Iterator, Mapping
+import sys
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import import_module
+from itertools import zip_longest
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from exp.nb03b import DataLoader, DataLoaders, RandomSampler, Sampler, SequentialSampler
-from exp.nb03d import map_tensors
-from exp.nb03f import Callback, MetricsCallback
+from exp.nb03d import loader_length, map_tensors
+from exp.nb03f import Callback, CancelStep, MetricsCallback, Recorder
 from exp.nb04 import Learner
-from exp.nb04b import default_device, trained_parameters
+from exp.nb04b import (
+    DeviceCallback,
+    GradientAccumulation,
+    default_device,
+    model_device,
+    trained_parameters,
+)
 
 
-# cell 2f6b928b 0462df · Numbers of sixteen bits
-HALVES = (torch.bfloat16, torch.float16)
+# cell 2f6b928b ed4822 · Numbers of sixteen bits
+_HALVES = (torch.bfloat16, torch.float16)
 
 
 def _to_float32(x: Any) -> Any:
-    """Bring predictions back to 32 bits, also those in lists, tuples and dicts."""
-    return map_tensors(lambda t: t.float() if t.dtype in HALVES else t, x)
+    """Return predictions in 32 bits, including those in lists, tuples and dicts."""
+    return map_tensors(lambda t: t.float() if t.dtype in _HALVES else t, x)
 
 
-# cell 6423de78 bc6ed4 · Numbers of sixteen bits
+# cell 6423de78 81d93b · Numbers of sixteen bits
 class MixedPrecision(Callback):
     """Run the forward pass in 16 bits; weights, loss, gradients and steps stay in 32.
 
-    For float16 the loss is scaled, and a step that overflows is skipped.
-    Raises: ValueError for another dtype.
+    With float16 the loss is scaled; a step whose gradients overflow is skipped, and does not count.
+    Raises: ValueError if dtype is neither bfloat16 nor float16.
     Source: Micikevicius and others 2018, section 3.
     """
 
-    order, evaluates = 55, True  # gradients are whole (accumulation: 50), not yet clipped (60)
+    order = GradientAccumulation.order + 5  # gradients are whole, and not clipped yet
+    evaluates = True
 
     def __init__(self, dtype: torch.dtype = torch.bfloat16):
-        if dtype not in HALVES:
+        if dtype not in _HALVES:
             raise ValueError(f"dtype must be torch.bfloat16 or torch.float16, got {dtype}")
         self.dtype, self.scaler, self._saved = dtype, None, {}
 
-    def before_fit(self, learn: Learner) -> None:  # with a new scaler: the last may be mid-step
-        saved, self.device = self.state_dict(), next(learn.model.parameters()).device.type
-        self.scaler = torch.amp.GradScaler(self.device, enabled=self.dtype == torch.float16)
-        self.scaler.load_state_dict(saved or self.scaler.state_dict())
+    def before_fit(self, learn: Learner) -> None:
+        self.device = model_device(learn.model).type
+        self.load_state_dict(self.state_dict())  # a new scaler: the last may be in mid-step
 
     def do_predict(self, learn: Learner) -> None:
         with torch.amp.autocast(self.device, self.dtype):
             learn.pred = _to_float32(learn.model(*learn.inputs))
 
     def do_backward(self, learn: Learner) -> None:
+        if self.scaler is None:
+            self.scaler = torch.amp.GradScaler(self.device, enabled=self.dtype == torch.float16)
+            self.scaler.load_state_dict(self._saved or self.scaler.state_dict())
         self.scaler.scale(learn.loss).backward()
 
     def after_backward(self, learn: Learner) -> None:
         self.scaler.unscale_(learn.opt)
 
     def do_step(self, learn: Learner) -> None:
+        before = self.scaler.get_scale()
         self.scaler.step(learn.opt)
         self.scaler.update()
+        if self.scaler.get_scale() < before:  # an overflow: the optimizer has not stepped
+            learn.opt.zero_grad()
+            raise CancelStep
 
     def state_dict(self) -> dict[str, Any]:
         return dict(self.scaler.state_dict() if self.scaler else self._saved)
@@ -88,14 +102,19 @@ class MixedPrecision(Callback):
         self.scaler, self._saved = None, dict(state)
 
 
-# cell 9b1ac8ab e5b4dd · The layout of an image
+# cell 9b1ac8ab d1ab39 · The layout of an image
 class ChannelsLast(Callback):
-    """Let images and kernels lie pixel by pixel in memory during a fit; after it, contiguous."""
+    """Store images and kernels pixel by pixel during a fit; afterwards the layout is as before."""
 
-    order = -90  # after the batch is on its device
+    order = DeviceCallback.order + 10  # when the batch is on its device
     evaluates = True
 
+    def __init__(self) -> None:
+        self._found: list[tuple[Tensor, tuple[int, ...]]] = []
+
     def before_fit(self, learn: Learner) -> None:
+        tensors = [*learn.model.parameters(), *learn.model.buffers()]
+        self._found = [(t, t.stride()) for t in tensors if t.ndim == 4]
         learn.model.to(memory_format=torch.channels_last)
 
     def before_batch(self, learn: Learner) -> None:
@@ -103,25 +122,29 @@ class ChannelsLast(Callback):
                         if isinstance(x, Tensor) and x.ndim == 4 else x for x in learn.inputs]
 
     def cleanup_fit(self, learn: Learner) -> None:
-        learn.model.to(memory_format=torch.contiguous_format)
+        for t, stride in self._found:
+            if t.stride() != stride:
+                t.data = torch.empty_strided(t.shape, stride, dtype=t.dtype,
+                                             device=t.device).copy_(t.data)
+        self._found = []
 
 
-# cell 90275cef 370296 · Many processes, one model
+# cell 90275cef ae8149 · Many processes, one model
 class ShareSampler(Sampler):
-    """Keep one process's share of each global batch of an order.
+    """Sample one process's share of each global batch of an order.
 
     Shape: indices (n,), where n differs by at most one between processes.
-    Raises: ValueError if the processes do not divide batch_size, or the last batch has fewer
-        items than there are processes.
+    Raises: ValueError if world_size does not divide batch_size, or the last batch has fewer items
+        than there are processes.
     """
 
     def __init__(self, sampler: Sampler, batch_size: int, rank: int, world_size: int):
         if not 0 <= rank < world_size or batch_size < 1 or batch_size % world_size:
             raise ValueError(f"batch_size must be a multiple of the {world_size} processes, and "
-                             f"the rank one of 0..{world_size - 1}; got {batch_size} and {rank}")
+                             f"rank one of 0..{world_size - 1}; got {batch_size} and {rank}")
         if 0 < len(sampler) % batch_size < world_size:
             raise ValueError(f"the last batch has {len(sampler) % batch_size} items for "
-                             f"{world_size} processes: choose another batch_size, or leave out "
+                             f"{world_size} processes: choose another batch_size, or remove "
                              "these items")
         self.sampler, self.batch_size = sampler, batch_size
         self.rank, self.world_size = rank, world_size
@@ -136,25 +159,25 @@ class ShareSampler(Sampler):
         return torch.cat([batch[self.rank::self.world_size] for batch in batches])
 
 
-# cell 0a004626 7bce1d · Many processes, one model
+# cell 0a004626 9d744e · Many processes, one model
 def process_rank() -> tuple[int, int]:
-    """Give the rank of this process and the number of processes; (0, 1) if it is alone."""
+    """Return the rank of this process and the number of processes; (0, 1) if it is alone."""
     if not torch.distributed.is_available() or not torch.distributed.is_initialized():
         return 0, 1
     return torch.distributed.get_rank(), torch.distributed.get_world_size()
 
 
 def _all_sum(tensor: Tensor) -> Tensor:
-    """Give every process the sum over all processes, on the device where they exchange it."""
+    """Return the sum over all processes, on the device where they exchange it."""
     if process_rank()[1] > 1:
-        tensor = tensor.to(process_device())  # NCCL takes nothing that lies on the CPU
+        tensor = tensor.to(process_device())  # NCCL cannot send tensors that are on the CPU
         torch.distributed.all_reduce(tensor)
     return tensor
 
 
-# cell 15f5c7e4 cd7fec · Many processes, one model
+# cell 15f5c7e4 09649a · Many processes, one model
 def process_device() -> torch.device:
-    """Give the device of this process: as `default_device`, but a GPU for each process.
+    """Return the device of this process: as `default_device`, but a GPU for each process.
 
     Raises: RuntimeError if there are more processes than GPUs.
     """
@@ -168,22 +191,24 @@ def process_device() -> torch.device:
     return torch.device("cuda", local)
 
 
-# cell 4d19cf96 5a03aa · Many processes, one model
+# cell 4d19cf96 b91130 · Many processes, one model
 @contextmanager
 def process_group(**options: Any) -> Iterator[tuple[int, int]]:
-    """Join the processes that torchrun has started, and leave them at the end.
+    """Join the processes that torchrun started, and leave them at the end.
 
-    Gives rank and number of processes; (0, 1) if torchrun did not start this one and no `options`
-    for torch's `init_process_group` are given. NCCL with a GPU each, else gloo.
+    Yields rank and number of processes: (0, 1) if torchrun did not start this one and there are no
+    `options` for torch's `init_process_group`. Uses NCCL with a GPU for each process, else gloo.
     """
     if not options and "RANK" not in os.environ:
         yield 0, 1
         return
-    # This module keeps the group that exists when it is first imported, for good, as a default
-    # argument; optimizers import it. The group's threads would outlive it and crash at the exit.
+    # Optimizers import this module, which keeps the group that exists then as a default argument.
+    # The group's threads would outlive it and crash at exit, so import it before there is a group.
     import_module("torch.distributed.nn.functional")
     device = process_device()
     gpu = dict(device_id=device) if device.type == "cuda" else {}
+    if gpu:
+        torch.cuda.set_device(device)  # where objects are exchanged
     torch.distributed.init_process_group("nccl" if gpu else "gloo", **gpu, **options)
     try:
         yield process_rank()
@@ -191,12 +216,12 @@ def process_group(**options: Any) -> Iterator[tuple[int, int]]:
         torch.distributed.destroy_process_group()
 
 
-# cell ffe42b64 268acb · Many processes, one model
+# cell ffe42b64 6f7d3f · Many processes, one model
 def shared_loaders(train: Any, valid: Any, batch_size: int = 64, seed: int = 42,
                    **options: Any) -> DataLoaders:
-    """Build loaders that give this process its share; batch_size is that of all together.
+    """Return loaders of this process's share; `batch_size` counts the items of all processes.
 
-    The order is that of one `DataLoader` with `shuffle` and a generator of this seed.
+    The order is that of one `DataLoader` with `shuffle` and a generator with this seed.
     Raises: ValueError as `ShareSampler`, or if there are more processes than validation items.
     """
     rank, world_size = process_rank()
@@ -208,63 +233,141 @@ def shared_loaders(train: Any, valid: Any, batch_size: int = 64, seed: int = 42,
                        DataLoader(valid, 2 * local, sampler=checked, **options))
 
 
-# cell d3fbfc1f 551e2f · Many processes, one model
-class AverageGradients(Callback):
-    """Average the gradients of all processes, each weighted by its items, before the step.
+# cell d3fbfc1f 925ebd · Many processes, one model
+class _ProcessLeft(RuntimeError):
+    """Another process has left the fit."""
 
-    Every process must use the same parameters in a step: the messages have to match.
+
+def _meet(numbers: Sequence[float], leaving: bool = False) -> list[float]:
+    """Return the sums of these numbers over all processes.
+
+    Raises: RuntimeError if a process is leaving the fit instead.
+    """
+    rank, world_size = process_rank()
+    left = [float(leaving and r == rank) for r in range(world_size)]
+    sums = _all_sum(torch.tensor([*numbers, *left], dtype=torch.float64)).tolist()
+    gone = [r for r, n in enumerate(sums[len(numbers):]) if n]
+    if gone and not leaving:
+        raise _ProcessLeft(f"process {gone[0]} has left the fit, by an exception or by a callback "
+                           "that ends a fit by what only that process sees (such as StopOnNaN); "
+                           "its own output says which")
+    return sums[:len(numbers)]
+
+
+# cell 7d025d16 8a7974 · Many processes, one model
+class AverageGradients(Callback):
+    """Average the gradients of all processes before the step, weighted by what each divided by.
+
+    A process without a gradient for a parameter counts as zero; if no process has one, there is
+    none.
     Source: Goyal and others 2017, section 3.
     """
 
-    order = 52  # after GradientAccumulation, before MixedPrecision and GradientClip
-    evaluates = True  # comes along with DistributedCallback, has nothing to do there
-
-    def before_fit(self, learn: Learner) -> None:
-        self._items = 0
-
-    def after_loss(self, learn: Learner) -> None:
-        if learn.training:
-            fresh = all(p.grad is None for p in trained_parameters(learn))
-            self._items = learn.n_items if fresh else self._items + learn.n_items
+    order = GradientAccumulation.order + 2  # before MixedPrecision and GradientClip
 
     def after_backward(self, learn: Learner) -> None:
         if process_rank()[1] == 1:
             return
-        grads = [p.grad for p in trained_parameters(learn) if p.grad is not None]
-        wide = torch.promote_types(grads[0].dtype, torch.float32)  # 16 bits cannot count items
-        items = torch.full((1,), self._items, dtype=wide, device=grads[0].device)
-        whole = torch.cat([*(g.flatten().to(wide) * items for g in grads), items])
-        torch.distributed.all_reduce(whole)
-        parts = (whole[:-1] / whole[-1]).split([g.numel() for g in grads])
-        for g, part in zip(grads, parts, strict=True):
-            g.copy_(part.view_as(g))
+        params, own = trained_parameters(learn), float(learn.step_weight)
+        *users, weight = _meet([*(float(p.grad is not None) for p in params), own])
+        used = [p for p, n in zip(params, users, strict=True) if n]
+        for p in used:
+            if p.grad is None:
+                p.grad = torch.zeros_like(p)
+        wide = [p.grad.flatten().to(torch.promote_types(p.dtype, torch.float32)) for p in used]
+        if wide:
+            whole = torch.cat(wide).mul_(own / weight) if own else torch.zeros_like(torch.cat(wide))
+            torch.distributed.all_reduce(whole)
+            for p, part in zip(used, whole.split([p.numel() for p in used]), strict=True):
+                p.grad.copy_(part.view_as(p))
 
 
-# cell fd77697a 13a46f · Many processes, one model
+# cell fd77697a 453e8a · Many processes, one model
+def _gather(x: Any) -> list[Any]:
+    """Return the objects of all processes, in the order of their ranks."""
+    found = [x] * process_rank()[1]
+    if len(found) > 1:
+        torch.distributed.all_gather_object(found, x)
+    return found
+
+
+def _is_fit(learn: Learner) -> bool:
+    """Return whether this is a fit, which is recorded, and not an evaluation inside it."""
+    return any(isinstance(callback, Recorder) for callback in learn.callbacks)
+
+
+def _layout(learn: Learner) -> dict[str, list[Any]]:
+    """List what must be the same on every process: batches, epochs, parameters, buffers."""
+    modules = [part for part in (learn.model, learn.loss_func) if isinstance(part, nn.Module)]
+    names = {id(p): name for part in modules for name, p in part.named_parameters()}
+    optimized = [(names.get(id(p), "(not in the model)"), tuple(p.shape), str(p.dtype))
+                 for p in trained_parameters(learn)]
+    tensors = [(name, tuple(t.shape), str(t.dtype)) for part in modules
+               for name, t in [*part.named_parameters(), *part.named_buffers()]]
+    return {"number of training batches": [loader_length(learn.dls.train)],
+            "number of epochs": [learn.n_epochs],
+            "parameter of the optimizer": optimized, "parameter or buffer": tensors}
+
+
+def _check_layouts(layouts: Sequence[Mapping[str, list[Any]]]) -> None:
+    """Refuse processes that cannot train together. Raises: ValueError, on all of them."""
+    for rank, layout in enumerate(layouts):
+        for what, first in layouts[0].items():
+            for ours, theirs in zip_longest(first, layout[what]):
+                if ours != theirs:
+                    raise ValueError(f"all processes must train the same model in the same order: "
+                                     f"the {what} is {ours} on process 0 and {theirs} on process "
+                                     f"{rank}; build model, optimizer and loaders alike on each")
+
+
+# cell 24ac2390 adf752 · Many processes, one model
 class DistributedCallback(Callback):
-    """Train one model on several processes: equal copies, and metrics over all items.
+    """Train one model on several processes: equal copies, averaged gradients, metrics over all.
 
-    Every process needs its share of the data, from `shared_loaders`. Let only rank 0 write files.
-    A callback that ends a fit must do so by results, which are the same everywhere: by a loss of
-    its own (StopOnNaN) one process would leave, and the others wait for it.
+    Every process needs its share of the data, from `shared_loaders`, and calls `fit` and `evaluate`
+    as the others do; `predict` may be called by one alone. A fit must end everywhere at the same
+    time: by results, which are the same everywhere. The record's losses are those of this process.
+    Raises: ValueError if the processes have different parameters, batches or epochs; RuntimeError
+        in the others when a process leaves the fit.
     Differs: batch norms see their own share only, as in PyTorch's DistributedDataParallel; after
-        each epoch all take over the statistics of rank 0.
+        the training batches of an epoch all take over the statistics of process 0.
     """
 
-    order = 5  # before MetricsCallback reads its sums
+    order = MetricsCallback.order - 5  # before it computes the results
     requires = (AverageGradients,)
     evaluates = True
 
     def before_fit(self, learn: Learner) -> None:
-        self._take_over([*learn.model.parameters(), *learn.model.buffers()])
+        self._trains = False
+
+    def before_epoch(self, learn: Learner) -> None:
+        if learn.training and not self._trains and process_rank()[1] > 1:
+            _check_layouts(_gather(_layout(learn)))
+            self._take_over(learn, "parameters", "buffers")
+            self._trains = True
+
+    def after_batch(self, learn: Learner) -> None:
+        if self._trains and learn.training and learn.batch_index + 1 == learn.n_batches:
+            self._take_over(learn, "buffers")  # so that all validate the same model
 
     def after_epoch(self, learn: Learner) -> None:
-        self._take_over(learn.model.buffers())
+        if self._trains and _is_fit(learn):
+            _meet([0.0] * (len(trained_parameters(learn)) + 1))
+            self._take_over(learn, "buffers")
         for callback in learn.callbacks:
             if isinstance(callback, MetricsCallback):
                 callback.pool(_all_sum)
+                callback.merge(_gather)
 
-    def _take_over(self, tensors: Any) -> None:
-        if process_rank()[1] > 1:
-            for tensor in tensors:
-                torch.distributed.broadcast(tensor.data, src=0)
+    def after_fit(self, learn: Learner) -> None:
+        self._trains = self._trains and not _is_fit(learn)
+
+    def cleanup_fit(self, learn: Learner) -> None:
+        if self._trains and not isinstance(sys.exception(), _ProcessLeft):
+            _meet([0.0] * (len(trained_parameters(learn)) + 1), leaving=True)
+
+    def _take_over(self, learn: Learner, *kinds: str) -> None:
+        for part in (learn.model, learn.loss_func):
+            for kind in kinds if isinstance(part, nn.Module) else ():
+                for tensor in getattr(part, kind)():
+                    torch.distributed.broadcast(tensor.data, src=0)

@@ -1,6 +1,8 @@
 """The same script alone and on two processes: equal weights, equal metrics, one log."""
 
+import json
 import os
+import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -19,14 +21,19 @@ pytestmark = pytest.mark.skipif(not torch.distributed.is_available(),
                                 reason="torch without distributed")
 
 
+def environment(device="cpu", **more):
+    keep = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
+    path = os.pathsep.join([str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return {**keep, "OMP_NUM_THREADS": "1", "EXP_DEVICE": device, "PYTHONPATH": path,
+            "EXP_PROGRESS": "0", **more}
+
+
 def run(folder, *options, processes=1, device="cpu"):
     launcher = TORCHRUN if processes == 2 else []
     command = [sys.executable, *launcher, HERE / "distributed_train.py", folder, *options]
-    keep = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
-    path = os.pathsep.join([str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
-    environment = {**keep, "OMP_NUM_THREADS": "1", "EXP_DEVICE": device, "PYTHONPATH": path}
     folder.mkdir()
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run(command, env=environment(device), capture_output=True, text=True,
+                          timeout=120)
     assert done.returncode == 0, done.stderr[-3000:]
     return [load_file(folder / f"rank{rank}.safetensors") for rank in range(processes)]
 
@@ -48,3 +55,59 @@ def test_two_processes_end_as_one_with_the_same_global_batches(tmp_path, options
 def test_copies_with_batch_norm_stay_equal(tmp_path, device):
     together = run(tmp_path / "two", "--batch_norm", processes=2, device=device)
     test_eq(together[0], together[1])
+
+
+@pytest.fixture(scope="module")
+def found(tmp_path_factory):
+    """What each of two processes found in the cases of distributed_cases.py."""
+    folder = tmp_path_factory.mktemp("cases")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = str(probe.getsockname()[1])
+    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
+    processes = [subprocess.Popen([sys.executable, HERE / "distributed_cases.py", folder],
+                                  env=environment(RANK=str(r), LOCAL_RANK=str(r), **place),
+                                  stderr=subprocess.PIPE, text=True) for r in range(2)]
+    for process in processes:
+        try:
+            _, errors = process.communicate(timeout=120)
+        except subprocess.TimeoutExpired:
+            for other in processes:
+                other.kill()
+            raise
+        assert process.returncode == 0, errors[-3000:]
+    results = [json.loads((folder / f"rank{r}.json").read_text()) for r in range(2)]
+    return {name: [result[name] for result in results] for name in results[0]}
+
+
+def test_processes_may_use_different_parameters_in_a_step(found):
+    first, second = found["experts"]
+    assert first["weights"] == second["weights"] and first["difference"] < 1e-6
+    first, second = found["one_expert_for_all"]
+    assert first == second and first["same"]
+
+
+@pytest.mark.parametrize("name, what", [
+    ("parameters_in_another_order", "parameter of the optimizer is ('0.weight'"),
+    ("another_number_of_batches", "number of training batches is 3 on process 0 and 4")])
+def test_processes_that_cannot_train_together_are_refused_on_all(found, name, what):
+    first, second = found[name]
+    assert first == second and first.startswith("ValueError") and what in first
+
+
+def test_the_others_do_not_wait_for_a_process_that_left(found):
+    stayed, left = found["one_process_cancels"]
+    assert "process 1 has left the fit" in stayed and left == {"left": True}
+    stayed, left = found["one_process_fails"]
+    assert "process 1 has left the fit" in stayed and "ArithmeticError: a fault" in left
+
+
+def test_a_fit_may_end_early_everywhere_and_one_process_may_predict(found):
+    first, second = found["all_end_together"]
+    assert first["epochs"] == second["epochs"] == 1 and first["weights"] == second["weights"]
+    assert first["alone"] is not None
+
+
+def test_all_processes_validate_the_same_model(found):
+    first, second = found["all_validate_the_same_model"]
+    assert first == second and len(first["statistics"]) == 2

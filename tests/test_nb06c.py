@@ -14,7 +14,8 @@ from exp.nb00 import test_eq, test_near
 from exp.nb03b import DataLoader, DataLoaders, RandomSampler, SequentialSampler, TensorDataset
 from exp.nb03c import accuracy
 from exp.nb04 import Callback, Learner
-from exp.nb04b import DeviceCallback, GradientAccumulation, GradientClip
+from exp.nb04b import DeviceCallback, GradientAccumulation, GradientClip, StopOnNaN
+from exp.nb04d import Checkpoint
 from exp.nb05b import lr_find
 from exp.nb06c import (
     AverageGradients,
@@ -110,10 +111,107 @@ def test_half_precision_goes_the_same_way(callbacks, dtype, device):
     assert half.get_preds()[0].dtype == torch.float32
 
 
-def test_channels_last_leaves_the_model_as_it_was():
-    learn = learner(ChannelsLast())
+class Steps(Callback):
+    """Note the batches after which there was a step; make the gradients of some overflow."""
+
+    order = GradientAccumulation.order + 1
+
+    def __init__(self, overflow=()):
+        self.overflow, self.seen = overflow, []
+
+    def after_backward(self, learn):
+        if learn.batch_index in self.overflow:
+            next(learn.model.parameters()).grad.fill_(float("inf"))
+
+    def after_step(self, learn):
+        self.seen.append(learn.batch_index)
+
+
+@pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize("every, steps", [(1, [1, 3, 4]), (2, [3, 4])])
+def test_a_skipped_step_is_neither_counted_nor_announced(every, steps, device):
+    watch = Steps(overflow=(0, 2) if every == 1 else (0, 1))
+    many = [GradientAccumulation(every)] if every > 1 else []
+    learn = learner(DeviceCallback(device), MixedPrecision(torch.float16), watch, *many)
     learn.fit(1)
-    assert all(p.is_contiguous() for p in learn.model.parameters())
+    assert watch.seen == steps and learn.n_steps == len(steps)
+    assert learn.callback(MixedPrecision).state_dict()["scale"] == 2.0**16 / 4 ** (every == 1) / (
+        2 ** (every == 2))
+    assert all(p.isfinite().all() for p in learn.model.parameters())
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("event", ["after_pred", "after_backward", "after_step", "after_batch"])
+def test_an_evaluation_inside_a_step_changes_nothing(dtype, event):
+    class Look(Callback):
+        order = 70
+
+    def look(self, learn):
+        if learn.training:
+            learn.evaluate()
+    setattr(Look, event, look)
+    plain, looking = learner(MixedPrecision(dtype)), learner(MixedPrecision(dtype), Look())
+    for learn in (plain, looking):
+        learn.fit(2)
+    test_eq(plain.model.state_dict(), looking.model.state_dict())
+
+
+class Die(Callback):
+    order = 20_000
+
+    def after_batch(self, learn):
+        if learn.training and learn.epoch == 1 and learn.batch_index == 2:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("dtype", HALVES)
+@pytest.mark.parametrize("every", [None, 2])
+def test_half_precision_resumes_to_the_last_bit(tmp_path, dtype, every):
+    def train(name, *more):
+        mixed = MixedPrecision(dtype)
+        learn = learner(Checkpoint(tmp_path / name, every=every), StopOnNaN(), mixed, *more,
+                        Steps(overflow=(1,) if dtype == torch.float16 else ()))
+        learn.fit(3)
+        return learn
+
+    whole = train("whole")
+    with pytest.raises(KeyboardInterrupt):
+        train("killed", Die())
+    resumed = train("killed")
+    test_eq(whole.model.state_dict(), resumed.model.state_dict())
+    assert whole.callback(MixedPrecision).state_dict() == \
+        resumed.callback(MixedPrecision).state_dict()
+    assert whole.n_steps == resumed.n_steps
+
+
+def layouts(model):
+    return [(p.is_contiguous(), p.is_contiguous(memory_format=torch.channels_last), p.stride())
+            for p in model.parameters() if p.ndim == 4]
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_channels_last_leaves_the_model_as_it_was(layout):
+    seen = []
+
+    class Look(Callback):
+        def after_step(self, learn):
+            seen.append(learn.model[0].weight.is_contiguous(memory_format=torch.channels_last))
+            if learn.batch_index == 0:
+                learn.evaluate()
+
+    learn = learner(ChannelsLast(), Look())
+    learn.model.to(memory_format=layout)
+    before = layouts(learn.model)
+    learn.fit(1)
+    assert seen == [True] * 5 and layouts(learn.model) == before
+    with pytest.raises(ZeroDivisionError):
+        learn.fit(1, callbacks=[Fail()])
+    assert layouts(learn.model) == before
+
+
+class Fail(Callback):
+    def after_pred(self, learn):
+        raise ZeroDivisionError
 
 
 def test_refusals():
@@ -183,17 +281,3 @@ def test_predictions_of_any_structure_come_back_in_32_bits():
     assert found["x"][0].dtype == found["x"][1][0].dtype == torch.float32
     assert isinstance(found["y"], Pair) and isinstance(found["x"][1], tuple)
     assert (found["y"].b.dtype, found["z"].dtype) == (torch.float64, torch.int64)
-
-
-def test_averages_count_only_parameters_that_are_trained():
-    """Gradients of the others are never forgotten, so they cannot say where a step begins."""
-    counted = []
-
-    class Count(Callback):
-        def after_backward(self, learn):
-            counted.append(average._items)
-
-    average, training = AverageGradients(), learner()
-    training.opt = torch.optim.SGD(training.model[-1].parameters(), lr=0.1)
-    training.fit(1, callbacks=[average, DistributedCallback(), Count()])
-    assert counted == [8] * 5

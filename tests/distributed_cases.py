@@ -1,0 +1,168 @@
+"""Cases for two processes, each with its own expectation; started by test_distributed.py.
+
+    RANK=0 WORLD_SIZE=2 … python tests/distributed_cases.py OUT
+
+Each process writes OUT/rankR.json: what each case found, or the error that it ended with.
+"""
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from exp.nb03b import DataLoaders, TensorDataset
+from exp.nb03c import accuracy
+from exp.nb04 import Callback, CancelFit, Learner
+from exp.nb06c import AverageGradients, DistributedCallback, process_group, shared_loaders
+
+CASES = {}
+
+
+def case(function):
+    CASES[function.__name__] = function
+    return function
+
+
+def data(n=40, seed=0):
+    x = torch.randn(n, 3, generator=torch.Generator().manual_seed(seed))
+    return TensorDataset(x, x.argmax(1))
+
+
+def learner(model, *callbacks, dls=None, batch_size=20, **options):
+    options = {"lr": 0.1, "metrics": [accuracy], **options}
+    return Learner(model, dls or shared_loaders(data(), data(), batch_size), F.cross_entropy,
+                   callbacks=[DistributedCallback(), AverageGradients(), *callbacks], **options)
+
+
+def weights(model):
+    return [p.detach().double().sum().item() for p in model.parameters()]
+
+
+class Experts(nn.Module):
+    """Two experts of one size: in training each process uses another one."""
+
+    def __init__(self, choose):
+        super().__init__()
+        self.experts = nn.ModuleList(nn.Linear(3, 3, bias=False) for _ in range(2))
+        self.choose = choose
+
+    def forward(self, x):
+        return self.experts[self.choose if self.training else 0](x)
+
+
+@case
+def experts(rank):
+    """The gradient of each expert is the mean over all items, half of which it never saw."""
+    torch.manual_seed(0)
+    model, (x, y) = Experts(rank), data(39).tensors
+    start = [e.weight.detach().clone().requires_grad_() for e in model.experts]
+    learner(model, dls=DataLoaders([(x[rank::2], y[rank::2])], None)).fit(1)
+    found = []
+    for r, (expert, weight) in enumerate(zip(model.experts, start, strict=True)):
+        loss = F.cross_entropy(x[r::2] @ weight.T, y[r::2], reduction="sum") / 39
+        [gradient] = torch.autograd.grad(loss, weight)
+        found.append((expert.weight - (weight - 0.1 * gradient)).abs().max().item())
+    return {"difference": max(found), "weights": weights(model)}
+
+
+@case
+def one_expert_for_all(rank):
+    """A parameter that no process uses has no gradient, and is not even decayed."""
+    torch.manual_seed(0)
+    model = Experts(1)
+    before = model.experts[0].weight.detach().clone()
+    learner(model, opt_func=lambda params, lr: torch.optim.SGD(params, lr, weight_decay=0.1)).fit(1)
+    return {"same": torch.equal(before, model.experts[0].weight), "weights": weights(model)}
+
+
+@case
+def parameters_in_another_order(rank):
+    parts = [nn.Linear(3, 3), nn.Linear(3, 3)]
+    model = nn.Sequential(*parts)
+    learn = learner(model)
+    if rank == 1:
+        learn.opt = torch.optim.SGD([*parts[1].parameters(), *parts[0].parameters()], lr=0.1)
+    learn.fit(1)
+
+
+@case
+def another_number_of_batches(rank):
+    x, y = data(12 + 4 * rank).tensors
+    batches = list(zip(x.split(4), y.split(4), strict=True))
+    learner(nn.Linear(3, 3), dls=DataLoaders(batches, None)).fit(1)
+
+
+class LeaveAlone(Callback):
+    """End the fit on one process."""
+
+    def __init__(self, rank, error):
+        self.rank, self.error = rank, error
+
+    def after_loss(self, learn):
+        if self.rank == 1 and learn.training and learn.batch_index == 1:
+            raise self.error
+
+
+@case
+def one_process_cancels(rank):
+    learner(nn.Linear(3, 3), LeaveAlone(rank, CancelFit())).fit(2)
+    return {"left": True}
+
+
+@case
+def one_process_fails(rank):
+    learner(nn.Linear(3, 3), LeaveAlone(rank, ArithmeticError("a fault"))).fit(2)
+
+
+class EndTogether(Callback):
+    def before_epoch(self, learn):
+        if learn.training and learn.epoch == 1:
+            raise CancelFit
+
+
+@case
+def all_end_together(rank):
+    model = nn.Linear(3, 3)
+    learn = learner(model, EndTogether())
+    learn.fit(3)
+    alone = learn.predict(data().tensors[0]).sum().item() if rank == 0 else None
+    return {"epochs": len(learn.recorder.epochs), "weights": weights(model), "alone": alone}
+
+
+class SeeStatistics(Callback):
+    """The statistics that each process validates with."""
+
+    def __init__(self):
+        self.seen = []
+
+    def before_batch(self, learn):
+        if not learn.training and learn.batch_index == 0:
+            self.seen.append(learn.model[0].running_mean.tolist())
+
+
+@case
+def all_validate_the_same_model(rank):
+    see, model = SeeStatistics(), nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 3))
+    learner(model, see).fit(2)
+    return {"statistics": see.seen, "weights": weights(model)}
+
+
+def main(out: Path) -> None:
+    torch.set_num_threads(1)
+    with process_group() as (rank, _):
+        results = {}
+        for name, function in CASES.items():
+            torch.manual_seed(rank)
+            try:
+                results[name] = function(rank)
+            except Exception as error:
+                results[name] = f"{type(error).__name__}: {error}"
+            torch.distributed.barrier()
+        (out / f"rank{rank}.json").write_text(json.dumps(results))
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
