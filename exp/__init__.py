@@ -233,6 +233,8 @@ nb03d (bookkeeping): Bookkeeping: means that wait, random numbers that come back
     loader_length     Return the number of batches of a loader, None if it has no length, as a
                       stream of data.
     check_counts      Refuse anything but whole numbers of at least 1.
+    process_rank      Return the rank of this process and how many train together; (0, 1) if it is
+                      alone.
     is_first_process  Return whether this process may write: of several that train together, only
                       the first.
 
@@ -422,11 +424,10 @@ nb05 (anneal): Annealing: a rate for every moment
                          beta.
     get_hyperparameter   Return a setting of one parameter group, by the names that
                          `set_hyperparameter` takes.
-    training_position    Tell where in a fit its present training batch stands: 0 for the first, 1
-                         for the last.
     ScheduleCallback     Set one setting of the optimizer before each training batch, as a schedule
                          says.
-    fit_one_cycle        Train with one cycle of the learning rate and the momentum.
+    fit_one_cycle        Train with one cycle of the learning rate and the momentum, and return the
+                         record.
 
 nb05b: The learning-rate finder
     smooth           Average each value with its neighbours, nearer ones counting more, without a
@@ -533,8 +534,6 @@ nb06c (scale): Scale: half precision and many processes
     ChannelsLast         Store images and kernels pixel by pixel during a fit; afterwards the layout
                          is as before.
     ShareSampler         Sample one process's share of each global batch of an order.
-    process_rank         Return the rank of this process and the number of processes; (0, 1) if it
-                         is alone.
     process_device       Return the device of this process: as `default_device`, but a GPU for each
                          process.
     process_group        Join the processes that torchrun started, and leave them at the end.
@@ -608,7 +607,7 @@ nb11b (language_model): A language model, character by character
                         input, and no other.
 """
 
-# generated from the notebooks: do not edit · cf9ffa
+# generated from the notebooks: do not edit · 3389bb
 
 import importlib as _importlib
 import importlib.machinery as _machinery
@@ -639,7 +638,7 @@ _names = {
     "nb03c": """accuracy binary_accuracy modes_kept Scores evaluate Epoch History fit""",
     "nb03d": """Column DeferredMeans pool_sums random_state set_random_state random_kept
                seed_everything evaluating map_tensors count_items join_batches loader_length
-               check_counts is_first_process""",
+               check_counts process_rank is_first_process""",
     "nb03e": """divides_by divisor_of is_metric Metric metric_state restore_metric_state
                check_number MeanMetric EpochMetric figure_names name_metrics figures""",
     "nb03f": """EVENTS Cancel CancelStep CancelBatch CancelPhase CancelEpoch CancelFit ACTIONS
@@ -663,8 +662,7 @@ _names = {
                Checkpoint SaveBest""",
     "nb05": """Schedule ConstantSchedule LinearSchedule CosineSchedule ExponentialSchedule
               PolynomialSchedule CombinedSchedule restarts_schedule one_cycle
-              set_hyperparameter get_hyperparameter training_position ScheduleCallback
-              fit_one_cycle""",
+              set_hyperparameter get_hyperparameter ScheduleCallback fit_one_cycle""",
     "nb05b": """smooth RateSweep plot_sweep module_as_found as_found lr_find bowl_limit""",
     "nb05c": """Part ComposedOptimizer l2_weight_decay momentum decoupled_weight_decay
                moving_average count_step divide_by_recent_size RMSprop average_square
@@ -675,8 +673,8 @@ _names = {
               plot_activation_histograms lsuv""",
     "nb06b": """normalize_over BatchNorm LayerNorm GroupNorm conv BasicBlock Bottleneck ResNet
                resnet18 resnet34 resnet50 LayerSummary Summary layer_flops summary""",
-    "nb06c": """MixedPrecision ChannelsLast ShareSampler process_rank process_device
-               process_group shared_loaders AverageGradients DistributedCallback""",
+    "nb06c": """MixedPrecision ChannelsLast ShareSampler process_device process_group
+               shared_loaders AverageGradients DistributedCallback""",
     "nb10": """read_names CharacterVocab NameSplit split_lines split_by_name make_contexts
               count_targets count_loss draw_characters generate_names ContextMLP
               counted_loaders DeepContextMLP sweep_storage run_sweep""",
@@ -832,7 +830,8 @@ if TYPE_CHECKING:  # what editors and type checkers read
         random_kept as random_kept, seed_everything as seed_everything,
         evaluating as evaluating, map_tensors as map_tensors, count_items as count_items,
         join_batches as join_batches, loader_length as loader_length,
-        check_counts as check_counts, is_first_process as is_first_process,
+        check_counts as check_counts, process_rank as process_rank,
+        is_first_process as is_first_process,
     )
     from .nb03e import (
         divides_by as divides_by, divisor_of as divisor_of, is_metric as is_metric,
@@ -901,8 +900,8 @@ if TYPE_CHECKING:  # what editors and type checkers read
         ExponentialSchedule as ExponentialSchedule, PolynomialSchedule as PolynomialSchedule,
         CombinedSchedule as CombinedSchedule, restarts_schedule as restarts_schedule,
         one_cycle as one_cycle, set_hyperparameter as set_hyperparameter,
-        get_hyperparameter as get_hyperparameter, training_position as training_position,
-        ScheduleCallback as ScheduleCallback, fit_one_cycle as fit_one_cycle,
+        get_hyperparameter as get_hyperparameter, ScheduleCallback as ScheduleCallback,
+        fit_one_cycle as fit_one_cycle,
     )
     from .nb05b import (
         smooth as smooth, RateSweep as RateSweep, plot_sweep as plot_sweep,
@@ -937,10 +936,9 @@ if TYPE_CHECKING:  # what editors and type checkers read
     )
     from .nb06c import (
         MixedPrecision as MixedPrecision, ChannelsLast as ChannelsLast,
-        ShareSampler as ShareSampler, process_rank as process_rank,
-        process_device as process_device, process_group as process_group,
-        shared_loaders as shared_loaders, AverageGradients as AverageGradients,
-        DistributedCallback as DistributedCallback,
+        ShareSampler as ShareSampler, process_device as process_device,
+        process_group as process_group, shared_loaders as shared_loaders,
+        AverageGradients as AverageGradients, DistributedCallback as DistributedCallback,
     )
     from .nb10 import (
         read_names as read_names, CharacterVocab as CharacterVocab, NameSplit as NameSplit,

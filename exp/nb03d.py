@@ -6,7 +6,7 @@ By the end you will have what a training keeps on the side: means of losses and 
 # cell d1b82cae a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/03d_bookkeeping.ipynb: do not edit · 1b1c3d
+# generated from nbs/03d_bookkeeping.ipynb: do not edit · 540d09
 __all__ = [
     "Column",
     "DeferredMeans",
@@ -21,6 +21,7 @@ __all__ = [
     "join_batches",
     "loader_length",
     "check_counts",
+    "process_rank",
     "is_first_process",
 ]
 
@@ -321,7 +322,17 @@ def check_counts(**counts: Any) -> None:
             raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
 
 
-# cell d97534ee ac662b · Small questions
+# cell d97534ee 823f70 · Small questions
+def process_rank() -> tuple[int, int]:
+    """Return the rank of this process and how many train together; (0, 1) if it is alone.
+
+    As torch.distributed says if they have joined, else as torchrun says in the environment.
+    """
+    if torch.distributed.is_available() and torch.distributed.is_initialized():
+        return torch.distributed.get_rank(), torch.distributed.get_world_size()
+    return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
 def is_first_process() -> bool:
     """Return whether this process may write: of several that train together, only the first."""
-    return int(os.environ.get("RANK", "0")) == 0  # set by torchrun
+    return process_rank()[0] == 0

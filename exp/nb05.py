@@ -6,7 +6,7 @@ By the end you will have schedules that move any setting of the optimizer during
 # cell 2d81e2ab a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/05_anneal.ipynb: do not edit · 635cf0
+# generated from nbs/05_anneal.ipynb: do not edit · be2e78
 __all__ = [
     "Schedule",
     "ConstantSchedule",
@@ -19,20 +19,20 @@ __all__ = [
     "one_cycle",
     "set_hyperparameter",
     "get_hyperparameter",
-    "training_position",
     "ScheduleCallback",
     "fit_one_cycle",
 ]
 
-# cell 2d81e2ab db5aba · Imports
+# cell 2d81e2ab facef6 · Imports
 import math
 from bisect import bisect_right
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from exp.nb03d import loader_length
-from exp.nb03f import Callback
+from exp.nb03f import Callback, Recorder, callback_list
+from exp.nb03i import check_fit
 from exp.nb04 import Learner
 
 
@@ -244,13 +244,6 @@ def get_hyperparameter(group: dict[str, Any], name: str) -> Any:
     return group["betas"][0] if name == "momentum" and "betas" in group else group[name]
 
 
-# cell c2efd90c 93f29f · A callback that follows a schedule
-def training_position(learn: Learner) -> float:
-    """Tell where in a fit its present training batch stands: 0 for the first, 1 for the last."""
-    total = learn.n_epochs * learn.n_batches
-    return (learn.epoch * learn.n_batches + learn.batch_index) / max(total - 1, 1)
-
-
 # cell f696b240 9c35f2 · A callback that follows a schedule
 def _one_for_each(given: Any, groups: list[Any]) -> list[Any]:
     """Return one item for each parameter group, from a list of them or one item for all."""
@@ -261,7 +254,7 @@ def _one_for_each(given: Any, groups: list[Any]) -> list[Any]:
     return items
 
 
-# cell eff9816b deb431 · A callback that follows a schedule
+# cell eff9816b febbcd · A callback that follows a schedule
 def _check_schedule(name: str, learn: Learner) -> None:
     """Refuse a setting that cannot be scheduled, and two schedules for one setting."""
     names = [c.name for c in learn.callbacks if isinstance(c, ScheduleCallback)]
@@ -273,73 +266,75 @@ def _check_schedule(name: str, learn: Learner) -> None:
         if isinstance(value, bool) or not hasattr(value, "__float__"):
             raise ValueError(f"{name!r} is {value!r}, but only numbers can be scheduled; Adam's "
                              'first beta goes by the name "momentum"')
-    _training_batches(learn)
+    if learn.n_epochs is not None:
+        _training_batches(learn)
 
 
 def _training_batches(learn: Learner) -> int:
-    """Count the batches of an epoch."""
+    """Return the number of training batches in an epoch."""
     n_batches = loader_length(learn.dls.train)
     if n_batches is None:
-        raise ValueError("the training loader has no length, so nobody knows where in the "
-                         "training it stands; give it a __len__")
+        raise ValueError("the training loader has no length, so the end of the training is "
+                         "unknown; give it a __len__, or fit with n_steps")
     return n_batches
 
 
-# cell 7b5666fc f73b33 · A callback that follows a schedule
+def _check_length(learn: Learner) -> None:
+    """Refuse a batch that the training loader should not have."""
+    if learn.n_epochs is not None and learn.batch_index >= learn.n_batches:
+        raise ValueError(f"the training loader, a {type(learn.dls.train).__name__}, has length "
+                         f"{learn.n_batches} but returned batch {learn.batch_index + 1}, and the "
+                         "schedule has no value for it; correct its __len__, or fit with n_steps")
+
+
+# cell 7b5666fc 62d064 · A callback that follows a schedule
 class ScheduleCallback(Callback):
     """Set one setting of the optimizer before each training batch, as a schedule says.
 
-    `schedule` is one for all parameter groups, or a list with one for each. "momentum" is also
+    `schedule` is one for all parameter groups, or a list with one for each. "momentum" also means
     Adam's first beta. After the fit the setting is what it was before.
-    Raises: TypeError for what is no schedule; ValueError, as the fit begins, for an unknown setting
-        or one that is no number, another number of groups, or a second schedule for it.
+    Raises: TypeError if a schedule is not callable; ValueError, when the fit begins, for an unknown
+        setting or one that is not a number, a wrong number of schedules, or two for one setting;
+        later, if the loader returns more batches than its length.
     """
 
-    order, repeatable = -10, True  # the others see the new value
+    order, repeatable = -10, True  # before callbacks that use the setting
 
     def __init__(self, name: str, schedule: Schedule | Sequence[Schedule]):
         if not all(map(callable, schedule if isinstance(schedule, list | tuple) else [schedule])):
             raise TypeError(f"a schedule is a function of the position, got {schedule!r}")
         self.name, self.schedule = name, schedule
-        self.kept: list[Any] | None = None  # what the settings were; a resumed fit brings its own
 
     def before_fit(self, learn: Learner) -> None:
-        groups = learn.opt.param_groups
         _check_schedule(self.name, learn)
-        self._schedules = _one_for_each(self.schedule, groups)
-        self.kept = self.kept or [get_hyperparameter(group, self.name) for group in groups]
+        self._schedules = _one_for_each(self.schedule, learn.opt.param_groups)
 
     def before_batch(self, learn: Learner) -> None:
         if learn.training:
-            position = training_position(learn)
-            for group, schedule in zip(learn.opt.param_groups, self._schedules, strict=True):
-                set_hyperparameter(group, self.name, schedule(position))
-
-    def cleanup_fit(self, learn: Learner) -> None:
-        for group, value in zip(learn.opt.param_groups, self.kept or [], strict=False):
-            set_hyperparameter(group, self.name, value)
-        self.kept = None
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"kept": self.kept}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.kept = state["kept"]
+            _check_length(learn)
+            groups = learn.opt.param_groups
+            if len(groups) != len(self._schedules):  # a callback has added some
+                self._schedules = _one_for_each(self.schedule, groups)
+            for group, schedule in zip(groups, self._schedules, strict=True):
+                set_hyperparameter(group, self.name, schedule(learn.position))
 
 
-# cell 4bae1d3c 71b2c9 · A callback that follows a schedule
-def fit_one_cycle(learn: Learner, n_epochs: int, max_lr: float | Sequence[float] | None = None,
-                  callbacks: Iterable[Callback] = (), **options: Any) -> None:
-    """Train with one cycle of the learning rate and the momentum.
+# cell 4bae1d3c b24dc3 · A callback that follows a schedule
+def fit_one_cycle(learn: Learner, n_epochs: int | None = None,
+                  max_lr: float | Sequence[float] | None = None,
+                  callbacks: Iterable[Callback] | Callback = (), *, n_steps: int | None = None,
+                  **options: Any) -> Recorder:
+    """Train with one cycle of the learning rate and the momentum, and return the record.
 
-    `max_lr` is for all parameter groups or one for each, by default the Learner's `lr`; `options`
-    go to `one_cycle`.
+    `max_lr` is one rate for all parameter groups or a list with one for each, by default those of
+    the Learner. `n_steps` may be given in place of `n_epochs`; `options` are passed to `one_cycle`.
     Raises: ValueError as `one_cycle`, and as `ScheduleCallback`.
     Source: Smith and Topin 2018.
     """
-    total_steps = n_epochs * _training_batches(learn)
+    check_fit(learn, n_epochs, n_steps)
+    total_steps = n_steps if n_epochs is None else n_epochs * _training_batches(learn)
     peaks = _one_for_each(learn.lr if max_lr is None else max_lr, learn.opt.param_groups)
     cycles = [one_cycle(peak, total_steps, **options) for peak in peaks]
     schedules = [ScheduleCallback(name, [cycle[name] for cycle in cycles])
                  for name in ("lr", "momentum")]
-    learn.fit(n_epochs, lr=peaks, callbacks=[*schedules, *callbacks])
+    return learn.fit(n_epochs, peaks, [*schedules, *callback_list(callbacks)], n_steps=n_steps)

@@ -17,9 +17,8 @@ __all__ = [
     "bowl_limit",
 ]
 
-# cell c23cc91d e03f86 · Imports
+# cell c23cc91d 341700 · Imports
 import math
-import os
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from copy import deepcopy
@@ -30,8 +29,8 @@ import torch
 from torch import nn
 
 from exp.nb03c import modes_kept
-from exp.nb03d import random_state, set_random_state
-from exp.nb03f import Callback, CancelFit
+from exp.nb03d import process_rank, random_kept
+from exp.nb03f import Callback, CancelFit, MetricsCallback, Recorder, callback_list
 from exp.nb04 import Learner
 from exp.nb05 import ExponentialSchedule
 
@@ -104,7 +103,7 @@ def plot_sweep(sweep: RateSweep) -> None:
     plt.show()
 
 
-# cell 8e8c5741 f2bd00 · The learning-rate finder
+# cell 8e8c5741 1c5306 · The learning-rate finder
 class _Sweep(Callback):
     """Raise the rate by a factor before each batch, until the loss explodes or the rates end."""
 
@@ -115,9 +114,13 @@ class _Sweep(Callback):
         self.losses: list[float] = []
         self.n_taken, self.average, self.best, self.exploded = 0, 0.0, math.inf, False
 
+    def before_fit(self, learn: Learner) -> None:
+        rates = [group["lr"] for group in learn.opt.param_groups]
+        self.shares = [rate / max(rates) if max(rates) > 0 else 1.0 for rate in rates]
+
     def before_batch(self, learn: Learner) -> None:
-        for group in learn.opt.param_groups:
-            group["lr"] = self.lrs[min(self.n_taken, len(self.lrs) - 1)]
+        for group, share in zip(learn.opt.param_groups, self.shares, strict=True):
+            group["lr"] = share * self.lrs[min(self.n_taken, len(self.lrs) - 1)]
 
     def after_loss(self, learn: Learner) -> None:
         loss = learn.loss.item()
@@ -151,7 +154,7 @@ def module_as_found(module: nn.Module) -> Iterator[None]:
             setattr(part, name, buffer.copy_(copy))
 
 
-# cell 31cdb9da ff7958 · The learning-rate finder
+# cell 31cdb9da e494a2 · The learning-rate finder
 @contextmanager
 def as_found(learn: Learner) -> Iterator[None]:
     """Put a Learner back as it was: model, optimizer, callbacks, random numbers, attributes.
@@ -161,9 +164,8 @@ def as_found(learn: Learner) -> Iterator[None]:
     opt, attributes = learn.opt, dict(vars(learn))
     state, groups = dict(opt.state), [(group, dict(group)) for group in opt.param_groups]
     callbacks = [(callback, deepcopy(callback.state_dict())) for callback in learn.callbacks]
-    numbers, loaders = random_state(learn.loaders), learn.loaders
     opt.state.update({p: deepcopy(kept) for p, kept in state.items()})
-    with ExitStack() as modules:
+    with random_kept(learn.loaders), ExitStack() as modules:
         for part in (learn.model, learn.loss_func):
             if isinstance(part, nn.Module):
                 modules.enter_context(module_as_found(part))
@@ -180,37 +182,39 @@ def as_found(learn: Learner) -> Iterator[None]:
                 group.update(kept)
             for callback, kept in callbacks:
                 callback.load_state_dict(kept)
-            set_random_state(numbers, loaders)
 
 
-# cell 8b623577 f07f1a · The learning-rate finder
+# cell 8b623577 761cda · The learning-rate finder
 def lr_find(learn: Learner, start_lr: float = 1e-6, end_lr: float = 10.0, num_steps: int = 100,
-            explode: float = 3.0, callbacks: Iterable[Callback] = ()) -> RateSweep:
+            explode: float = 3.0, callbacks: Iterable[Callback] | Callback = ()) -> RateSweep:
     """Try rates from `start_lr` to `end_lr`, each a factor above the last, until the loss explodes.
 
-    It explodes when it has risen by `explode` times its lowest value. Afterwards everything is as
-    it was before. All parameter groups get the same rate. Of the Learner's callbacks only those
-    take part that `evaluate` needs too; name others, such as gradient clipping, in `callbacks`.
-    Raises: ValueError for a range that is none, or if the loss explodes at once; RuntimeError in
-        one of several processes, which would each stop at a loss of its own.
+    It has exploded when it has risen by `explode` times its lowest value. Afterwards everything is
+    as it was before. The rates are those of the parameter group with the highest rate; the others
+    keep their ratio to it. Of the Learner's callbacks only those take part that `evaluate` needs
+    too, such as one that computes the loss; pass others, such as gradient clipping, in `callbacks`.
+    Raises: ValueError for an invalid range, or if the loss explodes at once; RuntimeError in one of
+        several processes, since each would stop at a loss of its own.
     Source: Smith 2017, section 3.3.
     Differs: Smith raises the rate by a constant amount and looks at the accuracy.
     """
     if not 0 < start_lr < end_lr < math.inf or num_steps < 10 or not explode > 0:
-        raise ValueError(f"rates go up from a positive one, in 10 or more steps; got {start_lr} "
-                         f"to {end_lr} in {num_steps}, explode {explode}")
-    if int(os.environ.get("WORLD_SIZE", "1")) > 1:  # as torchrun sets it
-        raise RuntimeError("lr_find goes by the losses of one process: run it without torchrun")
+        raise ValueError("lr_find needs 0 < start_lr < end_lr, 10 or more steps, explode > 0; got "
+                         f"{start_lr} to {end_lr} in {num_steps} steps, explode {explode}")
+    if process_rank()[1] > 1:
+        raise RuntimeError("lr_find stops at a loss of this process, the others would wait for it; "
+                           "run it without torchrun")
     lrs = [ExponentialSchedule(start_lr, end_lr)(i / (num_steps - 1)) for i in range(num_steps)]
     sweep = _Sweep(lrs, explode)
     with as_found(learn):
-        learn.callbacks = [c for c in learn.callbacks if c.evaluates]
+        helpers = [c for c in learn.callbacks if c.evaluates]
+        learn.callbacks, learn.progress = [MetricsCallback(), Recorder(), *helpers], False
         learn.dls = SimpleNamespace(train=learn.dls.train, valid=None)
-        learn.fit(num_steps + 1, callbacks=[sweep, *callbacks])
+        learn.fit(num_steps + 1, callbacks=[sweep, *callback_list(callbacks)])
     n = len(sweep.losses)
     if n < 4:
-        raise ValueError(f"the loss exploded after {n} steps that began with lr {start_lr:g}: "
-                         "begin lower, or look for what is wrong with the loss")
+        raise ValueError(f"the loss exploded after {n} steps from start_lr {start_lr:g} on: lower "
+                         "start_lr, or look for what is wrong with the loss")
     return RateSweep(tuple(lrs[:n]), tuple(sweep.losses), sweep.exploded)
 
 

@@ -6,12 +6,11 @@ By the end you will be able to run the training that you have in half precision,
 # cell 852a8a91 a6284e · Scale: half precision and many processes
 from __future__ import annotations
 
-# generated from nbs/06c_scale.ipynb: do not edit · cc4ca8
+# generated from nbs/06c_scale.ipynb: do not edit · f0058c
 __all__ = [
     "MixedPrecision",
     "ChannelsLast",
     "ShareSampler",
-    "process_rank",
     "process_device",
     "process_group",
     "shared_loaders",
@@ -19,7 +18,7 @@ __all__ = [
     "DistributedCallback",
 ]
 
-# cell 852a8a91 0c43dd · Scale: half precision and many processes
+# cell 852a8a91 210701 · Scale: half precision and many processes
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,7 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from exp.nb03b import DataLoader, DataLoaders, RandomSampler, Sampler, SequentialSampler
-from exp.nb03d import loader_length, map_tensors
+from exp.nb03d import loader_length, map_tensors, process_rank
 from exp.nb03f import Callback, CancelStep, MetricsCallback, Recorder
 from exp.nb04 import Learner
 from exp.nb04b import (
@@ -159,14 +158,7 @@ class ShareSampler(Sampler):
         return torch.cat([batch[self.rank::self.world_size] for batch in batches])
 
 
-# cell 0a004626 9d744e · Many processes, one model
-def process_rank() -> tuple[int, int]:
-    """Return the rank of this process and the number of processes; (0, 1) if it is alone."""
-    if not torch.distributed.is_available() or not torch.distributed.is_initialized():
-        return 0, 1
-    return torch.distributed.get_rank(), torch.distributed.get_world_size()
-
-
+# cell 0a004626 6d18b2 · Many processes, one model
 def _all_sum(tensor: Tensor) -> Tensor:
     """Return the sum over all processes, on the device where they exchange it."""
     if process_rank()[1] > 1:
@@ -282,7 +274,13 @@ class AverageGradients(Callback):
                 p.grad.copy_(part.view_as(p))
 
 
-# cell fd77697a 453e8a · Many processes, one model
+# cell fd77697a deaa04 · Many processes, one model
+def _check_joined() -> None:
+    if not torch.distributed.is_initialized():
+        raise RuntimeError(f"torchrun has started {process_rank()[1]} processes, which have not "
+                           "joined: train inside `with process_group():`")
+
+
 def _gather(x: Any) -> list[Any]:
     """Return the objects of all processes, in the order of their ranks."""
     found = [x] * process_rank()[1]
@@ -320,7 +318,7 @@ def _check_layouts(layouts: Sequence[Mapping[str, list[Any]]]) -> None:
                                      f"{rank}; build model, optimizer and loaders alike on each")
 
 
-# cell 24ac2390 adf752 · Many processes, one model
+# cell 24ac2390 c7dba8 · Many processes, one model
 class DistributedCallback(Callback):
     """Train one model on several processes: equal copies, averaged gradients, metrics over all.
 
@@ -328,7 +326,7 @@ class DistributedCallback(Callback):
     as the others do; `predict` may be called by one alone. A fit must end everywhere at the same
     time: by results, which are the same everywhere. The record's losses are those of this process.
     Raises: ValueError if the processes have different parameters, batches or epochs; RuntimeError
-        in the others when a process leaves the fit.
+        without a `process_group`, and in the others when a process leaves the fit.
     Differs: batch norms see their own share only, as in PyTorch's DistributedDataParallel; after
         the training batches of an epoch all take over the statistics of process 0.
     """
@@ -342,6 +340,7 @@ class DistributedCallback(Callback):
 
     def before_epoch(self, learn: Learner) -> None:
         if learn.training and not self._trains and process_rank()[1] > 1:
+            _check_joined()
             _check_layouts(_gather(_layout(learn)))
             self._take_over(learn, "parameters", "buffers")
             self._trains = True

@@ -15,8 +15,9 @@ from torch import nn
 
 from exp.nb03b import DataLoaders, TensorDataset
 from exp.nb03c import accuracy
-from exp.nb04 import Callback, CancelFit, Learner
-from exp.nb06c import AverageGradients, DistributedCallback, process_group, shared_loaders
+from exp.nb03f import Callback, CancelFit
+from exp.nb04 import Learner
+from exp.nb06c import DistributedCallback, process_group, shared_loaders
 
 CASES = {}
 
@@ -34,7 +35,7 @@ def data(n=40, seed=0):
 def learner(model, *callbacks, dls=None, batch_size=20, **options):
     options = {"lr": 0.1, "metrics": [accuracy], **options}
     return Learner(model, dls or shared_loaders(data(), data(), batch_size), F.cross_entropy,
-                   callbacks=[DistributedCallback(), AverageGradients(), *callbacks], **options)
+                   callbacks=[DistributedCallback(), *callbacks], **options)
 
 
 def weights(model):

@@ -20,13 +20,7 @@ from exp.nb03c import accuracy
 from exp.nb04 import Learner
 from exp.nb04a import CSVLogger
 from exp.nb04b import DeviceCallback, GradientAccumulation, GradientClip
-from exp.nb06c import (
-    AverageGradients,
-    DistributedCallback,
-    process_device,
-    process_group,
-    shared_loaders,
-)
+from exp.nb06c import DistributedCallback, process_device, process_group, shared_loaders
 
 
 def main(out: Path, accumulate: int = 1, batch_norm: bool = False) -> None:
@@ -41,12 +35,11 @@ def main(out: Path, accumulate: int = 1, batch_norm: bool = False) -> None:
         norm = [nn.BatchNorm2d(4)] if batch_norm else []
         model = nn.Sequential(nn.Conv2d(1, 4, 3), *norm, nn.ReLU(), nn.Flatten(),
                               nn.Linear(4 * 36, 2))
-        writers = [CSVLogger(out / "log.csv")] if rank == 0 else []
         many = [GradientAccumulation(accumulate)] if accumulate > 1 else []
         learn = Learner(model, shared_loaders(train, valid, 16, seed=3), F.cross_entropy, 0.1,
                         partial(torch.optim.SGD, momentum=0.9), [accuracy],
                         [DeviceCallback(process_device()), DistributedCallback(),
-                         AverageGradients(), GradientClip(1.0), *many, *writers])
+                         GradientClip(1.0), *many, CSVLogger(out / "log.csv")])
         learn.fit(3)
         results = {**learn.recorder.epochs[-1],
                    **{f"evaluate_{k}": v for k, v in learn.evaluate().items()}}

@@ -13,12 +13,12 @@ from torch import nn
 from exp.nb00 import test_eq, test_near
 from exp.nb03b import DataLoader, DataLoaders, RandomSampler, SequentialSampler, TensorDataset
 from exp.nb03c import accuracy
-from exp.nb04 import Callback, Learner
+from exp.nb03f import Callback
+from exp.nb04 import Learner
 from exp.nb04b import DeviceCallback, GradientAccumulation, GradientClip, StopOnNaN
 from exp.nb04d import Checkpoint
 from exp.nb05b import lr_find
 from exp.nb06c import (
-    AverageGradients,
     ChannelsLast,
     DistributedCallback,
     MixedPrecision,
@@ -84,7 +84,7 @@ def test_alone_shared_loaders_are_ordinary_ones_and_callbacks_do_nothing():
                         DataLoader(data(), 16))
     shared = shared_loaders(data(), data(), 8, seed=3)
     states = []
-    for loaders, callbacks in ((plain, ()), (shared, (DistributedCallback(), AverageGradients()))):
+    for loaders, callbacks in ((plain, ()), (shared, [DistributedCallback()])):
         learn = learner(*callbacks, loaders=loaders)
         learn.fit(2)
         states.append({**learn.model.state_dict(), **learn.recorder.epochs[-1]})
@@ -217,8 +217,6 @@ class Fail(Callback):
 def test_refusals():
     with pytest.raises(ValueError, match="bfloat16"):
         MixedPrecision(torch.float64)
-    with pytest.raises(ValueError, match="requires AverageGradients"):
-        learner(DistributedCallback())
 
 
 def test_sums_travel_on_the_device_of_the_process(monkeypatch):

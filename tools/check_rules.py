@@ -63,7 +63,7 @@ MODULES = {  # used without being built: (from which notebook on, why)
     "torch.nn.DataParallel": ("04", "a wrapper, whose names are met in files"),
     "torch.amp": ("06", "half precision, the hardware's own"),
     "torch.compile": ("04", "a compiler"),
-    "torch.distributed": ("06", "messages between processes"),
+    "torch.distributed": ("03d", "messages between processes"),
     "PIL": ("07", "reads and draws pictures"),
     "pandas": ("07", "tables, introduced there"),
     "nmslib": ("08b", "an index, checked there against brute force"),
@@ -85,8 +85,8 @@ FREE = {
     "torch." + name
     for name in """
     tensor as_tensor asarray from_numpy frombuffer zeros ones full empty zeros_like ones_like
-    full_like empty_like arange linspace logspace eye meshgrid tril_indices triu_indices
-    cartesian_prod combinations
+    full_like empty_like empty_strided arange linspace logspace eye meshgrid tril_indices
+    triu_indices cartesian_prod combinations
 
     manual_seed seed initial_seed Generator default_generator get_rng_state set_rng_state random
     rand randn randint randperm rand_like randn_like randint_like normal bernoulli multinomial
@@ -127,7 +127,7 @@ FREE = {
     cuda.is_available cuda.synchronize cuda.device_count cuda.current_device cuda.get_device_name
     cuda.get_device_properties cuda.get_device_capability cuda.manual_seed cuda.manual_seed_all
     cuda.is_initialized cuda.get_rng_state_all cuda.set_rng_state_all
-    cuda.empty_cache cuda.Event cuda.memory_allocated cuda.max_memory_allocated
+    cuda.set_device cuda.empty_cache cuda.Event cuda.memory_allocated cuda.max_memory_allocated
     cuda.reset_peak_memory_stats
     """.split()
 }
