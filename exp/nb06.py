@@ -27,7 +27,7 @@ __all__ = [
     "lsuv",
 ]
 
-# cell 26e0fc49 b5a9cf · Convolutions, hooks and a good start
+# cell 26e0fc49 0ff7e4 · Convolutions, hooks and a good start
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -38,23 +38,19 @@ from torch import Tensor, nn
 
 from exp.nb01 import show_images
 from exp.nb02 import kaiming_uniform
-from exp.nb03c import modes_kept
-from exp.nb03d import random_state, set_random_state
+from exp.nb03d import evaluating, random_kept
 from exp.nb03f import Callback
 from exp.nb04 import Learner
 
 
-# cell db592f00 3d38ac · The data
+# cell db592f00 cccc89 · The data
 def show_batch(dls: Any, n: int = 16, title: str = "A training batch") -> None:
     """Draw the first images of a training batch with their targets; no random number moves.
 
     Shape: a batch is (images (B, 1, H, W) or (B, H, W), targets (B,)).
     """
-    state = random_state([dls.train])
-    try:
+    with random_kept([dls.train]):
         images, targets = next(iter(dls.train))
-    finally:
-        set_random_state(state, [dls.train])
     images = images[:n].squeeze(1) if images.ndim == 4 else images[:n]
     show_images(images, targets[:n].tolist(), suptitle=title)
 
@@ -385,7 +381,19 @@ def plot_activation_histograms(stats: ActivationStats, title: str = "Outputs of 
     plt.show()
 
 
-# cell 48cf729b 4196b9 · A start that suits the depth
+# cell 48cf729b ea4144 · A start that suits the depth
+def _divide_weight(layer: nn.Module, name: str, number: float) -> None:
+    """Divide a layer's weight, also one that a parametrization, such as weight_norm, computes."""
+    if "weight" in layer._parameters:
+        layer.weight.div_(number)
+    elif "weight" in getattr(layer, "parametrizations", ()):
+        layer.weight = layer.weight / number  # sets the parameters that it is computed from
+    else:
+        raise ValueError(f"the weight of {name!r} is not a parameter but computed from others in "
+                         "each forward pass, as by the old torch.nn.utils.weight_norm; use that of "
+                         "torch.nn.utils.parametrizations, or call lsuv before it")
+
+
 def _unit_variance(run: Callable[[], Any], name: str, layer: nn.Module, seen: Mapping[str, float],
                    tol: float, max_steps: int) -> float:
     """Divide one layer's weights by the standard deviation of its outputs, until that is 1."""
@@ -393,25 +401,26 @@ def _unit_variance(run: Callable[[], Any], name: str, layer: nn.Module, seen: Ma
     first = seen[name]
     for _ in range(max_steps):
         if not (math.isfinite(seen[name]) and seen[name] > 0):
-            raise ValueError(f"the outputs of {name!r} have standard deviation {seen[name]}: the "
-                             "layer cannot be scaled; start from other weights")
+            raise ValueError(f"the outputs of {name!r} have standard deviation {seen[name]}, which "
+                             "no scale can make 1; start from other weights")
         if abs(seen[name] ** 2 - 1) < tol:
             return first
-        layer.weight.div_(seen[name])
+        _divide_weight(layer, name, seen[name])
         run()
-    raise ValueError(f"the outputs of {name!r} do not reach variance 1 in {max_steps} steps; is "
-                     "their spread that of its bias?")
+    raise ValueError(f"the outputs of {name!r} do not reach variance 1 in {max_steps} steps; does "
+                     "their spread come from the bias, or is the weight rescaled in each forward "
+                     "pass, as by spectral_norm?")
 
 
-# cell 2eb033ae 93b8a6 · A start that suits the depth
+# cell 2eb033ae 1afec9 · A start that suits the depth
 def lsuv(model: nn.Module, xb: Tensor, kinds: type | tuple[type, ...] = (nn.Linear, nn.Conv2d),
          tol: float = 0.01, max_steps: int = 10) -> dict[str, float]:
     """Scale each layer's weights, from first to last, until its outputs on a batch have variance 1.
 
     Changes these weights and nothing else: modes, buffers and random numbers stay as they are.
     Returns: the standard deviation that each layer had when its turn came.
-    Raises: ValueError if a layer's outputs do not vary or are not finite, or after `max_steps`;
-        then the weights are what they were.
+    Raises: ValueError if a layer's outputs do not vary or are not finite, if its weight cannot be
+        scaled, or after `max_steps`; then the weights are what they were.
     Source: Mishkin and Matas 2016, algorithm 1.
     Differs: starts from the weights as they are, where the paper starts from orthogonal ones.
     """
@@ -420,19 +429,17 @@ def lsuv(model: nn.Module, xb: Tensor, kinds: type | tuple[type, ...] = (nn.Line
     def note(name: str, module: nn.Module, output: Tensor) -> None:
         seen[name] = output.float().std().item()
 
-    layers, state, found = modules_of_kind(model, kinds), random_state(), {}
-    weights: dict[str, Tensor] = {}
+    layers, found = modules_of_kind(model, kinds), {}
+    weights: list[tuple[Tensor, Tensor]] = []
     try:
-        with torch.no_grad(), modes_kept(model), ForwardHooks(layers, note):
-            model.eval()(xb)
+        with random_kept(), evaluating(model), ForwardHooks(layers, note):
+            model(xb)
             for name in list(seen):
-                weights[name] = layers[name].weight.clone()
+                weights += [(p, p.clone()) for p in layers[name].parameters()]
                 found[name] = _unit_variance(partial(model, xb), name, layers[name], seen, tol,
                                              max_steps)
     except BaseException:
-        for name, weight in weights.items():
-            layers[name].weight.data.copy_(weight)
+        for p, weight in weights:
+            p.data.copy_(weight)
         raise
-    finally:
-        set_random_state(state)
     return found

@@ -25,7 +25,7 @@ __all__ = [
     "summary",
 ]
 
-# cell 7a477932 bba6cd · Normalisation and residual networks
+# cell 7a477932 69acfa · Normalisation and residual networks
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -34,8 +34,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from exp.nb03c import modes_kept
-from exp.nb03d import random_state, set_random_state
+from exp.nb03d import evaluating, random_kept
+from exp.nb03f import format_html, format_table
 from exp.nb06 import ForwardHooks
 
 
@@ -307,7 +307,7 @@ class LayerSummary:
     flops: int
 
 
-# cell b511b88b 86b143 · What a network costs
+# cell b511b88b 2ff301 · What a network costs
 @dataclass(frozen=True)
 class Summary:
     """A model's layers in the order in which they ran; its repr is a table."""
@@ -320,14 +320,19 @@ class Summary:
         """The FLOP of convolutions and linear layers in one forward pass of the batch."""
         return sum(layer.flops for layer in self.layers)
 
+    def rows(self) -> list[dict[str, str]]:
+        """Return the table: each layer, then the total."""
+        rows = [{"layer": row.name, "kind": row.kind, "output": " × ".join(map(str, row.shape)),
+                 "parameters": f"{row.parameters:,}",
+                 "MFLOP": f"{row.flops / 1e6:,.2f}" if row.flops else ""} for row in self.layers]
+        total = {"layer": "total", "parameters": f"{self.parameters:,}"}
+        return [*rows, total | {"MFLOP": f"{self.flops / 1e6:,.2f}"}]
+
     def __repr__(self) -> str:
-        rows = [("layer", "kind", "output", "parameters", "MFLOP")]
-        rows += [(row.name, row.kind, " × ".join(map(str, row.shape)), f"{row.parameters:,}",
-                  f"{row.flops / 1e6:,.2f}" if row.flops else "") for row in self.layers]
-        rows += [("total", "", "", f"{self.parameters:,}", f"{self.flops / 1e6:,.2f}")]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        return "\n".join("  ".join(text.ljust(w) if i < 3 else text.rjust(w) for i, (text, w) in
-                                   enumerate(zip(row, widths, strict=True))) for row in rows)
+        return format_table(self.rows())
+
+    def _repr_html_(self) -> str:
+        return format_html(self.rows())
 
 
 # cell a6b2d609 e69244 · What a network costs
@@ -338,7 +343,7 @@ def layer_flops(module: nn.Module, output: Tensor) -> int:
     return 2 * output.numel() * module.in_features if isinstance(module, nn.Linear) else 0
 
 
-# cell 4420c976 cad3cf · What a network costs
+# cell 4420c976 9978e3 · What a network costs
 def summary(model: nn.Module, *inputs: Any) -> Summary:
     """Send inputs through a model, and return each layer's output shape, parameters and FLOP.
 
@@ -353,10 +358,6 @@ def summary(model: nn.Module, *inputs: Any) -> Summary:
         layers.append(LayerSummary(name, type(module).__name__, shape, own, flops))
 
     leaves = {name: m for name, m in model.named_modules() if not list(m.children())}
-    state = random_state()
-    try:
-        with torch.no_grad(), modes_kept(model), ForwardHooks(leaves, note):
-            model.eval()(*inputs)
-    finally:
-        set_random_state(state)
+    with random_kept(), evaluating(model), ForwardHooks(leaves, note):
+        model(*inputs)
     return Summary(tuple(layers), sum(p.numel() for p in model.parameters()))

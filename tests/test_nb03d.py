@@ -12,7 +12,6 @@ from exp.nb03b import DataLoader, TensorDataset
 from exp.nb03d import Column, DeferredMeans, pool_sums, random_state, set_random_state
 
 
-
 @settings(max_examples=60, deadline=None)
 @given(
     numbers=st.lists(

@@ -37,7 +37,6 @@ from exp.nb05 import (
     one_cycle,
     restarts_schedule,
     set_hyperparameter,
-    training_position,
 )
 from exp.nb05b import RateSweep, as_found, bowl_limit, lr_find, module_as_found, smooth
 from exp.nb05c import LAMB, Adam, AdamW, ComposedOptimizer, RMSprop
@@ -198,25 +197,28 @@ class Net(nn.Module):
         return self.head(self.drop(self.norm(self.second(self.first(x).relu()))))
 
 
-def make(opt_func=None, callbacks=(), n=48, batch_size=8, loader=None):
+def make(opt_func=None, callbacks=(), n=48, batch_size=8, loader=None, **options):
     torch.manual_seed(0)
     data = TensorDataset(torch.randn(n, 4), torch.randint(0, 2, (n,)))
     draw = torch.Generator().manual_seed(1)
     loader = loader or DataLoader(data, batch_size, shuffle=True, generator=draw)
     opt_func = opt_func or partial(torch.optim.SGD, momentum=0.9)
     return Learner(Net(), DataLoaders(loader, DataLoader(data, 16)), nn.CrossEntropyLoss(), 0.05,
-                   opt_func, callbacks=callbacks)
+                   opt_func, callbacks=callbacks, **options)
 
 
 class Note(Callback):
     def __init__(self, *names):
         self.names, self.seen, self.positions = names, [], []
 
+    def before_batch(self, learn):
+        if learn.training:
+            self.positions.append(learn.position)
+
     def after_batch(self, learn):
         if learn.training:
             group = learn.opt.param_groups[0]
             self.seen.append([get_hyperparameter(group, name) for name in self.names])
-            self.positions.append(training_position(learn))
 
 
 @pytest.mark.parametrize("n_epochs", [1, 2, 5])
@@ -291,13 +293,64 @@ def test_what_the_callback_refuses():
         fit_one_cycle(learn, 1)
 
 
-def test_a_resumed_callback_puts_back_the_first_setting():
-    callback, learn = ScheduleCallback("lr", LinearSchedule(0.1, 0.0)), make()
-    callback.load_state_dict({"kept": [0.05]})
-    learn.opt.param_groups[0]["lr"] = 0.033  # as saved in the middle of the fit
-    callback.before_fit(learn)
-    callback.cleanup_fit(learn)
-    assert learn.opt.param_groups[0]["lr"] == 0.05
+def test_one_cycle_of_steps_ends_exactly_with_the_last_step():
+    learn, note = make(), Note("lr", "momentum")
+    record = fit_one_cycle(learn, n_steps=8, max_lr=0.01, callbacks=note)
+    assert record is learn.recorder and len(note.seen) == 8
+    cycle = one_cycle(0.01, 8)
+    assert note.positions == pytest.approx([t / 7 for t in range(8)])
+    assert note.seen[-1] == pytest.approx([cycle["lr"](1), cycle["momentum"](1)])
+    learn.dls = SimpleNamespace(train=Stream(list(learn.dls.train)), valid=None)
+    assert len(fit_one_cycle(learn, n_steps=8).losses) == 16
+    for wrong in ({}, {"n_epochs": 1, "n_steps": 8}):
+        with pytest.raises(ValueError, match="n_epochs or n_steps"):
+            fit_one_cycle(learn, **wrong)
+
+
+class Stream:
+    """A loader whose length is unknown, or wrong."""
+
+    def __init__(self, batches, length=None):
+        self.batches, self.length = batches, length
+
+    def __len__(self):
+        if self.length is None:
+            raise TypeError("a stream has no length")
+        return self.length
+
+    def __iter__(self):
+        return iter(self.batches)
+
+
+def test_a_loader_that_is_longer_than_it_says():
+    learn = make()
+    learn.dls = SimpleNamespace(train=Stream(list(learn.dls.train), 3), valid=None)
+    with pytest.raises(ValueError, match="a Stream, has length 3 but returned batch 4"):
+        learn.fit(2, callbacks=ScheduleCallback("lr", LinearSchedule(0.1, 0.0)))
+
+
+class Unfreeze(Callback):
+    """Give the optimizer another group in the second epoch."""
+
+    def __init__(self, params):
+        self.params = params
+
+    def before_epoch(self, learn):
+        if learn.epoch == 1:
+            learn.opt.add_param_group({"params": self.params})
+
+
+def test_a_group_that_is_added_follows_the_schedule():
+    one = LinearSchedule(0.1, 0.0)
+    for schedule, fits in ((one, True), ([one], False)):
+        learn = make(groups=lambda model: [list(model.parameters())[:2]])
+        rest = Unfreeze(list(learn.model.parameters())[2:])
+        call = partial(learn.fit, 2, callbacks=[ScheduleCallback("lr", schedule), rest])
+        if fits:
+            assert call().lrs[-1] == pytest.approx([0.0, 0.0])
+        else:
+            with pytest.raises(ValueError, match="got 1 for 2 parameter groups"):
+                call()
 
 
 @pytest.mark.parametrize("stop", [1, 4, 6, 7, 11])
@@ -319,6 +372,8 @@ def test_one_cycle_resumes_to_the_last_bit(tmp_path, stop):
     assert bits(resumed.model.state_dict()) == bits(whole.model.state_dict())
     assert (resumed.recorder.lrs, resumed.recorder.momenta) == (whole.recorder.lrs,
                                                                 whole.recorder.momenta)
+    groups = [learn.opt.state_dict()["param_groups"] for learn in (whole, resumed, make())]
+    assert groups[0] == groups[1] == groups[2]
     groups = [learn.opt.state_dict()["param_groups"] for learn in (whole, resumed)]
     assert groups[0] == groups[1]
 
@@ -455,6 +510,35 @@ def test_nothing_keeps_the_model_alive():
     assert model() is None and len(sweep.lrs) == len(sweep.losses)
 
 
+def test_the_finder_keeps_the_ratio_of_the_groups():
+    rates, groups = [], lambda model: [list(model.parameters())[:2], list(model.parameters())[2:]]
+
+    class Note(Callback):
+        def after_backward(self, learn):
+            rates.append([group["lr"] for group in learn.opt.param_groups])
+
+    learn = make(groups=groups)
+    learn.lr = [0.001, 0.01]
+    sweep = lr_find(learn, 1e-4, 1.0, num_steps=20, callbacks=Note())
+    assert learn.lr == [0.001, 0.01]
+    n = len(sweep.lrs)
+    assert [high for _, high in rates[:n]] == pytest.approx(list(sweep.lrs))
+    assert [low for low, _ in rates[:n]] == pytest.approx([lr / 10 for lr in sweep.lrs])
+    learn.lr = 0.0
+    assert lr_find(learn, num_steps=20).lrs[0] == 1e-6
+
+
+class Hundredfold(Callback):
+    def do_loss(self, learn):
+        learn.loss = 100 * learn.loss_func(learn.pred, learn.target)
+
+
+def test_the_finder_sweeps_the_loss_that_is_trained():
+    plain, changed = make(), make(callbacks=[Hundredfold()])
+    losses = [lr_find(learn, 1e-8, 1e-6, num_steps=10).losses for learn in (plain, changed)]
+    assert list(losses[1]) == pytest.approx([100 * loss for loss in losses[0]], rel=0.01)
+
+
 def test_a_loader_shorter_than_the_sweep_and_no_validation():
     learn = make(n=16, batch_size=8)
     calls = []
@@ -484,7 +568,7 @@ def test_rates_are_paired_with_the_loss_they_led_to():
 
 @pytest.mark.parametrize("range_", [(0, 1), (1, 0.1), (1e-3, math.inf), (-1, 1), (math.nan, 1)])
 def test_ranges_that_are_none(range_):
-    with pytest.raises(ValueError, match="rates go up"):
+    with pytest.raises(ValueError, match="start_lr < end_lr"):
         lr_find(make(), *range_)
     with pytest.raises(ValueError, match="10 or more steps"):
         lr_find(make(), num_steps=3)

@@ -299,6 +299,31 @@ def test_lsuv_moves_no_random_numbers_of_a_model_that_draws():
     test_eq(torch.get_rng_state(), before)
 
 
+@pytest.mark.parametrize("kind", [nn.Linear, nn.Conv1d])
+def test_lsuv_under_weight_norm(kind):
+    layers = [kind(6, 6, *(1,) * (kind is nn.Conv1d)) for _ in range(2)]
+    model = nn.Sequential(layers[0], nn.Tanh(), layers[1])
+    for layer in layers:
+        nn.utils.parametrizations.weight_norm(layer)
+    x, params = torch.randn(200, 6, 6), dict(model.named_parameters())
+    lsuv(model, x, kinds=kind)
+    assert model(x).var().item() == pytest.approx(1, abs=0.011)
+    assert model[0](x).var().item() == pytest.approx(1, abs=0.011)
+    assert all(params[name] is p for name, p in model.named_parameters())
+
+
+@pytest.mark.filterwarnings("ignore::FutureWarning")
+@pytest.mark.parametrize("wrap, message", [
+    (nn.utils.weight_norm, "computed from others"),
+    (nn.utils.parametrizations.spectral_norm, "as by spectral_norm")])
+def test_lsuv_refuses_a_weight_that_it_cannot_scale(wrap, message):
+    model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), wrap(nn.Linear(4, 4)))
+    before = copy.deepcopy(model.state_dict())
+    with pytest.raises(ValueError, match=message):
+        lsuv(model, torch.randn(50, 4))
+    test_eq(dict(model.state_dict()), dict(before))
+
+
 def test_units_of_nan_are_dead():
     x = torch.tensor([[1.0, float("nan"), 0.0, -1.0], [0.0, 5.0, 0.0, -2.0]])
     assert describe_outputs(x)[2] == 0.75
