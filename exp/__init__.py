@@ -146,40 +146,38 @@ nb02 (fully_connected): Fully connected networks: gradients by hand, then by a t
                         `mse`.
 
 nb03 (minibatch_training): Minibatch training
-    logsumexp      Take the largest number out, sum the exponentials of what remains, take the
-                   logarithm.
-    log_softmax    Subtract from each logit the log-sum-exp of all: the logarithm of its
+    logsumexp      Factor out the largest exponential, sum what remains, and take the logarithm.
+    log_softmax    Subtract the log-sum-exp of all logits from each: the logarithm of its
                    probability.
-    nll_loss       Pick the log-probability of each right class and turn its sign.
+    nll_loss       Pick the log-probability of each right class and negate it.
     cross_entropy  Turn logits into log-probabilities and take the negative log likelihood of the
                    right class.
-    Parameter      A tensor that training changes, told apart from all others by its class.
-    Container      Write down each parameter and each part on assignment; name, save and load all of
-                   them.
-    Sequential     Apply layers (or functions) one after the other: each gets what the one before
-                   returns.
-    Optimizer      Visit every parameter that has a gradient and change it by the settings of its
+    Parameter      A tensor that training changes, distinguished from all others by its class.
+    Container      Register each parameter and each part when it is assigned; name, save and load
+                   them all.
+    Sequential     Apply layers (or functions) one after the other, each to the output of the one
+                   before.
+    Optimizer      Visit every parameter that has a gradient, and change it with the settings of its
                    group.
-    SGD            Step against the gradient, or against a velocity that gathers the gradients.
+    SGD            Step against the gradient, or against a velocity that accumulates the gradients.
 
 nb03b (data_loaders): Data loaders
-    Dataset              Answer two questions: how many samples there are, and what sample number
+    Dataset              A data set answers two questions: how many samples it has, and what sample
                          `index` is.
     TensorDataset        A data set of tensors whose first axis counts the samples; a sample is a
                          tuple of rows.
-    Sampler              An order of reading: `indices` gives it as one tensor, `blocks` in parts,
-                         iterating singly.
-    SequentialSampler    Read in the order in which the samples lie.
-    RandomSampler        Read every sample once, in an order drawn anew each time.
+    Sampler              An order of reading: `indices` returns it as one tensor, `blocks` yields it
+                         in pieces.
+    SequentialSampler    Read the samples in the order in which they are stored.
+    RandomSampler        Read every sample once, in a new random order each time.
     check_whole_number   Raise a ValueError that names the value unless it is a whole number of at
                          least `least`.
-    BatchSampler         Cut an order into lists of `batch_size`; the last one may be shorter, or is
-                         dropped.
-    collate              Stack samples along a new first axis, part by part for tuples, lists and
-                         dicts.
+    BatchSampler         Cut an order into lists of `batch_size`; a shorter last one is kept, unless
+                         `drop_last`.
+    collate              Stack samples along a new first axis; tuples, lists and dicts part by part.
     tensor_batches       Take the rows of many batches at once, in the sampler's order, and hand out
                          slices.
-    fetch_batch          Make one batch: read the samples and collate them, or take rows where all
+    fetch_batch          Make one batch: read the samples and collate them, or take rows if the data
                          is in tensors.
     held_generators      Find the random generators that objects hold, such as loaders, samplers and
                          data sets.
@@ -193,8 +191,8 @@ nb03b (data_loaders): Data loaders
                          endless one.
     DataLoaders          The two loaders of a training: `train` to learn from, `valid` to check on,
                          or None.
-    set_epoch            Tell every part of a loader that has a method `set_epoch` which epoch
-                         begins, from 0.
+    set_epoch            Call `set_epoch(epoch)` on every part of a loader that has this method;
+                         epochs count from 0.
 
 nb03c (generalisation): Training that generalises
     accuracy         Return the share of targets whose class has the largest logit.
@@ -607,7 +605,7 @@ nb11b (language_model): A language model, character by character
                         input, and no other.
 """
 
-# generated from the notebooks: do not edit · 3389bb
+# generated from the notebooks: do not edit · 11d16b
 
 import importlib as _importlib
 import importlib.machinery as _machinery

@@ -1,12 +1,12 @@
 """Minibatch training
 
-In the end you have trained a classifier of digits with parts you built yourself: a loss for classes that no number can break, a model that knows its own parameters, and an optimizer that takes the same steps as PyTorch's.
+By the end you will have trained a classifier of digits with parts that you built yourself: a loss for classes that survives logits of any size, a model that knows its own parameters, and an optimizer that takes the same steps as PyTorch's.
 """
 
 # cell 01c0e185 a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/03_minibatch_training.ipynb: do not edit · 042247
+# generated from nbs/03_minibatch_training.ipynb: do not edit · d0e7ab
 __all__ = [
     "logsumexp",
     "log_softmax",
@@ -28,9 +28,9 @@ import torch
 from torch import Tensor
 
 
-# cell 1b591edd 80d34b · From numbers to probabilities
+# cell 1b591edd 7c7851 · From numbers to probabilities
 def logsumexp(x: Tensor, dim: int = -1, keepdim: bool = False) -> Tensor:
-    """Take the largest number out, sum the exponentials of what remains, take the logarithm.
+    """Factor out the largest exponential, sum what remains, and take the logarithm.
 
     Shape: x (…, n, …) -> (…, …), or with a 1 at `dim` if `keepdim`.
     """
@@ -40,38 +40,39 @@ def logsumexp(x: Tensor, dim: int = -1, keepdim: bool = False) -> Tensor:
     return total if keepdim else total.squeeze(dim)
 
 
-# cell 7bc3d9bf a3dc6e · From numbers to probabilities
+# cell 7bc3d9bf e3403d · From numbers to probabilities
 def log_softmax(x: Tensor, dim: int = -1) -> Tensor:
-    """Subtract from each logit the log-sum-exp of all: the logarithm of its probability.
+    """Subtract the log-sum-exp of all logits from each: the logarithm of its probability.
 
     Shape: the same in and out; `dim` is the axis of the classes.
     """
-    x = x - x.detach().amax(dim, keepdim=True)  # first, or the digits after the point are lost
+    x = x - x.detach().amax(dim, keepdim=True)  # first, or digits are lost
     return x - logsumexp(x, dim, keepdim=True)
 
 
-# cell 9b241017 1c0515 · Negative log likelihood, and cross-entropy
+# cell 9b241017 a49840 · Negative log likelihood, and cross-entropy
 def nll_loss(log_probs: Tensor, target: Tensor, reduction: str = "mean",
              ignore_index: int = -100) -> Tensor:
-    """Pick the log-probability of each right class and turn its sign.
+    """Pick the log-probability of each right class and negate it.
 
     Shape: log_probs (B, C, …), target (B, …) -> (), or (B, …) for reduction "none".
-    Raises: ValueError for shapes that do not match, a class outside 0..C-1, another reduction.
-    Differs: takes no weights of the classes.
+    Raises: ValueError for shapes that do not match, a class outside 0..C-1, or an unsupported
+        reduction.
+    Differs: takes no class weights.
     """
     counted = _check_classes(log_probs, target, ignore_index)
     picked = log_probs.gather(1, target.where(counted, 0).long().unsqueeze(1)).squeeze(1)  # (B, …)
     return _reduce(-picked, counted, reduction)
 
 
-# cell decd253e d361b4 · Negative log likelihood, and cross-entropy
+# cell decd253e 5820fd · Negative log likelihood, and cross-entropy
 def cross_entropy(logits: Tensor, target: Tensor, reduction: str = "mean",
                   ignore_index: int = -100, label_smoothing: float = 0.0) -> Tensor:
     """Turn logits into log-probabilities and take the negative log likelihood of the right class.
 
     Shape: logits (B, C, …), target (B, …) -> (), or (B, …) for reduction "none".
     Units: nats.
-    Raises: ValueError as `nll_loss`, and for a smoothing outside 0..1.
+    Raises: ValueError as `nll_loss` does, and for a label_smoothing outside 0..1.
     Source: label smoothing from Szegedy and others 2016, section 7.
     Differs: takes class numbers only, where PyTorch also takes probabilities and class weights.
     """
@@ -85,15 +86,15 @@ def cross_entropy(logits: Tensor, target: Tensor, reduction: str = "mean",
     return _reduce(losses, counted, reduction)
 
 
-# cell 217d96bd 3d0891 · Negative log likelihood, and cross-entropy
+# cell 217d96bd ce21af · Negative log likelihood, and cross-entropy
 def _check_classes(scores: Tensor, target: Tensor, ignore_index: int) -> Tensor:
-    """Refuse targets that fit no row of scores; tell which ones count."""
+    """Refuse targets that do not match the scores; return which ones count."""
     if scores.ndim < 2 or scores.shape[:1] + scores.shape[2:] != target.shape:
         raise ValueError(f"scores (B, C, …) need a target (B, …), got {tuple(scores.shape)} and "
                          f"{tuple(target.shape)}")
     if target.is_floating_point():
-        raise ValueError(f"target holds class numbers, so it needs an integer dtype, "
-                         f"got {target.dtype}")
+        raise ValueError("target must hold class numbers of an integer dtype, got "
+                         f"{target.dtype}")
     counted = target != ignore_index
     wrong = counted & ((target < 0) | (target >= scores.shape[1]))
     if wrong.any():
@@ -102,9 +103,9 @@ def _check_classes(scores: Tensor, target: Tensor, ignore_index: int) -> Tensor:
     return counted
 
 
-# cell 40814b3d e19dd7 · Negative log likelihood, and cross-entropy
+# cell 40814b3d 0ca014 · Negative log likelihood, and cross-entropy
 def _reduce(losses: Tensor, counted: Tensor, reduction: str) -> Tensor:
-    """Sum or average the losses that count, or leave each as it is and the others 0."""
+    """Sum or average the losses that count, or return each, with 0 for those that do not."""
     losses = torch.where(counted, losses, 0)
     if reduction == "none":
         return losses
@@ -113,12 +114,12 @@ def _reduce(losses: Tensor, counted: Tensor, reduction: str) -> Tensor:
     raise ValueError(f"reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
 
 
-# cell 111a5d5e 495143 · Models that know their parameters
+# cell 111a5d5e 49f194 · Models that know their parameters
 class Parameter(Tensor):
-    """A tensor that training changes, told apart from all others by its class.
+    """A tensor that training changes, distinguished from all others by its class.
 
     Shape: that of the data, whose memory it shares.
-    Differs: computing with it is slower than with torch's, whose rule below is written in C.
+    Differs: slower to compute with than torch's, which does in C what `__torch_function__` does.
     """
 
     def __new__(cls, data: Tensor, requires_grad: bool = True) -> Parameter:
@@ -127,19 +128,20 @@ class Parameter(Tensor):
     @classmethod
     def __torch_function__(cls, function: Callable, types: Any, args: Any = (),
                            kwargs: Any = None) -> Any:
-        """Compute as with a plain tensor: what comes out is one."""
+        """Compute as with a plain tensor, and return a plain tensor."""
         return Tensor.__torch_function__(function, (), args, kwargs)
 
     def __deepcopy__(self, memo: dict) -> Parameter:
         return memo.setdefault(id(self), type(self)(self.detach().clone(), self.requires_grad))
 
 
-# cell f75100bb 828a96 · Models that know their parameters
+# cell f75100bb 4f60c5 · Models that know their parameters
 class Container:
-    """Write down each parameter and each part on assignment; name, save and load all of them.
+    """Register each parameter and each part when it is assigned; name, save and load them all.
 
-    Raises: TypeError for a leaf with gradients, or a part, that is neither Parameter nor Container.
-    Differs: torch.nn.Module also keeps buffers, hooks, a training mode, and moves between devices.
+    Raises: TypeError for a leaf that requires gradients, or for a part with a state, if it is
+        neither a Parameter nor a Container.
+    Differs: torch.nn.Module also has buffers, hooks and a training mode, and moves between devices.
     """
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -159,7 +161,7 @@ class Container:
         return self.forward(*inputs)
 
     def named_parameters(self) -> Iterator[tuple[str, Parameter]]:
-        """Go through all parameters once, by the first of their names."""
+        """Yield each parameter once, under the first of its names."""
         first = {p: name for name, p in reversed([*_walk(self)])}
         return ((name, p) for name, p in _walk(self) if first[p] == name)
 
@@ -170,14 +172,14 @@ class Container:
         return {name: p.detach() for name, p in _walk(self)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Copy saved values into the parameters of the same names: all, or none if names differ."""
+        """Copy saved values into the parameters of the same names: all, or none on a mismatch."""
         for own, saved in _matched(self.state_dict(), state):
             own.copy_(saved)
 
 
-# cell 733ee8e3 24355f · Models that know their parameters
+# cell 733ee8e3 af9527 · Models that know their parameters
 def _walk(model: Container, prefix: str = "") -> Iterator[tuple[str, Parameter]]:
-    """Name each parameter by the way to it: one's own first, then those of the parts."""
+    """Name each parameter by the path to it: the model's own first, then those of its parts."""
     registered = vars(model).get("_registered", {}).items()
     yield from ((prefix + name, p) for name, p in registered if isinstance(p, Parameter))
     for name, part in registered:
@@ -185,18 +187,18 @@ def _walk(model: Container, prefix: str = "") -> Iterator[tuple[str, Parameter]]
             yield from _walk(part, f"{prefix}{name}.")
 
 
-# cell 59374363 6f2d83 · Models that know their parameters
+# cell 59374363 809f71 · Models that know their parameters
 def _refuse_unseen(name: str, value: Any) -> None:
-    """Refuse what wants training or saving, but would be written down nowhere."""
+    """Refuse a value that must be trained or saved, but could not be registered."""
     leaf = isinstance(value, Tensor) and value.requires_grad and value.is_leaf
     if leaf or (hasattr(value, "state_dict") and value.state_dict()):
-        raise TypeError(f"{name!r} is a {type(value).__name__}, which a Container does not see: "
-                        "give it Parameters and Containers, or build all of it from torch.nn")
+        raise TypeError(f"{name!r} is a {type(value).__name__}, which a Container cannot register: "
+                        "use Parameters and Containers, or build the whole model from torch.nn")
 
 
-# cell 8baaf896 75a21b · Models that know their parameters
+# cell 8baaf896 56b86a · Models that know their parameters
 def _matched(own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
-    """Pair the tensors of one name; refuse if names or shapes differ."""
+    """Pair the tensors of the same name; refuse if names or shapes differ."""
     wrong = sorted(n for n in own.keys() | saved.keys()
                    if n not in own or n not in saved or own[n].shape != saved[n].shape)
     if wrong:
@@ -204,17 +206,17 @@ def _matched(own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> list[tup
     return [(tensor, saved[name]) for name, tensor in own.items()]
 
 
-# cell 81d83d44 60f4c6 · Models that know their parameters
+# cell 81d83d44 8de9b8 · Models that know their parameters
 class Sequential(Container):
-    """Apply layers (or functions) one after the other: each gets what the one before returns.
+    """Apply layers (or functions) one after the other, each to the output of the one before.
 
-    Raises: TypeError if a layer cannot be called.
+    Raises: TypeError if a layer is not callable.
     """
 
     def __init__(self, *layers: Callable[[Any], Any]):
         for i, layer in enumerate(layers):
             if not callable(layer):
-                raise TypeError(f"a layer can be called, got {type(layer).__name__} in place {i}")
+                raise TypeError(f"a layer must be callable, got {type(layer).__name__} in place {i}")
             setattr(self, str(i), layer)
         self.n_layers = len(layers)
 
@@ -227,19 +229,19 @@ class Sequential(Container):
         return self.n_layers
 
     def __getitem__(self, index: int | slice) -> Any:
-        """Give one layer, or the model of a slice of them, with the same parameters."""
+        """Return one layer, or a model of a slice of the layers, with the same parameters."""
         if isinstance(index, slice):
             return Sequential(*(self[i] for i in range(*index.indices(len(self)))))
         return getattr(self, str(range(len(self))[index]))
 
 
-# cell 3a3ce2a0 ad1ce0 · Optimizers
+# cell 3a3ce2a0 753d89 · Optimizers
 class Optimizer:
-    """Visit every parameter that has a gradient and change it by the settings of its group.
+    """Visit every parameter that has a gradient, and change it with the settings of its group.
 
-    A subclass writes `update`, and `check`. `params` are tensors, or groups: dicts of "params", any
-    of the settings, and a "name" if you like.
-    Raises: TypeError or ValueError for parameters, groups or settings that make no sense.
+    A subclass defines `update` and, if its settings have limits, `check`. `params` are tensors, or
+    groups: dicts with "params", any of the settings, and optionally a "name".
+    Raises: TypeError or ValueError for invalid parameters, groups or settings.
     Differs: an unknown setting is an error; `step` takes no closure.
     """
 
@@ -249,14 +251,14 @@ class Optimizer:
             self.add_param_group(group)
 
     def add_param_group(self, group: dict[str, Any]) -> None:
-        """Take in more parameters, with settings of their own where the group has any."""
+        """Add more parameters, with the group's settings, or the defaults where it has none."""
         self.param_groups.append(_checked_group(self, group))
 
-    def check(self, group: dict[str, Any]) -> None: ...  # or ValueError for senseless settings
+    def check(self, group: dict[str, Any]) -> None: ...  # raises ValueError for invalid settings
 
     def update(self, p: Tensor, grad: Tensor, state: dict[str, Any], group: dict[str, Any]) -> None:
         """Change one parameter in place; keep in `state` what the next step needs."""
-        raise NotImplementedError(f"{type(self).__name__} needs a method update")
+        raise NotImplementedError(f"{type(self).__name__} must define a method update")
 
     @torch.no_grad()
     def step(self) -> None:
@@ -264,7 +266,7 @@ class Optimizer:
             self.update(p, p.grad, self.state[p], group)
 
     def zero_grad(self) -> None:
-        """Forget the gradients, so that the next backward does not add to them."""
+        """Clear the gradients, so that the next backward does not add to them."""
         for p, _ in _with_gradient(self):
             p.grad = None
 
@@ -275,12 +277,12 @@ class Optimizer:
         _load_optimizer_state(self, saved)
 
 
-# cell f471253e 92f260 · Optimizers
+# cell f471253e 12de6d · Optimizers
 def _as_groups(params: Iterable[Tensor] | Iterable[dict]) -> list[dict[str, Any]]:
     """Put single parameters into one group; leave groups as they are."""
     groups = [params] if isinstance(params, Tensor) else list(params)
     if not groups:
-        raise ValueError("there are no parameters; was a generator of them used up before?")
+        raise ValueError("got no parameters; has a generator of them already been used up?")
     return groups if isinstance(groups[0], dict) else [{"params": groups}]
 
 
@@ -289,16 +291,16 @@ def _all_params(optimizer: Optimizer) -> list[Tensor]:
 
 
 def _with_gradient(optimizer: Optimizer) -> Iterator[tuple[Tensor, dict[str, Any]]]:
-    """Go through the parameters that have a gradient, each with its group."""
+    """Yield the parameters that have a gradient, each with its group."""
     for group in optimizer.param_groups:
         yield from ((p, group) for p in group["params"] if p.grad is not None)
 
 
-# cell d4c424c5 bf177a · Optimizers
+# cell d4c424c5 26ab48 · Optimizers
 def _checked_group(optimizer: Optimizer, group: dict[str, Any]) -> dict[str, Any]:
-    """Complete a group with the defaults, and refuse what would only go wrong later."""
+    """Complete a group with the defaults, and refuse mistakes that would only show later."""
     if not isinstance(group, dict) or "params" not in group:
-        raise TypeError(f"a parameter group is a dict with 'params', got {group!r:.80}")
+        raise TypeError(f"a parameter group must be a dict with 'params', got {group!r:.80}")
     params = group["params"]
     params = [params] if isinstance(params, Tensor) else list(params)
     known = {*optimizer.defaults, "params", "name"}
@@ -306,19 +308,19 @@ def _checked_group(optimizer: Optimizer, group: dict[str, Any]) -> dict[str, Any
         raise ValueError(f"unknown settings {sorted(unknown)}; the known ones are {sorted(known)}")
     for p in params:
         if not isinstance(p, Tensor) or not p.is_leaf:
-            raise TypeError(f"an optimizer changes leaf tensors, got "
+            raise TypeError(f"an optimizer needs leaf tensors, got "
                             f"{'a computed tensor' if isinstance(p, Tensor) else type(p).__name__}")
     everything = [*_all_params(optimizer), *params]
     if len({id(p) for p in everything}) < len(everything):
-        raise ValueError("a parameter was given twice; it would be stepped twice")
+        raise ValueError("a parameter was given twice; it would be updated twice in each step")
     group = {**optimizer.defaults, **group, "params": params}
     optimizer.check(group)
     return group
 
 
-# cell 983e505c 0179bc · Optimizers
+# cell 983e505c 464dd4 · Optimizers
 def _optimizer_state(optimizer: Optimizer) -> dict[str, Any]:
-    """Number the parameters through all groups, and write the state under these numbers."""
+    """Number the parameters across all groups, and return the state under these numbers."""
     number = {id(p): i for i, p in enumerate(_all_params(optimizer))}
     groups = [{**group, "params": [number[id(p)] for p in group["params"]]}
               for group in optimizer.param_groups]
@@ -326,29 +328,30 @@ def _optimizer_state(optimizer: Optimizer) -> dict[str, Any]:
     return {"state": state, "param_groups": groups}
 
 
-# cell f4d2fd4a 68a8d2 · Optimizers
+# cell f4d2fd4a 657881 · Optimizers
 def _load_optimizer_state(optimizer: Optimizer, saved: dict[str, Any]) -> None:
-    """Put saved settings and copies of the saved state where the numbers say."""
+    """Load saved settings, and copies of the saved state by the numbers of the parameters."""
     sizes = [len(group["params"]) for group in optimizer.param_groups]
     if sizes != (theirs := [len(group["params"]) for group in saved["param_groups"]]):
-        raise ValueError(f"this optimizer has groups of {sizes} parameters, the saved one {theirs}")
+        raise ValueError(f"this optimizer has groups of {sizes} parameters, the saved one had "
+                         f"groups of {theirs}")
     optimizer.state.clear()
     for group, old in zip(optimizer.param_groups, saved["param_groups"], strict=True):
         group.update({key: value for key, value in old.items() if key != "params"})
         for p, number in zip(group["params"], old["params"], strict=True):
             for key, value in saved["state"].get(number, {}).items():
-                if isinstance(value, Tensor):  # what is as large as the parameter is of its type
+                if isinstance(value, Tensor):  # same shape as the parameter: same dtype
                     value = value.to(p if value.shape == p.shape else p.device, copy=True)
                 optimizer.state[p][key] = value
 
 
-# cell 72dd1e66 aaf219 · Optimizers
+# cell 72dd1e66 59647d · Optimizers
 class SGD(Optimizer):
-    """Step against the gradient, or against a velocity that gathers the gradients.
+    """Step against the gradient, or against a velocity that accumulates the gradients.
 
     Source: Polyak 1964; Sutskever and others 2013, equations 1 to 4.
     Differs: the paper multiplies the gradient by lr when it enters the velocity; here, as in
-        PyTorch, lr multiplies the velocity, so that changing lr acts at once.
+        PyTorch, lr multiplies the velocity, so that a change of lr takes effect at once.
     """
 
     def __init__(self, params: Iterable[Tensor] | Iterable[dict], lr: float = 1e-3,

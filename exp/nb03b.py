@@ -1,12 +1,12 @@
 """Data loaders
 
-In the end you have a `DataLoader` with PyTorch's interface and PyTorch's order under a seed, which reads with several processes and never hangs, and serves data that is already in memory as fast as the memory allows.
+By the end you will have a `DataLoader` with PyTorch's interface, and PyTorch's order under a seed, that reads with several processes without ever hanging, and serves data that is already in memory as fast as the memory allows.
 """
 
 # cell 9fa783ae a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/03b_data_loaders.ipynb: do not edit · 529db8
+# generated from nbs/03b_data_loaders.ipynb: do not edit · 429f8f
 __all__ = [
     "Dataset",
     "TensorDataset",
@@ -28,7 +28,7 @@ __all__ = [
     "set_epoch",
 ]
 
-# cell 9fa783ae eff75e · Imports
+# cell 9fa783ae f44a6e · Imports
 import multiprocessing
 import os
 import pickle
@@ -50,16 +50,16 @@ from multiprocessing.process import BaseProcess
 from numbers import Integral
 from queue import SimpleQueue
 from threading import Thread
-from types import FunctionType, MethodType, ModuleType
+from types import FunctionType, ModuleType
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 
 
-# cell 320fa11f 4c8dec · A data set
+# cell 320fa11f 4ba325 · A data set
 class Dataset(ABC):
-    """Answer two questions: how many samples there are, and what sample number `index` is."""
+    """A data set answers two questions: how many samples it has, and what sample `index` is."""
 
     @abstractmethod
     def __len__(self) -> int: ...
@@ -112,9 +112,9 @@ def _as_tensor(number: Any) -> Tensor:
     return torch.as_tensor(array)
 
 
-# cell f79ef08b ac1d05 · An order
+# cell f79ef08b 70cf1e · An order
 class Sampler(ABC):
-    """An order of reading: `indices` gives it as one tensor, `blocks` in parts, iterating singly.
+    """An order of reading: `indices` returns it as one tensor, `blocks` yields it in pieces.
 
     Shape: indices (n,); blocks (size,), the last one shorter.
     """
@@ -133,9 +133,9 @@ class Sampler(ABC):
             yield from block.tolist()
 
 
-# cell a6a9c524 678b40 · An order
+# cell a6a9c524 230f03 · An order
 class SequentialSampler(Sampler):
-    """Read in the order in which the samples lie."""
+    """Read the samples in the order in which they are stored."""
 
     def __init__(self, data_source: Any):
         self.data_source = data_source
@@ -147,11 +147,11 @@ class SequentialSampler(Sampler):
         return torch.arange(len(self))
 
 
-# cell 3a906a13 46b3aa · An order
+# cell 3a906a13 9f6987 · An order
 class RandomSampler(SequentialSampler):
-    """Read every sample once, in an order drawn anew each time.
+    """Read every sample once, in a new random order each time.
 
-    Differs: does not draw with replacement.
+    Differs: cannot draw with replacement.
     """
 
     def __init__(self, data_source: Any, generator: torch.Generator | None = None):
@@ -182,9 +182,9 @@ def check_whole_number(name: str, value: Any, least: int = 1) -> None:
         raise ValueError(f"{name} must be a whole number >= {least}, got {value!r}")
 
 
-# cell bec40226 84f861 · An order
+# cell bec40226 ef149f · An order
 class BatchSampler:
-    """Cut an order into lists of `batch_size`; the last one may be shorter, or is dropped.
+    """Cut an order into lists of `batch_size`; a shorter last one is kept, unless `drop_last`.
 
     Raises: ValueError unless batch_size is a whole number of at least 1.
     """
@@ -205,9 +205,9 @@ class BatchSampler:
             yield batch
 
 
-# cell 6cce584d c830b8 · From samples to a batch
+# cell 6cce584d 9e2197 · From samples to a batch
 def collate(samples: Sequence[Any]) -> Any:
-    """Stack samples along a new first axis, part by part for tuples, lists and dicts.
+    """Stack samples along a new first axis; tuples, lists and dicts part by part.
 
     Shape: B tensors, arrays or numbers (…) -> (B, …); whole numbers become int64, and float64 if
         there is a float among them.
@@ -311,20 +311,20 @@ def tensor_batches(dataset: TensorDataset, order: BatchSampler,
             yield rows
 
 
-# cell f5eef90f 82a895 · The fast path
+# cell f5eef90f 84f269 · The fast path
 def _rows(dataset: TensorDataset, indices: Tensor) -> list[Tensor]:
     return [t.index_select(0, indices.to(t.device)) for t in dataset.tensors]
 
 
 def _in_tensors(dataset: Any, collate_fn: Callable) -> bool:
-    """Tell whether a batch is nothing but rows of tensors, which no gradient is asked of."""
+    """Return whether a batch is nothing but rows of tensors that require no gradient."""
     return (type(dataset) is TensorDataset and collate_fn is collate
             and not any(t.requires_grad for t in dataset.tensors))
 
 
-# cell 59d1a50f 9c758d · Workers
+# cell 59d1a50f 3ae2c4 · Workers
 def fetch_batch(dataset: Any, indices: Sequence[Any], collate_fn: Callable) -> Any:
-    """Make one batch: read the samples and collate them, or take rows where all is in tensors."""
+    """Make one batch: read the samples and collate them, or take rows if the data is in tensors."""
     if _in_tensors(dataset, collate_fn):
         return _rows(dataset, torch.as_tensor(indices))
     read_many = getattr(dataset, "__getitems__", None)  # for data sets that read better in one go
@@ -347,9 +347,9 @@ def _read(dataset: Any, indices: Sequence[Any]) -> list[Any]:
     return samples
 
 
-# cell c39ee391 741b7d · Workers
+# cell c39ee391 5c167e · Workers
 def _work(pipe: Connection, dataset: Any, collate_fn: Callable, start: Callable) -> None:
-    """Answer each list of indices with its batch or with the exception it raised, for ever."""
+    """Answer each list of indices, in an endless loop, with its batch or with an exception."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which ends us
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     torch.set_num_threads(1)  # the processes share the cores; and threads do not survive a fork
@@ -378,16 +378,16 @@ def _take_in(pipe: Connection, tasks: SimpleQueue) -> None:
         os._exit(1)
 
 
-# cell 590f9241 c6677c · Workers
+# cell 590f9241 8b5142 · Workers
 def _portable(error: Exception) -> Exception:
-    """Copy an exception by pickling it, or say what it said in a RuntimeError if that fails."""
+    """Copy an exception by pickling it; if that fails, return a RuntimeError with its text."""
     try:
         return pickle.loads(pickle.dumps(error))
     except Exception:
         return RuntimeError(f"{type(error).__name__}: {error}")
 
 
-# cell 62afad07 cc0ae8 · Workers
+# cell 62afad07 964d36 · Workers
 def held_generators(*parts: Any) -> list[Any]:
     """Find the random generators that objects hold, such as loaders, samplers and data sets.
 
@@ -420,8 +420,6 @@ def _inside(part: Any) -> list[Any]:
         return list(part) if len(part) <= 1000 else []
     if isinstance(part, partial):
         return [part.func, part.args, part.keywords]
-    if isinstance(part, MethodType):
-        return [part.__self__, part.__func__]
     if isinstance(part, FunctionType):
         held = [*(part.__defaults__ or ())]
         for cell in part.__closure__ or ():
@@ -430,6 +428,8 @@ def _inside(part: Any) -> list[Any]:
         return held
     if isinstance(part, type | ModuleType | Tensor):
         return []
+    if callable(part) and hasattr(part, "__self__"):  # a method
+        return [part.__self__, getattr(part, "__func__", None)]
     slots = getattr(type(part), "__slots__", ())
     slots = [slots] if isinstance(slots, str) else slots
     return [*getattr(part, "__dict__", {}).values(),
@@ -522,18 +522,19 @@ class _Worker:
         return batch
 
 
-# cell a32c2612 4ca186 · Workers
+# cell a32c2612 57f3a6 · Workers
 def _end_of(process: BaseProcess) -> RuntimeError:
-    """Say how a worker ended."""
+    """Return an error that says how a worker ended."""
     code = process.exitcode
     how = signal.Signals(-code).name if code and code < 0 else f"exit code {code}"
     return RuntimeError(
         f"{process.name} ended with {how} before it delivered its batch. SIGKILL: out of memory? "
-        "SIGBUS: shared memory is full? Exit code 1 at its start: under spawn, the data set's "
-        "class must stand in a module that can be imported, not in a notebook")
+        "SIGBUS: is shared memory full? Exit code 1 at its start: under spawn, the data set's "
+        "class must be defined in a module that can be imported, not in a notebook, and a script "
+        'must keep its own code under if __name__ == "__main__"')
 
 
-# cell e8717aee ed66d1 · Workers
+# cell e8717aee 866bdb · Workers
 def worker_batches(dataset: Any, batch_sampler: Iterable[Sequence[Any]], collate_fn: Callable,
                    seed: int, num_workers: int, context: Any = None, prefetch_factor: int = 2,
                    timeout: float = 0,
@@ -541,15 +542,15 @@ def worker_batches(dataset: Any, batch_sampler: Iterable[Sequence[Any]], collate
     """Let workers make batches in turn, some ahead, and yield them in the sampler's order.
 
     Units: timeout in seconds, 0 for none.
-    Raises: what the data set raises, with the worker's traceback as a note; RuntimeError if a
-        worker dies; TimeoutError.
+    Raises: the data set's exceptions, with the worker's traceback as a note; RuntimeError if a
+        worker dies; TimeoutError if it delivers nothing in time.
     """
     context = context if hasattr(context, "Process") else multiprocessing.get_context(context)
     owner, workers, due = os.getpid(), [], deque()
 
     def ask(n: int) -> None:
         for worker, indices in islice(turns, n):
-            with suppress(ConnectionError):  # if it has died, that is said when its batch is due
+            with suppress(ConnectionError):  # a dead worker is reported when its batch is due
                 worker.pipe.send(indices)
             due.append(worker)
 
@@ -731,7 +732,7 @@ class FirstBatches:
         return f"FirstBatches({self.loader!r}, {self.n})"
 
 
-# cell 6299c282 e56632 · The DataLoader
+# cell 6299c282 fd8aaa · The DataLoader
 @dataclass(frozen=True)
 class DataLoaders:
     """The two loaders of a training: `train` to learn from, `valid` to check on, or None."""
@@ -765,9 +766,9 @@ class DataLoaders:
                              for loader in (self.train, self.valid)))
 
     def one_batch(self) -> DataLoaders:
-        """Return the first training batch, fixed, as both loaders: a model must be able to overfit.
+        """Return the first training batch, fixed, as both loaders, to overfit on purpose.
 
-        All random numbers are afterwards as they were before.
+        Afterwards all random generators are in the state they were in before.
         """
         with _random_numbers_kept(self.train):
             batches = list(FirstBatches(self.train, 1))
@@ -777,10 +778,10 @@ class DataLoaders:
         return f"DataLoaders(train: {_sizes(self.train)}; valid: {_sizes(self.valid)})"
 
 
-# cell 8732d3ef be6e68 · The DataLoader
+# cell 8732d3ef e199a1 · The DataLoader
 @contextmanager
 def _random_numbers_kept(loader: Any) -> Iterator[None]:
-    """Put all random numbers back to where they were before the block."""
+    """Restore the state of all random generators after the block."""
     held = [random.getstate.__self__, *held_generators(loader)]
     if numpy := sys.modules.get("numpy.random"):
         held.append(numpy.get_state.__self__)
@@ -797,11 +798,11 @@ def _random_numbers_kept(loader: Any) -> Iterator[None]:
             torch.cuda.set_rng_state_all(on_gpus)
 
 
-# cell 10f0477b c0e84b · The DataLoader
+# cell 10f0477b 036608 · The DataLoader
 def set_epoch(loader: Any, epoch: int) -> None:
-    """Tell every part of a loader that has a method `set_epoch` which epoch begins, from 0.
+    """Call `set_epoch(epoch)` on every part of a loader that has this method; epochs count from 0.
 
-    The parts are the loader itself, its sampler, batch sampler and data set, and theirs.
+    The parts are the loader itself, its sampler, batch sampler and data set, and their parts.
     """
     told: list[Any] = []
     parts = [loader]

@@ -1297,7 +1297,7 @@ def test_a_class_that_spawn_cannot_find_is_explained():
         "except RuntimeError as error: print(error)\n"
     )
     run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=120)
-    assert "exit code 1" in run.stdout and "must stand in a module" in run.stdout, run.stderr
+    assert "exit code 1" in run.stdout and "must be defined in a module" in run.stdout, run.stderr
 
 
 @forks
