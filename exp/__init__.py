@@ -223,11 +223,15 @@ nb03d (bookkeeping): Bookkeeping: means that wait, random numbers that come back
     seed_everything   Seed the random numbers of Python, NumPy and PyTorch, on all its devices.
     evaluating        Evaluate a model in this block: in eval mode, without gradients; then as it
                       was before.
+    set_training      Put a model in training mode, except the parts in `keep` and frozen
+                      normalisation layers.
     map_tensors       Apply a function to a tensor, or to all tensors in lists, tuples, dicts and
                       dataclasses.
     count_items       Count the items of a batch: the length of its first tensor, or of a list of
                       dicts; else 0.
     join_batches      Concatenate the batches of a prediction or a target, part by part.
+    first_batch       Return a batch of the first of these loaders that has one, without moving
+                      random numbers.
     loader_length     Return the number of batches of a loader, None if it has no length, as a
                       stream of data.
     check_counts      Refuse anything but whole numbers of at least 1.
@@ -235,6 +239,9 @@ nb03d (bookkeeping): Bookkeeping: means that wait, random numbers that come back
                       alone.
     is_first_process  Return whether this process may write: of several that train together, only
                       the first.
+    format_table      Format the results of several epochs as a table, "" for none.
+    format_line       Format the results of one epoch as a line that needs no heading.
+    format_html       Format the results of several epochs as an HTML table, "" for none.
 
 nb03e (metrics): Metrics: figures that do not depend on the batches
     divides_by            Decorate a mean (pred, target) -> number: `count(pred, target)` is what it
@@ -267,6 +274,8 @@ nb03f (events): Events: a loop that others can extend
     Cancel           Skip the rest of a part of the training, its `after_…` included; raised by
                      callbacks.
     CancelStep       Skip the rest of the step: backward, the optimizer, clearing the gradients.
+    PostponeStep     Skip the rest of the step until a later batch; after the last batch, take it in
+                     any case.
     CancelBatch      Skip the rest of the batch: it counts in no metric.
     CancelPhase      Skip the rest of the batch and the remaining batches of this phase, training or
                      validation.
@@ -277,14 +286,19 @@ nb03f (events): Events: a loop that others can extend
                      event's name.
     callback_list    Return callbacks as a list; one alone becomes a list of one.
     arrange          Sort callbacks by their order, and add those that others require.
+    outline          Return the moments of a fit in their order, each with the callbacks that act
+                     there.
+    look_up          Look up what to call: at each event a list of methods, for each action one
+                     function.
     MetricsCallback  Compute loss and metrics of each epoch, and write them into `learn.results` at
                      its end.
-    format_table     Format the results of several epochs as a table, "" for none.
-    format_line      Format the results of one epoch as a line that needs no heading.
-    format_html      Format the results of several epochs as an HTML table, "" for none.
-    Recorder         Record the loss and rates of each training batch and the results of each epoch.
+    CollectCallback  Keep the predictions and targets of all batches on the CPU; no loss is
+                     computed.
 
 nb03g (progress): Progress: a training that shows itself
+    Recorder           Record the loss and rates of each training batch and the results of each
+                       epoch.
+    default_callbacks  Add MetricsCallback and Recorder to callbacks, unless they are there.
     thin               Average a long curve in equal pieces, so that about `n` points are left to
                        draw.
     plot_losses        Draw the loss of each training batch, its running mean, and the loss of each
@@ -321,7 +335,11 @@ nb03i (guards): Guards: errors that say what to do
     set_rates         Set the learning rate of each parameter group.
     restore_settings  Give parameter groups the settings they had before a fit, without what
                       schedulers left.
+    clear_gradients   Clear the gradients of parameter groups, without the mark that `zero_grad`
+                      leaves.
     check_fit         Refuse a fit that cannot begin.
+    split_batch       Split a batch into inputs and target.
+    check_length      Warn if a loader does not keep to its length.
     check_loss        Refuse a loss that is not one number, or that compares what should not be
                       compared.
     explain_error     Add a note to an exception: where in the training, with which batch, and a
@@ -605,7 +623,7 @@ nb11b (language_model): A language model, character by character
                         input, and no other.
 """
 
-# generated from the notebooks: do not edit · 11d16b
+# generated from the notebooks: do not edit · 196a31
 
 import importlib as _importlib
 import importlib.machinery as _machinery
@@ -635,18 +653,21 @@ _names = {
                set_generator_state worker_batches DataLoader FirstBatches DataLoaders set_epoch""",
     "nb03c": """accuracy binary_accuracy modes_kept Scores evaluate Epoch History fit""",
     "nb03d": """Column DeferredMeans pool_sums random_state set_random_state random_kept
-               seed_everything evaluating map_tensors count_items join_batches loader_length
-               check_counts process_rank is_first_process""",
+               seed_everything evaluating set_training map_tensors count_items join_batches
+               first_batch loader_length check_counts process_rank is_first_process
+               format_table format_line format_html""",
     "nb03e": """divides_by divisor_of is_metric Metric metric_state restore_metric_state
                check_number MeanMetric EpochMetric figure_names name_metrics figures""",
-    "nb03f": """EVENTS Cancel CancelStep CancelBatch CancelPhase CancelEpoch CancelFit ACTIONS
-               Callback callback_list arrange MetricsCallback format_table format_line
-               format_html Recorder""",
-    "nb03g": """thin plot_losses new_axes STYLES where_output_goes Display LinesDisplay
-               TerminalDisplay NotebookDisplay ProgressCallback ModelSummary summarize""",
+    "nb03f": """EVENTS Cancel CancelStep PostponeStep CancelBatch CancelPhase CancelEpoch
+               CancelFit ACTIONS Callback callback_list arrange outline look_up MetricsCallback
+               CollectCallback""",
+    "nb03g": """Recorder default_callbacks thin plot_losses new_axes STYLES where_output_goes
+               Display LinesDisplay TerminalDisplay NotebookDisplay ProgressCallback
+               ModelSummary summarize""",
     "nb03h": """pack unpack FORMAT write_state read_state read_safetensors""",
-    "nb03i": """check_parts check_rates make_optimizer set_rates restore_settings check_fit
-               check_loss explain_error match_batch""",
+    "nb03i": """check_parts check_rates make_optimizer set_rates restore_settings
+               clear_gradients check_fit split_batch check_length check_loss explain_error
+               match_batch""",
     "nb03j": """show_confusion ConfusionMatrix F1Score roc_auc average_precision
                mean_average_precision R2Score""",
     "nb04": """Learner""",
@@ -826,10 +847,11 @@ if TYPE_CHECKING:  # what editors and type checkers read
         Column as Column, DeferredMeans as DeferredMeans, pool_sums as pool_sums,
         random_state as random_state, set_random_state as set_random_state,
         random_kept as random_kept, seed_everything as seed_everything,
-        evaluating as evaluating, map_tensors as map_tensors, count_items as count_items,
-        join_batches as join_batches, loader_length as loader_length,
-        check_counts as check_counts, process_rank as process_rank,
-        is_first_process as is_first_process,
+        evaluating as evaluating, set_training as set_training, map_tensors as map_tensors,
+        count_items as count_items, join_batches as join_batches, first_batch as first_batch,
+        loader_length as loader_length, check_counts as check_counts,
+        process_rank as process_rank, is_first_process as is_first_process,
+        format_table as format_table, format_line as format_line, format_html as format_html,
     )
     from .nb03e import (
         divides_by as divides_by, divisor_of as divisor_of, is_metric as is_metric,
@@ -840,14 +862,15 @@ if TYPE_CHECKING:  # what editors and type checkers read
     )
     from .nb03f import (
         EVENTS as EVENTS, Cancel as Cancel, CancelStep as CancelStep,
-        CancelBatch as CancelBatch, CancelPhase as CancelPhase, CancelEpoch as CancelEpoch,
-        CancelFit as CancelFit, ACTIONS as ACTIONS, Callback as Callback,
-        callback_list as callback_list, arrange as arrange, MetricsCallback as MetricsCallback,
-        format_table as format_table, format_line as format_line, format_html as format_html,
-        Recorder as Recorder,
+        PostponeStep as PostponeStep, CancelBatch as CancelBatch, CancelPhase as CancelPhase,
+        CancelEpoch as CancelEpoch, CancelFit as CancelFit, ACTIONS as ACTIONS,
+        Callback as Callback, callback_list as callback_list, arrange as arrange,
+        outline as outline, look_up as look_up, MetricsCallback as MetricsCallback,
+        CollectCallback as CollectCallback,
     )
     from .nb03g import (
-        thin as thin, plot_losses as plot_losses, new_axes as new_axes, STYLES as STYLES,
+        Recorder as Recorder, default_callbacks as default_callbacks, thin as thin,
+        plot_losses as plot_losses, new_axes as new_axes, STYLES as STYLES,
         where_output_goes as where_output_goes, Display as Display,
         LinesDisplay as LinesDisplay, TerminalDisplay as TerminalDisplay,
         NotebookDisplay as NotebookDisplay, ProgressCallback as ProgressCallback,
@@ -860,8 +883,9 @@ if TYPE_CHECKING:  # what editors and type checkers read
     from .nb03i import (
         check_parts as check_parts, check_rates as check_rates,
         make_optimizer as make_optimizer, set_rates as set_rates,
-        restore_settings as restore_settings, check_fit as check_fit, check_loss as check_loss,
-        explain_error as explain_error, match_batch as match_batch,
+        restore_settings as restore_settings, clear_gradients as clear_gradients,
+        check_fit as check_fit, split_batch as split_batch, check_length as check_length,
+        check_loss as check_loss, explain_error as explain_error, match_batch as match_batch,
     )
     from .nb03j import (
         show_confusion as show_confusion, ConfusionMatrix as ConfusionMatrix,

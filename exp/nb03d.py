@@ -6,7 +6,7 @@ By the end you will have what a training keeps on the side: means of losses and 
 # cell d1b82cae a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/03d_bookkeeping.ipynb: do not edit · 540d09
+# generated from nbs/03d_bookkeeping.ipynb: do not edit · 423848
 __all__ = [
     "Column",
     "DeferredMeans",
@@ -16,13 +16,18 @@ __all__ = [
     "random_kept",
     "seed_everything",
     "evaluating",
+    "set_training",
     "map_tensors",
     "count_items",
     "join_batches",
+    "first_batch",
     "loader_length",
     "check_counts",
     "process_rank",
     "is_first_process",
+    "format_table",
+    "format_line",
+    "format_html",
 ]
 
 # cell d1b82cae 5da719 · Imports
@@ -240,6 +245,22 @@ def evaluating(model: Any) -> Iterator[None]:
             yield
 
 
+# cell c37317cb e7f4bf · Random numbers
+def set_training(model: nn.Module, keep: Iterable[nn.Module] = ()) -> None:
+    """Put a model in training mode, except the parts in `keep` and frozen normalisation layers.
+
+    A layer is a frozen normalisation if it has running statistics and only frozen parameters.
+    """
+    model.train()
+    for part in keep:
+        part.training = False
+    for part in model.modules():
+        if part._buffers.get("running_mean") is not None:
+            own = [p for p in part._parameters.values() if p is not None]
+            if own and not any(p.requires_grad for p in own):
+                part.training = False
+
+
 # cell eb60ea65 d6113f · Batches of any structure
 def map_tensors(function: Callable[[Tensor], Any], x: Any) -> Any:
     """Apply a function to a tensor, or to all tensors in lists, tuples, dicts and dataclasses.
@@ -306,6 +327,19 @@ def join_batches(parts: Sequence[Any]) -> Any:
     return torch.cat(list(parts)) if first.ndim else torch.stack(list(parts))
 
 
+# cell 6916d4d7 f5dc72 · Batches of any structure
+def first_batch(loaders: Sequence[Any]) -> Any:
+    """Return a batch of the first of these loaders that has one, without moving random numbers.
+
+    None if there is none. An iterator is left alone: what is taken from it would be missing.
+    """
+    with random_kept(loaders):
+        for loader in loaders:
+            if not hasattr(loader, "__next__"):
+                return next(iter(loader), None)
+    return None
+
+
 # cell 038c2da3 8e8a68 · Small questions
 def loader_length(loader: Any) -> int | None:
     """Return the number of batches of a loader, None if it has no length, as a stream of data."""
@@ -336,3 +370,47 @@ def process_rank() -> tuple[int, int]:
 def is_first_process() -> bool:
     """Return whether this process may write: of several that train together, only the first."""
     return process_rank()[0] == 0
+
+
+# cell e5834bdf f09150 · A table of numbers
+def _cell(name: str, value: Any) -> str:
+    if not isinstance(value, float):
+        return str(value)
+    digits = ".1f" if name == "seconds" else ".4f" if abs(value) < 1e4 else ".3e"
+    return format(value, digits)
+
+
+def _table_cells(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
+    """Return heading and cells of a table, as text."""
+    single = [{n: v for n, v in row.items() if isinstance(v, int | float | str)} for row in rows]
+    names = list(dict.fromkeys(name for row in single for name in row))
+    names.sort(key=lambda name: name == "seconds")  # the last column
+    return [names] + [[_cell(n, row[n]) if n in row else "" for n in names] for row in single]
+
+
+def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Format the results of several epochs as a table, "" for none."""
+    texts = _table_cells(rows)
+    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
+    lines = [[t.rjust(w) for t, w in zip(row, widths, strict=True)] for row in texts]
+    return "\n".join(map("  ".join, lines)) if rows else ""
+
+
+def format_line(row: Mapping[str, Any], n_epochs: int | None = None) -> str:
+    """Format the results of one epoch as a line that needs no heading."""
+    rest = {name: value for name, value in row.items() if name not in ("epoch", "seconds")}
+    parts = [f"{name} {_cell(name, value)}" for name, value in rest.items()
+             if isinstance(value, int | float | str)]
+    end = f"/{n_epochs}" if n_epochs else ""
+    return ", ".join([f"epoch {row['epoch']}{end}", *parts, f"{row['seconds']:.1f} s"])
+
+
+def format_html(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Format the results of several epochs as an HTML table, "" for none."""
+    heading, *body = _table_cells(rows)
+    if not body:
+        return ""
+    parts = "".join(f"<th>{name}</th>" for name in heading)
+    lines = ["".join(f"<td>{text}</td>" for text in row) for row in body]
+    return f"<table><thead><tr>{parts}</tr></thead><tbody>" + "".join(
+        f"<tr>{line}</tr>" for line in lines) + "</tbody></table>"

@@ -6,11 +6,12 @@ By the end you will have a written order of everything that happens in a trainin
 # cell 8f8aec18 a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/03f_events.ipynb: do not edit · 285006
+# generated from nbs/03f_events.ipynb: do not edit · 9dd39d
 __all__ = [
     "EVENTS",
     "Cancel",
     "CancelStep",
+    "PostponeStep",
     "CancelBatch",
     "CancelPhase",
     "CancelEpoch",
@@ -19,15 +20,13 @@ __all__ = [
     "Callback",
     "callback_list",
     "arrange",
+    "outline",
+    "look_up",
     "MetricsCallback",
-    "format_table",
-    "format_line",
-    "format_html",
-    "Recorder",
+    "CollectCallback",
 ]
 
-# cell 8f8aec18 8c0429 · Imports
-import time
+# cell 8f8aec18 7cc941 · Imports
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
@@ -35,10 +34,9 @@ from difflib import get_close_matches
 from inspect import signature
 from typing import Any, ClassVar
 
-import torch
 from torch import Tensor
 
-from exp.nb03d import Column, DeferredMeans, map_tensors, pool_sums
+from exp.nb03d import DeferredMeans, map_tensors, pool_sums
 from exp.nb03e import (
     check_number,
     divisor_of,
@@ -51,7 +49,7 @@ from exp.nb03e import (
 )
 
 
-# cell 2b14d271 965a05 · The events
+# cell 2b14d271 a2fcda · The events
 EVENTS = ("before_fit", "before_epoch", "before_batch", "after_pred", "after_loss",
           "after_backward", "after_step", "after_batch", "after_epoch", "after_fit", "cleanup_fit")
 
@@ -62,6 +60,10 @@ class Cancel(Exception):
 
 class CancelStep(Cancel):
     """Skip the rest of the step: backward, the optimizer, clearing the gradients."""
+
+
+class PostponeStep(CancelStep):
+    """Skip the rest of the step until a later batch; after the last batch, take it in any case."""
 
 
 class CancelBatch(Cancel):
@@ -228,6 +230,61 @@ def _required(needed: type[Callback], by: Callback) -> Callback:
     return needed()
 
 
+# cell 85889f38 b305bb · A callback
+_OUTLINE = """
+before_fit
+every epoch
+    before_epoch
+    every training batch
+        before_batch
+        do_predict
+        after_pred
+        do_loss
+        after_loss
+        do_backward
+        after_backward
+        do_step
+        after_step
+        after_batch
+    every validation batch
+        before_batch
+        do_predict
+        after_pred
+        do_loss
+        after_loss
+        after_batch
+    after_epoch
+after_fit
+cleanup_fit
+"""
+
+
+def outline(callbacks: Iterable[Callback] | Callback = ()) -> str:
+    """Return the moments of a fit in their order, each with the callbacks that act there."""
+    lines, callbacks = [], arrange(callbacks)
+    for line in _OUTLINE.strip().splitlines():
+        name = line.strip()
+        actors = [type(c).__name__ for c in callbacks if hasattr(c, name)]
+        by_default = f"({name[3:]})" if name in ACTIONS else ""
+        lines.append(f"{line:<24}{', '.join(actors) or by_default}".rstrip())
+    return "\n".join(lines)
+
+
+# cell 70b9f5f6 a05470 · A callback
+def look_up(callbacks: Sequence[Callback], default: type,
+            events: Sequence[str] = EVENTS) -> dict[str, Any]:
+    """Look up what to call: at each event a list of methods, for each action one function.
+
+    An action that no callback does is a method of `default`. Events not in `events` call nothing.
+    """
+    plan: dict[str, Any] = {event: [] for event in EVENTS}
+    plan |= {event: [getattr(c, event) for c in callbacks if hasattr(c, event)] for event in events}
+    for action in ACTIONS:
+        takers = [getattr(c, action) for c in callbacks if hasattr(c, action)]
+        plan[action] = takers[0] if takers else getattr(default, action)
+    return plan
+
+
 # cell 4fa0ce7f f73716 · Metrics
 class _Phase:
     """The account of one phase of an epoch: means, and objects that are no means."""
@@ -266,7 +323,7 @@ class _Phase:
         return found and found | {name: m.compute() for name, m in self.objects.items()}
 
 
-# cell 2af52697 974261 · Metrics
+# cell 2af52697 db3be5 · Metrics
 class MetricsCallback(Callback):
     """Compute loss and metrics of each epoch, and write them into `learn.results` at its end.
 
@@ -278,7 +335,7 @@ class MetricsCallback(Callback):
     order = 10
 
     def __init__(self, metrics: Sequence[Any] | Mapping[str, Any] = ()):
-        self.metrics, self.computed = name_metrics(metrics), {}
+        self.metrics, self.computed, self.results = name_metrics(metrics), {}, {}
         self._begin()
 
     def _begin(self) -> None:
@@ -320,6 +377,7 @@ class MetricsCallback(Callback):
                 self.computed[f"{phase}_{name}"] = value
                 numbers = figures(name, value).items()
                 learn.results |= {f"{phase}_{key}": number for key, number in numbers}
+        self.results = learn.results
 
     def state_dict(self) -> dict[str, Any]:
         return {name: {"means": phase.means.state_dict(),
@@ -333,119 +391,20 @@ class MetricsCallback(Callback):
                 restore_metric_state(metric, state[name]["objects"][key])
 
 
-# cell e5834bdf f09150 · A record
-def _cell(name: str, value: Any) -> str:
-    if not isinstance(value, float):
-        return str(value)
-    digits = ".1f" if name == "seconds" else ".4f" if abs(value) < 1e4 else ".3e"
-    return format(value, digits)
+# cell 65500588 ca6f34 · Metrics
+class CollectCallback(Callback):
+    """Keep the predictions and targets of all batches on the CPU; no loss is computed.
 
-
-def _table_cells(rows: Sequence[Mapping[str, Any]]) -> list[list[str]]:
-    """Return heading and cells of a table, as text."""
-    single = [{n: v for n, v in row.items() if isinstance(v, int | float | str)} for row in rows]
-    names = list(dict.fromkeys(name for row in single for name in row))
-    names.sort(key=lambda name: name == "seconds")  # the last column
-    return [names] + [[_cell(n, row[n]) if n in row else "" for n in names] for row in single]
-
-
-def format_table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Format the results of several epochs as a table, "" for none."""
-    texts = _table_cells(rows)
-    widths = [max(map(len, column)) for column in zip(*texts, strict=True)]
-    lines = [[t.rjust(w) for t, w in zip(row, widths, strict=True)] for row in texts]
-    return "\n".join(map("  ".join, lines)) if rows else ""
-
-
-def format_line(row: Mapping[str, Any], n_epochs: int | None = None) -> str:
-    """Format the results of one epoch as a line that needs no heading."""
-    rest = {name: value for name, value in row.items() if name not in ("epoch", "seconds")}
-    parts = [f"{name} {_cell(name, value)}" for name, value in rest.items()
-             if isinstance(value, int | float | str)]
-    end = f"/{n_epochs}" if n_epochs else ""
-    return ", ".join([f"epoch {row['epoch']}{end}", *parts, f"{row['seconds']:.1f} s"])
-
-
-def format_html(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Format the results of several epochs as an HTML table, "" for none."""
-    heading, *body = _table_cells(rows)
-    if not body:
-        return ""
-    parts = "".join(f"<th>{name}</th>" for name in heading)
-    lines = ["".join(f"<td>{text}</td>" for text in row) for row in body]
-    return f"<table><thead><tr>{parts}</tr></thead><tbody>" + "".join(
-        f"<tr>{line}</tr>" for line in lines) + "</tbody></table>"
-
-
-# cell 51d2b080 1c9b0a · A record
-class Recorder(Callback):
-    """Record the loss and rates of each training batch and the results of each epoch.
-
-    `losses`, `lrs` (of each parameter group), `momenta`: an entry a training batch. `epochs` (dicts
-    of results), `seconds`, `epoch_ends` (the number of batches so far): an entry an epoch.
+    `events`: those that need announcing for that.
     """
 
-    order = 20
-    requires = (MetricsCallback,)
+    order = 10_000
+    events = ("before_fit", "before_epoch", "before_batch", "after_pred", "cleanup_fit")
 
     def __init__(self) -> None:
-        self.losses, self.lrs, self.momenta = [], [], []
-        self.epochs, self.seconds, self.epoch_ends = [], [], []
-        self._unread = Column()
+        self.preds, self.targets = [], []
 
-    def __repr__(self) -> str:
-        return format_table(self.rows()) or "Recorder: no epoch is complete yet"
-
-    def _repr_html_(self) -> str:
-        return format_html(self.rows()) or repr(self)
-
-    def rows(self) -> list[dict[str, Any]]:
-        """Return the table: for each epoch its number, its results and its seconds."""
-        pairs = zip(self.epochs, self.seconds, strict=True)
-        return [{"epoch": i, **results, "seconds": s} for i, (results, s) in enumerate(pairs, 1)]
-
-    def before_epoch(self, learn: Any) -> None:
-        self._start = time.perf_counter()
-
-    def after_batch(self, learn: Any) -> None:
-        if learn.training:
-            self.lrs.append([group["lr"] for group in learn.opt.param_groups])
-            self.momenta.append(_momentum(learn.opt.param_groups[0]))
-            self._unread.append(learn.loss)
-
-    def after_epoch(self, learn: Any) -> None:
-        self.read()
-        self.epochs.append(dict(learn.results))
-        self.seconds.append(time.perf_counter() - self._start)
-        self.epoch_ends.append(len(self.losses))
-
-    def cleanup_fit(self, learn: Any) -> None:
-        self.read()
-
-    def read(self) -> None:
-        """Read the losses that still wait as tensors; this waits for a GPU."""
-        self.losses += self._unread.read().tolist()
-        self._unread = Column()
-
-    def state_dict(self) -> dict[str, Any]:
-        self.read()
-        kept = {name: getattr(self, name) for name in ("epochs", "seconds", "epoch_ends")}
-        series = {name: _series(getattr(self, name)) for name in ("losses", "lrs", "momenta")}
-        return {**kept, **series}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._unread = Column()
-        lists = {k: v.tolist() if isinstance(v, Tensor) else list(v) for k, v in state.items()}
-        vars(self).update(lists)
-
-
-def _series(values: list[Any]) -> Tensor | list[Any]:
-    """Make a long list a tensor, which is quicker to write; not if its rows differ in length."""
-    try:
-        return torch.tensor(values, dtype=torch.float64)
-    except (TypeError, ValueError):
-        return list(values)
-
-
-def _momentum(group: Mapping[str, Any]) -> float:
-    return group["betas"][0] if "betas" in group else group.get("momentum", 0.0)
+    def after_pred(self, learn: Any) -> None:
+        self.preds.append(map_tensors(lambda t: t.detach().cpu(), learn.pred))
+        self.targets.append(map_tensors(lambda t: t.detach().cpu(), learn.target))
+        raise CancelBatch

@@ -6,8 +6,10 @@ By the end you will have a training that reports without being asked: a line an 
 # cell c7a470e0 a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/03g_progress.ipynb: do not edit · e18042
+# generated from nbs/03g_progress.ipynb: do not edit · b71b9e
 __all__ = [
+    "Recorder",
+    "default_callbacks",
     "thin",
     "plot_losses",
     "new_axes",
@@ -22,14 +24,14 @@ __all__ = [
     "summarize",
 ]
 
-# cell c7a470e0 c97c68 · Imports
+# cell c7a470e0 18837b · Imports
 import html
 import io
 import os
 import sys
 import time
 from base64 import b64encode
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from math import inf
 from shutil import get_terminal_size
 from typing import Any
@@ -37,8 +39,108 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from exp.nb03d import evaluating, is_first_process, map_tensors, random_kept
-from exp.nb03f import Callback, MetricsCallback, Recorder, format_html, format_line, format_table
+from exp.nb03d import (
+    Column,
+    evaluating,
+    format_html,
+    format_line,
+    format_table,
+    is_first_process,
+    map_tensors,
+    random_kept,
+)
+from exp.nb03f import Callback, MetricsCallback, callback_list
+
+
+# cell 51d2b080 1c9b0a · A record
+class Recorder(Callback):
+    """Record the loss and rates of each training batch and the results of each epoch.
+
+    `losses`, `lrs` (of each parameter group), `momenta`: an entry a training batch. `epochs` (dicts
+    of results), `seconds`, `epoch_ends` (the number of batches so far): an entry an epoch.
+    """
+
+    order = 20
+    requires = (MetricsCallback,)
+
+    def __init__(self) -> None:
+        self.losses, self.lrs, self.momenta = [], [], []
+        self.epochs, self.seconds, self.epoch_ends = [], [], []
+        self._unread = Column()
+
+    def __repr__(self) -> str:
+        return format_table(self.rows()) or "Recorder: no epoch is complete yet"
+
+    def _repr_html_(self) -> str:
+        return format_html(self.rows()) or repr(self)
+
+    def rows(self) -> list[dict[str, Any]]:
+        """Return the table: for each epoch its number, its results and its seconds."""
+        pairs = zip(self.epochs, self.seconds, strict=True)
+        return [{"epoch": i, **results, "seconds": s} for i, (results, s) in enumerate(pairs, 1)]
+
+    def before_epoch(self, learn: Any) -> None:
+        self._start = time.perf_counter()
+
+    def after_batch(self, learn: Any) -> None:
+        if learn.training:
+            self.lrs.append([group["lr"] for group in learn.opt.param_groups])
+            self.momenta.append(_momentum(learn.opt.param_groups[0]))
+            self._unread.append(learn.loss)
+
+    def after_epoch(self, learn: Any) -> None:
+        self.read()
+        self.epochs.append(dict(learn.results))
+        self.seconds.append(time.perf_counter() - self._start)
+        self.epoch_ends.append(len(self.losses))
+
+    def cleanup_fit(self, learn: Any) -> None:
+        self.read()
+
+    def read(self) -> None:
+        """Read the losses that still wait as tensors; this waits for a GPU."""
+        self.losses += self._unread.read().tolist()
+        self._unread = Column()
+
+    def state_dict(self) -> dict[str, Any]:
+        self.read()
+        kept = {name: getattr(self, name) for name in ("epochs", "seconds", "epoch_ends")}
+        series = {name: _series(getattr(self, name)) for name in ("losses", "lrs", "momenta")}
+        return {**kept, **series}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._unread = Column()
+        lists = {k: v.tolist() if isinstance(v, Tensor) else list(v) for k, v in state.items()}
+        vars(self).update(lists)
+
+
+def _series(values: list[Any]) -> Tensor | list[Any]:
+    """Make a long list a tensor, which is quicker to write; not if its rows differ in length."""
+    try:
+        return torch.tensor(values, dtype=torch.float64)
+    except (TypeError, ValueError):
+        return list(values)
+
+
+def _momentum(group: Mapping[str, Any]) -> float:
+    return group["betas"][0] if "betas" in group else group.get("momentum", 0.0)
+
+
+# cell 61631acb 283d4b · A record
+def default_callbacks(callbacks: Iterable[Callback] | Callback, metrics: Any) -> list[Callback]:
+    """Add MetricsCallback and Recorder to callbacks, unless they are there.
+
+    Raises: ValueError if metrics were given and there is a MetricsCallback already.
+    """
+    callbacks = callback_list(callbacks)
+    if any(isinstance(c, MetricsCallback) for c in callbacks):
+        if metrics:
+            raise ValueError("metrics were given to the Learner and to a MetricsCallback; choose "
+                             "one")
+    else:
+        callbacks.insert(0, MetricsCallback(metrics))
+    return callbacks if any(isinstance(c, Recorder) for c in callbacks) else [
+        *callbacks, Recorder()]
 
 
 # cell 497af95e 3cbaf5 · A curve

@@ -6,21 +6,25 @@ By the end you will have the guards of a training: wrong parts are refused when 
 # cell 64fd36a0 a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/03i_guards.ipynb: do not edit · 23e970
+# generated from nbs/03i_guards.ipynb: do not edit · b2def1
 __all__ = [
     "check_parts",
     "check_rates",
     "make_optimizer",
     "set_rates",
     "restore_settings",
+    "clear_gradients",
     "check_fit",
+    "split_batch",
+    "check_length",
     "check_loss",
     "explain_error",
     "match_batch",
 ]
 
-# cell 64fd36a0 487f13 · Imports
-from collections.abc import Callable, Iterator, Mapping, Sequence
+# cell 64fd36a0 91b472 · Imports
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from inspect import signature
 from math import inf
 from typing import Any
@@ -63,10 +67,13 @@ def check_rates(lr: Any) -> list[float]:
     return rates
 
 
-# cell 84627f1e e60911 · An optimizer and its groups
+# cell 84627f1e c0a289 · An optimizer and its groups
 def make_optimizer(learn: Any, opt_func: Callable[..., Any], lr: Any,
                     groups: Callable[[nn.Module], list[Any]] | None) -> Any:
-    """Build the optimizer over the model's parameters, or groups of them, and the loss's own."""
+    """Build the optimizer over the model's parameters, or groups of them, and the loss's own.
+
+    `lr` None is the default of `opt_func`, or 0.01 if it has none.
+    """
     params = list(groups(learn.model)) if groups else list(learn.model.parameters())
     if not params:
         raise ValueError(f"{'groups returned' if groups else 'the model has'} no parameters")
@@ -75,17 +82,21 @@ def make_optimizer(learn: Any, opt_func: Callable[..., Any], lr: Any,
         params = [*params, *own] if is_flat else [*params, {"params": own}]
     if not isinstance(params[0], Tensor):
         params = [part if isinstance(part, Mapping) else {"params": list(part)} for part in params]
-    rates = None if lr is None else check_rates(lr)
-    try:
-        opt = opt_func(params) if rates is None else opt_func(params, lr=rates[0])
-    except TypeError as error:
-        if rates is None and "'lr'" in str(error):
-            raise TypeError(f"{error}: opt_func has no default rate; give the Learner "
-                            "lr=…") from None
-        raise
-    if rates is not None and isinstance(lr, list | tuple):
+    if lr is None and _needs_rate(opt_func):
+        lr = 0.01
+    opt = opt_func(params) if lr is None else opt_func(params, lr=check_rates(lr)[0])
+    if isinstance(lr, list | tuple):
         set_rates(opt.param_groups, lr)
     return opt
+
+
+def _needs_rate(opt_func: Callable[..., Any]) -> bool:
+    """Return whether a function has a parameter `lr` without a default."""
+    try:
+        rate = signature(opt_func).parameters.get("lr")
+    except (TypeError, ValueError):  # it does not say
+        return False
+    return rate is not None and rate.default is rate.empty
 
 
 def set_rates(groups: list[dict[str, Any]], lr: float | Sequence[float]) -> None:
@@ -106,6 +117,14 @@ def restore_settings(groups: list[dict[str, Any]], kept: list[dict[str, Any]]) -
         for name in group.keys() - before.keys():
             del group[name]
         group.update({name: value for name, value in before.items() if name != "params"})
+
+
+# cell 670dcab6 fa7188 · An optimizer and its groups
+def clear_gradients(groups: Iterable[Mapping[str, Any]]) -> None:
+    """Clear the gradients of parameter groups, without the mark that `zero_grad` leaves."""
+    for group in groups:
+        for p in group["params"]:
+            p.grad = None
 
 
 # cell 882acbfc 80ac1b · Before the first batch
@@ -130,6 +149,38 @@ def check_fit(learn: Any, n_epochs: Any, n_steps: Any) -> None:
     if own and not any(p.requires_grad for p in own if id(p) in stepped):
         raise ValueError("all parameters of the optimizer are frozen (requires_grad is False): "
                          "there is nothing to train; unfreeze some")
+
+
+# cell 90ccff58 8f3f8c · A batch
+def split_batch(batch: Any, target_key: str | None = None) -> tuple[Any, Any]:
+    """Split a batch into inputs and target.
+
+    A tuple or list is (inputs …, target), and the inputs become a list. A dict is passed by name:
+    with `target_key`, that key is the target and the rest are inputs; else the batch is both.
+    Raises: TypeError or KeyError for a batch that cannot be split.
+    """
+    if isinstance(batch, Mapping):
+        if target_key is None:
+            return batch, batch
+        if target_key not in batch:
+            raise KeyError(f"a batch has no {target_key!r}, only {list(batch)}")
+        return {key: x for key, x in batch.items() if key != target_key}, batch[target_key]
+    if isinstance(batch, list | tuple) and len(batch) >= 2:
+        return list(batch[:-1]), batch[-1]
+    of = f" of {len(batch)}" if isinstance(batch, list | tuple) else ""
+    raise TypeError(f"a batch is (inputs …, target) or a dict, got a {type(batch).__name__}{of}; "
+                    "let the data set return such pairs, or the loader's collate_fn make them")
+
+
+# cell a547c7d1 a3abe1 · A batch
+def check_length(phase: str, said: int | None, found: int) -> None:
+    """Warn if a loader does not keep to its length. Raises: ValueError if it gave no batch."""
+    if found == 0:
+        raise ValueError(f"the {phase} loader gave no batch; is the data set smaller than a batch, "
+                         "with drop_last? Is the loader an iterator, used up?")
+    if said is not None and found != said:
+        warnings.warn(f"the {phase} loader says that it has {said} batches, and gave {found}; "
+                      "schedules go by what it says", RuntimeWarning, stacklevel=2)
 
 
 # cell 748842d5 44bd96 · In the first batch

@@ -11,10 +11,9 @@ __all__ = [
     "Learner",
 ]
 
-# cell a177f35a b6294f · Imports
-import warnings
+# cell a177f35a 1628b7 · Imports
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from math import inf
 from typing import Any
 
@@ -23,10 +22,17 @@ from torch import Tensor, nn
 
 from exp.nb03b import set_epoch
 from exp.nb03c import modes_kept
-from exp.nb03d import count_items, join_batches, loader_length, map_tensors, random_kept
+from exp.nb03d import (
+    count_items,
+    first_batch,
+    join_batches,
+    loader_length,
+    map_tensors,
+    random_kept,
+    set_training,
+)
 from exp.nb03e import divisor_of
 from exp.nb03f import (
-    ACTIONS,
     EVENTS,
     Callback,
     Cancel,
@@ -35,40 +41,31 @@ from exp.nb03f import (
     CancelFit,
     CancelPhase,
     CancelStep,
+    CollectCallback,
     MetricsCallback,
-    Recorder,
+    PostponeStep,
     arrange,
     callback_list,
+    look_up,
+    outline,
 )
-from exp.nb03g import ModelSummary, ProgressCallback, summarize
+from exp.nb03g import ModelSummary, ProgressCallback, Recorder, default_callbacks, summarize
 from exp.nb03i import (
     check_fit,
+    check_length,
     check_loss,
     check_parts,
+    clear_gradients,
     explain_error,
     make_optimizer,
     match_batch,
     restore_settings,
     set_rates,
+    split_batch,
 )
 
 
-# cell 4658c33d 78f952 · The Learner
-def _with_defaults(callbacks: Any, metrics: Any) -> list[Callback]:
-    """Add the callbacks that every training has, unless they are there."""
-    callbacks = callback_list(callbacks)
-    if any(isinstance(c, MetricsCallback) for c in callbacks):
-        if metrics:
-            raise ValueError("metrics were given to the Learner and to a MetricsCallback; "
-                             "choose one")
-    else:
-        callbacks.insert(0, MetricsCallback(metrics))
-    if not any(isinstance(c, Recorder) for c in callbacks):
-        callbacks.append(Recorder())
-    return callbacks
-
-
-# cell 5c5a3c8e 14a625 · The Learner
+# cell 5c5a3c8e 6da3dd · The Learner
 class Learner:
     """A model, its data, a loss and an optimizer, and the callbacks that take part in training.
 
@@ -92,15 +89,15 @@ class Learner:
                  target: str | None = None, progress: bool = True):
         check_parts(model, dls, loss_func, opt_func, lr)
         self.model, self.dls, self.loss_func = model, dls, loss_func
-        self.callbacks = arrange(_with_defaults(callbacks, metrics))
+        self.callbacks = arrange(default_callbacks(callbacks, metrics))
         self.metrics = self.callback(MetricsCallback).metrics
         self.opt = make_optimizer(self, opt_func, lr, groups)
         self.target_key, self.progress = target, progress
         self.n_steps, self.n_fits, self._epochs_before = 0, 0, 0
-        self._divisor, self._plan = None, {}
+        self._divisor, self._plan, self._example = None, {}, (None, None)
         self._begin()
 
-    # ------------------------------------------------------------ the loop, from the outside in
+    # the loop, from the outside in
 
     def fit(self, n_epochs: int | None = None, lr: float | Sequence[float] | None = None,
             callbacks: Iterable[Callback] | Callback = (), *,
@@ -156,20 +153,17 @@ class Learner:
                 if train is not None:
                     self._forget_gradients()
             if self.n_epochs is None and self.n_steps == n_before:
-                raise RuntimeError("n_steps was given, and a whole epoch passed without a step")
+                raise RuntimeError("n_steps was given, but a whole epoch passed without a step")
             self.epoch += 1
-        if train is not None and self.step_batches:
-            warnings.warn(f"the gradients of the last {self.step_batches} batches were not used: "
-                          "they do not fill an accumulation window, and the loader did not say "
-                          "which batch is its last", RuntimeWarning, stacklevel=2)
 
     def _run_epoch(self, train: Any, valid: Any) -> None:
         """Train on every batch, validate on every batch, and collect the results."""
         self.training = train is not None
-        self._set_mode()
+        if self.training:
+            set_training(self.model, keep=self._set_by_hand)
         self._tell("before_epoch")
         self.results = {}
-        if train is not None:
+        if self.training:
             self._run_batches(train, training=True)
         if valid is not None:
             self._run_batches(valid, training=False)
@@ -182,27 +176,39 @@ class Learner:
         if training:
             set_epoch(loader, self._epochs_before + self.epoch)
         else:
-            self._set_mode()
+            self.model.eval()
+        self.exhausted = False
         with torch.set_grad_enabled(training):
-            for self.batch_index, batch in numbered(loader):
-                n_summed, n_steps = self.step_batches, self.n_steps
-                try:
-                    self._run_batch(batch)
-                except CancelBatch:
-                    if training and (self.step_batches, self.n_steps) != (n_summed, n_steps):
-                        self._forget_gradients()  # its own gradient is in the sum
-                except CancelPhase:
-                    if training and (self.step_batches, self.n_steps) != (n_summed, n_steps):
-                        self._forget_gradients()
-                    return
-                except Cancel:
-                    raise
-                except Exception as error:
-                    explain_error(error, self)
-                    raise
-                if training and self.n_steps >= self._last_step:
-                    return
-        self._check_length()
+            try:
+                for self.batch_index, batch in numbered(loader):
+                    self._run_or_cancel(batch)
+                    if training and self.n_steps >= self._last_step:
+                        break
+                else:
+                    check_length("training" if training else "validation", self.n_batches,
+                                 self.batch_index + 1)
+            except CancelPhase:
+                pass
+            self.exhausted = True
+            if training and self.postponed:
+                with suppress(CancelStep):
+                    self._take_step()  # with what is left in the gradients
+
+    def _run_or_cancel(self, batch: Any) -> None:
+        """Run a batch. If it is cancelled, see to its gradients; if it fails, say where."""
+        before = self.step_batches, self.n_steps
+        try:
+            self._run_batch(batch)
+        except (CancelBatch, CancelPhase) as cancel:
+            if self.training and (self.step_batches, self.n_steps) != before:
+                self._forget_gradients()  # its own are in the sum
+            if isinstance(cancel, CancelPhase):
+                raise
+        except Cancel:
+            raise
+        except Exception as error:
+            explain_error(error, self)
+            raise
 
     def _run_batch(self, batch: Any) -> None:
         """Take one batch through its events: predict, loss, and in training a step."""
@@ -216,26 +222,32 @@ class Learner:
             self._tell("after_loss")
             if self.training:
                 self._run_step()
-        except CancelStep:
+        except CancelStep as cancel:
             if not self.training:
                 raise
+            self.postponed = isinstance(cancel, PostponeStep)
         self._tell("after_batch")
 
     def _run_step(self) -> None:
-        """Compute the gradients, step, and clear them."""
-        if len(self.opt.param_groups) != self._n_groups:
-            self._clear_new_groups()
+        """Add this batch's gradients to those of the step, and take the step."""
+        if len(self.opt.param_groups) != self._n_groups:  # a callback has added one
+            clear_gradients(self.opt.param_groups[self._n_groups:])  # what gathered there is stale
+            self._n_groups = len(self.opt.param_groups)
         self._act("do_backward")
-        self.step_weight = self.step_weight + self.loss_weight if self.step_batches else (
-            self.loss_weight)
+        weight = self.loss_weight
+        self.step_weight = self.step_weight + weight if self.step_batches else weight
         self.step_batches += 1
+        self._take_step()
+
+    def _take_step(self) -> None:
+        """Step with the gradients, and clear them."""
         self._tell("after_backward")
         self._act("do_step")
         self._forget_gradients()
         self.n_steps += 1
         self._tell("after_step")
 
-    # ------------------------------------------------------------ the work between the events
+    # the work between the events
 
     def do_predict(self) -> None:
         """Compute `pred`."""
@@ -255,15 +267,15 @@ class Learner:
         self.opt.step()
 
     def _tell(self, event: str) -> None:
-        """Let every callback act that has something to do at this event."""
+        """Announce an event: let every callback act that has a method for it."""
         for act in self._plan[event]:
             act(self)
 
     def _act(self, action: str) -> None:
-        """Do one of the four pieces of work, or let the callback do it that wants to."""
+        """Do one of the four pieces of work, or let a callback do it instead."""
         self._plan[action](self)
 
-    # ------------------------------------------------------------ its bookkeeping
+    # its bookkeeping
 
     def _begin(self, n_epochs: int | None = 0, n_steps: int | None = None) -> None:
         """Set where a training is: before the first event."""
@@ -273,26 +285,14 @@ class Learner:
         self._last_step = inf if n_steps is None else self.n_steps + n_steps
         self.batch_index, self.n_batches, self.training = 0, None, False
         self.numbered, self._checked, self._events = enumerate, set(), EVENTS
-        self.step_batches, self.step_weight, self._n_groups = 0, 0, len(self.opt.param_groups)
+        self.step_batches, self.step_weight, self.postponed = 0, 0, False
+        self._n_groups, self.exhausted = len(self.opt.param_groups), False
         self._forget_batch()
 
     def _take(self, batch: Any) -> None:
         """Split a batch into inputs and target, and count its items."""
-        if isinstance(batch, Mapping):
-            self.inputs, self.target = batch, batch
-            if self.target_key is not None:
-                if self.target_key not in batch:
-                    raise KeyError(f"a batch has no {self.target_key!r}, only {list(batch)}")
-                self.inputs = {k: part for k, part in batch.items() if k != self.target_key}
-                self.target = batch[self.target_key]
-        elif isinstance(batch, list | tuple) and len(batch) >= 2:
-            *self.inputs, self.target = batch
-        else:
-            of = f" of {len(batch)}" if isinstance(batch, list | tuple) else ""
-            raise TypeError(f"a batch is (inputs …, target) or a dict, got a "
-                            f"{type(batch).__name__}{of}; let the data set return such pairs, or "
-                            "the loader's collate_fn make them")
         self.pred = self.loss = None
+        self.inputs, self.target = split_batch(batch, self.target_key)
         self.n_items = count_items(self.target) or count_items(self.inputs) or 1
 
     def _weigh_loss(self) -> None:
@@ -303,39 +303,10 @@ class Learner:
         divisor = self._divisor
         self.loss_weight = self.n_items if divisor is None else divisor(self.pred, self.target)
 
-    def _set_mode(self) -> None:
-        """Set training or evaluation mode; parts frozen by hand or by parameters do not train."""
-        self.model.train(self.training)
-        if self.training:
-            for part in self.model.modules():
-                if part in self._set_by_hand or _is_frozen_norm(part):
-                    part.training = False
-
-    def _check_length(self) -> None:
-        """Warn if a loader has a length and does not keep to it; refuse one without a batch."""
-        found, said = self.batch_index + 1, self.n_batches
-        phase = "training" if self.training else "validation"
-        if found == 0:
-            raise ValueError(f"the {phase} loader gave no batch; is the data set smaller than a "
-                             "batch, with drop_last? Is the loader an iterator, used up?")
-        if said is not None and found != said and self.epoch == 0:
-            warnings.warn(f"the {phase} loader says it has {said} batches and gave {found}; "
-                          "schedules and accumulated gradients go by what it says",
-                          RuntimeWarning, stacklevel=2)
-
     def _forget_gradients(self) -> None:
         """Clear the gradients that the optimizer steps with."""
-        for group in self.opt.param_groups:
-            for p in group["params"]:
-                p.grad = None
-        self.step_batches = self.step_weight = 0
-
-    def _clear_new_groups(self) -> None:
-        """Clear what parameters have gathered before a callback added them to the optimizer."""
-        for group in self.opt.param_groups[self._n_groups:]:
-            for p in group["params"]:
-                p.grad = None
-        self._n_groups = len(self.opt.param_groups)
+        clear_gradients(self.opt.param_groups)
+        self.step_batches, self.step_weight, self.postponed = 0, 0, False
 
     def _forget_batch(self) -> None:
         """Let go of the tensors of the last batch."""
@@ -346,14 +317,14 @@ class Learner:
     def _as_found(self, callbacks: list[Callback], trains: bool) -> Iterator[list[Callback]]:
         """Put callbacks, modes, gradients and memory back as they were.
 
-        Gives the callbacks that are not at work already: a look inside a fit shares those that are.
+        Yields the callbacks that are not at work already, as they are for a look inside a fit.
         """
         kept = self.callbacks, self._plan
         at_work = set(map(id, self.callbacks)) if self._plan else set()
-        self.callbacks, self._plan = callbacks, self._look_up(callbacks)
+        self.callbacks, self._plan = callbacks, look_up(callbacks, type(self), self._events)
         self._divisor = divisor_of(self.loss_func)
-        self._set_by_hand = {part for part in self.model.modules()
-                             if self.model.training and not part.training}
+        self._set_by_hand = [part for part in self.model.modules()
+                             if self.model.training and not part.training]
         try:
             if trains:
                 self._forget_gradients()
@@ -366,17 +337,7 @@ class Learner:
                 self._forget_gradients()
             self._forget_batch()
 
-    def _look_up(self, callbacks: Sequence[Callback]) -> dict[str, Any]:
-        """Look up, once for a whole fit, what to call at each event and for each action."""
-        plan: dict[str, Any] = {
-            event: [getattr(c, event) for c in callbacks if hasattr(c, event)]
-            if event in self._events else [] for event in EVENTS}
-        for action in ACTIONS:
-            takers = [getattr(c, action) for c in callbacks if hasattr(c, action)]
-            plan[action] = takers[0] if takers else getattr(type(self), action)
-        return plan
-
-    # ------------------------------------------------------------ questions; they change nothing
+    # questions; they change nothing
 
     def __repr__(self) -> str:
         n = sum(p.numel() for p in self.model.parameters() if not nn.parameter.is_lazy(p))
@@ -400,12 +361,12 @@ class Learner:
         """Where the present training batch is in the fit: 0 the first, 1 the last."""
         if self.n_epochs is None:
             done, total = self.n_steps - self._first_step, self._last_step - self._first_step
+        elif self.n_batches is None:
+            raise ValueError("the place in the training is unknown, since the training loader has "
+                             "no length; give it a __len__, or fit with n_steps")
         else:
-            if self.n_batches is None:
-                raise ValueError("the training loader has no length, so its place in the training "
-                                 "is unknown; give it a __len__, or fit with n_steps")
-            done, total = self.epoch * self.n_batches + self.batch_index, (
-                self.n_epochs * self.n_batches)
+            done = self.epoch * self.n_batches + self.batch_index
+            total = self.n_epochs * self.n_batches
         return done / max(total - 1, 1)
 
     @property
@@ -427,45 +388,45 @@ class Learner:
 
     def result_names(self) -> list[str]:
         """List the names of the results of an epoch that are known before a fit."""
-        phases = ["train"] + ["valid"] * (self.dls.valid is not None)
-        metrics = self.callback(MetricsCallback)
-        written = [name for callback in self.callbacks for name in callback.writes]
-        return [name for phase in phases for name in metrics.names(phase)] + written
+        names, metrics = [], self.callback(MetricsCallback)
+        for phase in ["train"] + ["valid"] * (self.dls.valid is not None):
+            names += metrics.names(phase)
+        return names + [name for callback in self.callbacks for name in callback.writes]
 
     def evaluate(self, loader: Any = None) -> dict[str, Any]:
         """Compute loss and metrics over a loader, by default the validation set."""
-        scores = self._look(MetricsCallback(self.metrics), loader).computed
+        found = self._look(MetricsCallback(self.metrics), loader)
+        scores = {**found.computed, **found.results}
         return {name.removeprefix("valid_"): value for name, value in scores.items()}
 
     def get_preds(self, loader: Any = None) -> tuple[Any, Any]:
-        """Return predictions (N, …) and targets (N, …) of a loader, by default the validation set.
-
-        They are on the CPU. Only events up to after_pred are announced.
-        """
-        found = self._look(_Collect(), loader, _Collect.events)
+        """Return predictions and targets (N, …) on the CPU, by default of the validation set."""
+        found = self._look(CollectCallback(), loader, CollectCallback.events)
         return join_batches(found.preds), join_batches(found.targets)
 
     def predict(self, *inputs: Any) -> Any:
         """Return the model's output, on the CPU, for a batch of inputs or for one item.
 
-        Tensors, NumPy arrays or numbers. What is one item and what a batch is known from a batch of
-        the loaders: one item has one axis less, and gets one prediction. Without loaders, inputs
-        are a batch.
+        Takes tensors, NumPy arrays or numbers. One item has one axis less than a batch of the
+        loaders, and gets one prediction; without loaders, the inputs are a batch.
         """
-        model_inputs = inputs[0] if len(inputs) == 1 and isinstance(inputs[0], Mapping) else inputs
-        batch, alone = match_batch(model_inputs, self._one_batch())
+        if self._example[0] is not self.dls:  # its shapes and dtypes are enough
+            batch = first_batch(self.loaders[::-1])
+            self._example = self.dls, map_tensors(lambda t: t.new_empty((0, *t.shape[1:])), batch)
+        by_name = len(inputs) == 1 and isinstance(inputs[0], Mapping)
+        batch, alone = match_batch(inputs[0] if by_name else inputs, self._example[1])
         batch = {**batch, self.target_key: None} if isinstance(batch, dict) else [*batch, None]
-        found = self._look(_Collect(), [batch], _Collect.events).preds[0]
+        found = self._look(CollectCallback(), [batch], CollectCallback.events).preds[0]
         return map_tensors(lambda t: t[0], found) if alone else found
 
     def summary(self) -> ModelSummary:
         """Return a table of the model's layers: output shapes, parameters, what is trained."""
-        batch = self._one_batch()
+        batch = first_batch(self.loaders[::-1])
         kept = dict(vars(self))
         try:
             if batch is not None:
                 self._take(batch)
-                plan = self._look_up([c for c in self.callbacks if c.evaluates])
+                plan = look_up([c for c in self.callbacks if c.evaluates], type(self))
                 for act in plan["before_batch"]:
                     act(self)
             return summarize(self.model, None if batch is None else self.inputs)
@@ -474,15 +435,7 @@ class Learner:
 
     def trace(self, callbacks: Iterable[Callback] | Callback = ()) -> None:
         """Print the moments of a fit in their order and who acts at each; nothing else happens."""
-        print(_outline(arrange([*self.callbacks, *callback_list(callbacks)])))
-
-    def _one_batch(self) -> Any:
-        """Return a batch of the loaders, without moving their random numbers; None without one."""
-        with random_kept(self.loaders):
-            for loader in self.loaders[::-1]:
-                if not hasattr(loader, "__next__"):  # an iterator would be used up
-                    return next(iter(loader), None)
-        return None
+        print(outline([*self.callbacks, *callback_list(callbacks)]))
 
     def _look(self, callback: Any, loader: Any, events: Sequence[str] = EVENTS) -> Any:
         """Let a callback see every batch of a loader, as one epoch that is not trained on."""
@@ -499,67 +452,3 @@ class Learner:
             finally:
                 vars(self).update(kept)
         return callback
-
-
-# cell ac63f17d b6564a · The Learner
-def _is_frozen_norm(part: nn.Module) -> bool:
-    """Return whether a part keeps running statistics and has only frozen parameters."""
-    own = list(part._parameters.values())
-    return "running_mean" in part._buffers and any(p is not None for p in own) and not any(
-        p is not None and p.requires_grad for p in own)
-
-
-# cell 77c0a632 d6004c · The Learner
-class _Collect(Callback):
-    """Keep predictions and targets, and go on to the next batch."""
-
-    order = 10_000
-    events = ("before_fit", "before_epoch", "before_batch", "after_pred", "cleanup_fit")
-
-    def __init__(self) -> None:
-        self.preds, self.targets = [], []
-
-    def after_pred(self, learn: Learner) -> None:
-        self.preds.append(map_tensors(lambda t: t.detach().cpu(), learn.pred))
-        self.targets.append(map_tensors(lambda t: t.detach().cpu(), learn.target))
-        raise CancelBatch
-
-
-# cell c80b94d4 b93875 · The Learner
-_OUTLINE = """
-before_fit
-every epoch
-    before_epoch
-    every training batch
-        before_batch
-        do_predict
-        after_pred
-        do_loss
-        after_loss
-        do_backward
-        after_backward
-        do_step
-        after_step
-        after_batch
-    every validation batch
-        before_batch
-        do_predict
-        after_pred
-        do_loss
-        after_loss
-        after_batch
-    after_epoch
-after_fit
-cleanup_fit
-"""
-
-
-def _outline(callbacks: Sequence[Callback]) -> str:
-    """Write the moments of a fit in their order, each with the callbacks that act there."""
-    lines = []
-    for line in _OUTLINE.strip().splitlines():
-        name = line.strip()
-        actors = [type(c).__name__ for c in callbacks if hasattr(c, name)]
-        by_default = f"({name[3:]})" if name in ACTIONS else ""
-        lines.append(f"{line:<24}{', '.join(actors) or by_default}".rstrip())
-    return "\n".join(lines)

@@ -13,7 +13,7 @@ __all__ = [
     "CSVLogger",
 ]
 
-# cell f84825e1 4a06c7 · Imports
+# cell f84825e1 fde259 · Imports
 import csv
 import time
 from collections.abc import Mapping
@@ -21,8 +21,8 @@ from pathlib import Path
 from typing import Any
 
 from exp.nb03d import is_first_process
-from exp.nb03f import Callback, Recorder
-from exp.nb03g import ProgressCallback, new_axes, plot_losses  # noqa: F401  also looked for here
+from exp.nb03f import Callback
+from exp.nb03g import ProgressCallback, Recorder, new_axes, plot_losses  # noqa: F401
 from exp.nb04 import Learner
 
 

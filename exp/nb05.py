@@ -23,7 +23,7 @@ __all__ = [
     "fit_one_cycle",
 ]
 
-# cell 2d81e2ab facef6 · Imports
+# cell 2d81e2ab c71a08 · Imports
 import math
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
@@ -31,7 +31,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from exp.nb03d import loader_length
-from exp.nb03f import Callback, Recorder, callback_list
+from exp.nb03f import Callback, callback_list
+from exp.nb03g import Recorder
 from exp.nb03i import check_fit
 from exp.nb04 import Learner
 

@@ -17,7 +17,7 @@ __all__ = [
     "bowl_limit",
 ]
 
-# cell c23cc91d 341700 · Imports
+# cell c23cc91d eafd4f · Imports
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
@@ -30,7 +30,8 @@ from torch import nn
 
 from exp.nb03c import modes_kept
 from exp.nb03d import process_rank, random_kept
-from exp.nb03f import Callback, CancelFit, MetricsCallback, Recorder, callback_list
+from exp.nb03f import Callback, CancelFit, MetricsCallback, callback_list
+from exp.nb03g import Recorder
 from exp.nb04 import Learner
 from exp.nb05 import ExponentialSchedule
 

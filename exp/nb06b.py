@@ -25,7 +25,7 @@ __all__ = [
     "summary",
 ]
 
-# cell 7a477932 69acfa · Normalisation and residual networks
+# cell 7a477932 a70c79 · Normalisation and residual networks
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -34,8 +34,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from exp.nb03d import evaluating, random_kept
-from exp.nb03f import format_html, format_table
+from exp.nb03d import evaluating, format_html, format_table, random_kept
 from exp.nb06 import ForwardHooks
 
 

@@ -18,7 +18,7 @@ __all__ = [
     "DistributedCallback",
 ]
 
-# cell 852a8a91 210701 · Scale: half precision and many processes
+# cell 852a8a91 1d09aa · Scale: half precision and many processes
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -32,7 +32,8 @@ from torch import Tensor, nn
 
 from exp.nb03b import DataLoader, DataLoaders, RandomSampler, Sampler, SequentialSampler
 from exp.nb03d import loader_length, map_tensors, process_rank
-from exp.nb03f import Callback, CancelStep, MetricsCallback, Recorder
+from exp.nb03f import Callback, CancelStep, MetricsCallback
+from exp.nb03g import Recorder
 from exp.nb04 import Learner
 from exp.nb04b import (
     DeviceCallback,

@@ -26,9 +26,9 @@ from exp.nb03f import (
     CancelFit,
     CancelStep,
     MetricsCallback,
-    Recorder,
     arrange,
 )
+from exp.nb03g import Recorder
 from exp.nb04 import Learner
 
 torch.set_num_threads(1)

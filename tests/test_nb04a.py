@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from small_learner import learner
 
 from exp.nb00 import test_near
-from exp.nb03d import is_first_process
-from exp.nb03f import Callback, format_table
+from exp.nb03d import format_table, is_first_process
+from exp.nb03f import Callback
 from exp.nb03g import ProgressCallback, TerminalDisplay, plot_losses, thin, where_output_goes
 from exp.nb04a import CSVLogger, plot_metrics, plot_rates
 
