@@ -5,13 +5,13 @@ from __future__ import annotations
 import ast
 import os
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
 from pathlib import Path
 
-from names import decorator_name
+from names import decorator_name, extends
 from notebooks import Block, Cell, Notebook, find, read, short_hash
 from project import ToolError, settings, show
 
@@ -64,19 +64,27 @@ class Module:
         return self.notebook.title
 
 
-def defined(part: Part) -> list[str]:
+def defined(part: Part) -> Iterator[str]:
     """The public names that a cell defines. A notebook of nbdev's, which says `default_exp`, lists
-    in `__all__` only what stands at the left edge: defs, classes and assignments."""
-    public = [b for b in part.cell.bindings if b[1] == "define" and not b[0].startswith("_")]
+    in `__all__` what nbdev lists: what stands at the left edge, but no def that is a patch."""
     if not part.notebook.default_exp:
-        return [name for name, *_ in public]
-    found = []
-    for name, _, node, statement in public:
-        targets = getattr(statement, "targets", [getattr(statement, "target", None)])
+        found = [name for name, how, *_ in part.cell.bindings if how == "define"]
+    else:
+        found = [n for s in (part.cell.tree.body if part.cell.tree else ()) for n in left_edge(s)]
+    return (name for name in found if not name.startswith("_"))
+
+
+def left_edge(statement: ast.stmt) -> list[str]:
+    """The names that nbdev takes from a statement."""
+    if isinstance(statement, ast.Assign | ast.AnnAssign | ast.AugAssign):
+        targets = getattr(statement, "targets", None) or [statement.target]
         flat = [t for target in targets for t in getattr(target, "elts", [target])]
-        if node is statement or (node in flat and not isinstance(statement, ast.For)):
-            found.append(name)
-    return found
+        return [target.id for target in flat if isinstance(target, ast.Name)]
+    if not isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return []
+    decorators = [getattr(d, "func", d) for d in statement.decorator_list]
+    plain = [d for d in decorators if isinstance(d, ast.Name)]  # nbdev looks at no `fc.patch`
+    return [] if any(map(extends, plain)) else [statement.name]
 
 
 def listed(statement: ast.stmt) -> list[str]:

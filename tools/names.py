@@ -43,7 +43,7 @@ def decorator_name(node: ast.expr) -> str:
 def extends(decorator: ast.expr) -> bool:
     """Whether a decorated def adds to something that exists instead of binding a new name."""
     name = decorator_name(decorator)
-    return name.startswith("patch") or name == "overload"
+    return name.startswith("patch") or name in ("overload", "typedispatch")
 
 
 # --- what code reads -----------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import difflib
 import gc
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,7 @@ class Plan:
     files: dict[Path, str]
     sources: dict[Path, Path]
     orphans: list[Path]
+    notes: tuple[Problem, ...] = ()
 
     @property
     def stale(self) -> dict[Path, str]:
@@ -93,6 +95,8 @@ def plan(
         for problem in refuse(library)
         if any(problem.path == notebook.path for notebook in mine)
     ]
+    notes = tuple(problem for problem in problems if problem.mild)
+    problems = [problem for problem in problems if not problem.mild]
     unsound = {problem.path for problem in problems}
     files, sources = {}, {}
     for module in modules:
@@ -117,7 +121,8 @@ def plan(
     if problems:
         raise NotebookError(problems)
     others = [] if chosen else sorted({*lib.rglob("*.py")} - {*targets, lib / "__init__.py"})
-    return Plan(files, sources, [p for p in others if is_generated(read_module(p) or "")])
+    orphans = [path for path in others if is_generated(read_module(path) or "")]
+    return Plan(files, sources, orphans, notes)
 
 
 def named(names: Iterable[str | Path], recursive: bool) -> dict[Path, Path]:
@@ -186,6 +191,8 @@ def notebook2script(
     if where:
         return print_where(str(where), nbs or config.nbs)
     todo = plan(*notebooks, nbs=nbs, lib=lib, config=config)
+    for note in todo.notes:
+        print(f"note: {note}", file=sys.stderr)
     if check:
         return report_stale(todo)
     stale = todo.stale

@@ -36,6 +36,7 @@ class Problem:
     remedy: str
     cell: Cell | None = None
     line: int | None = None
+    mild: bool = False  # worth a word, but no reason to stop
 
     def __str__(self) -> str:
         place = show(self.path)

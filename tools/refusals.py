@@ -16,7 +16,7 @@ from io import StringIO
 from pathlib import Path
 
 from modules import Module, Part
-from names import absolute, decorator_name, star_imports
+from names import Event, absolute, decorator_name, star_imports
 from notebooks import (
     EXPORTS,
     MODULE_NAME,
@@ -33,6 +33,7 @@ from stars import Stars
 NUMBERED_MODULE = re.compile(r"nb\d+[a-z]?")
 GIVEN = {*dir(builtins), "__name__", "__file__", "__doc__", "__spec__", "__package__", "__path__",
          "__all__", "__class__", "__builtins__", "__loader__", "__annotations__"}  # fmt: skip
+IPYTHON = {"display", "get_ipython", "In", "Out", "exit", "quit", "_"}  # at hand in a notebook only
 UNCOMPILABLE = (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError)
 
 
@@ -101,12 +102,13 @@ def near_miss(notebook: Notebook) -> Iterator[Problem]:
     for cell in notebook.cells:
         if cell.kind != "code":
             first = cell.source.lstrip("\n").split("\n")[0]
-            if (parse_directive(first) or [""])[0] in EXPORTS and "|" not in first:
+            heading = cell.kind == "markdown" and first[1:2] in " |"
+            if (parse_directive(first) or [""])[0] in EXPORTS and not heading:
                 what = f"a cell of {cell.kind} begins with `{first.strip()}`"
                 yield Problem(notebook.path, what, "make it a code cell, or reword it", cell, 1)
             continue
-        if cell.exported:
-            continue
+        if cell.exported or (cell.tree and not cell.tree.body):
+            continue  # nothing is lost
         for line, text, at_top in suspects(cell):
             plain = unmask(text)
             word, rest = COMMENT.fullmatch(plain).groups()
@@ -144,6 +146,7 @@ def suspects(cell: Cell) -> Iterator[tuple[int, str, bool]]:
         if "#" in (plain := line if line.isascii() else unmask(line))
         if (match := COMMENT.fullmatch(plain.strip())) and resembles_export(match[1].lower())
         if (parse_directive(line) or [""])[0] != "exportd"  # nbdev: shown, never exported
+        if not re.match(r"# +#", line)  # a directive that was taken out
     ]
     quoted: set[int] = set()  # lines that start inside a string
     try:
@@ -230,42 +233,58 @@ def names_left_behind(library: Library) -> Iterator[Problem]:
         parts = [part for part in module.parts if part.cell.tree]
         bound = {e.name for part in parts for e in part.cell.events if e.binds} | GIVEN
         used = {e.name for part in parts for e in part.cell.events if e.how == "read"}
-        brought: set[str] = set()
-        unseen: list[str] = []  # star imports of which nobody can tell what they bring
-        if used - bound:
-            for part in parts:
-                for node in star_imports(part.cell.tree):
-                    source = absolute(node, library.full_name(module))
-                    names = library.stars.names(source)
-                    brought |= names or set()
-                    unseen += [source] if names is None else []
+        stars: dict[str, set[str] | None] = {}  # what each star import brings, if that can be told
+        for part in parts if used - bound else ():
+            for node in star_imports(part.cell.tree):
+                source = absolute(node, library.full_name(module))
+                stars[source] = library.stars.names(source)
+        brought = set().union(*filter(None, stars.values()))
         for part in parts:
-            missing = {e.name: e for e in part.cell.events[::-1] if e.how == "read"}
-            for name in sorted(missing.keys() - bound - brought):
-                yield from left_behind(module, part, missing[name].node, name, unseen)
+            missing: dict[str, Event] = {}  # its first use, one that runs at once before others
+            for event in sorted(part.cell.events, key=lambda e: e.later):
+                if event.how == "read" and event.name not in bound and event.name not in brought:
+                    missing.setdefault(event.name, event)
+            for name in sorted(missing):
+                yield from left_behind(library, module, part, missing[name], stars)
         yield from too_late(parts, brought)
 
 
 def left_behind(
-    module: Module, part: Part, node: ast.AST, name: str, unseen: list[str]
+    library: Library, module: Module, part: Part, use: Event, stars: dict[str, set[str] | None]
 ) -> Iterator[Problem]:
+    """A name that the module lacks. A hidden cell has it: that is refused. Nothing has it: so is
+    that, if importing the module would fail, or the house is strict; else it is mentioned."""
+    name, mild = use.name, False
+    unseen = sorted(source for source, names in stars.items() if names is None)
     home = hidden_home(part, name)
     if home:
         what = f"uses `{name}`, which only cell {home.number} ({home.id}) defines"
         remedy = "export that cell too, or pass the value in"
         if unseen:
-            stars = ", ".join(sorted(set(unseen)))
-            remedy += f"; or install {stars}, if `import *` brings it from there"
-    elif not unseen:
+            what = f"uses `{name}`, which cell {home.number} ({home.id}) defines, not exported"
+            remedy += f"; or install {', '.join(unseen)}: what `import *` brings is not seen yet"
+    elif any(name in p.names for p in part.notebook.exported):
+        what = f"uses `{name}`, which another module than {module.name} gets"
+        remedy = "import it from there"
+    elif unseen or is_dynamic(module, name):
+        return
+    else:
         what = f"uses `{name}`, which nothing in the notebook defines"
         remedy = "import or define it in an exported cell"
-        others = [p for p in part.notebook.exported if name in p.names]
-        if others:
-            what = f"uses `{name}`, which only another module than {module.name} gets"
-            remedy = "import it from there"
-    else:
-        return
-    yield Problem(part.notebook.path, what, remedy, part.cell, line_of(node, part.cell))
+        if name in IPYTHON:
+            what = f"uses `{name}`, which is there in a notebook only"
+            remedy = "import it in an exported cell, from IPython"
+        mild = use.later and bool(stars or name in IPYTHON) and "names" not in library.rules
+    yield Problem(part.notebook.path, what, remedy, part.cell, line_of(use.node, part.cell), mild)
+
+
+def is_dynamic(module: Module, name: str) -> bool:
+    """Whether code may make a name that it does not write: by `globals`, or from a string."""
+    cells = [part.cell for part in module.parts]
+    if any(e.name in ("globals", "exec", "setattr", "__getattr__") for c in cells for e in c.events):
+        return True
+    trees = (c.tree for c in cells if c.tree and name in c.code)
+    return any(getattr(node, "value", None) == name for tree in trees for node in ast.walk(tree))
 
 
 def line_of(node: ast.AST, cell: Cell) -> int:
@@ -446,6 +465,8 @@ def later_import(library: Library) -> Iterator[Problem]:
 
 def has_name(library: Library, module: Module, name: str) -> bool:
     if name in module.names or name.startswith("__") or f"{module.name}.{name}" in library.by_name:
+        return True
+    if is_dynamic(module, name):
         return True
     for part in module.parts:
         for node in star_imports(part.cell.tree) if part.cell.tree else ():
