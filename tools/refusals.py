@@ -281,9 +281,10 @@ def left_behind(
 def is_dynamic(module: Module, name: str) -> bool:
     """Whether code may make a name that it does not write: by `globals`, or from a string."""
     cells = [part.cell for part in module.parts]
-    if any(e.name in ("globals", "exec", "setattr", "__getattr__") for c in cells for e in c.events):
+    makers = {"globals", "exec", "setattr", "__getattr__"}
+    if any(event.name in makers for cell in cells for event in cell.events):
         return True
-    trees = (c.tree for c in cells if c.tree and name in c.code)
+    trees = (cell.tree for cell in cells if cell.tree and name in cell.code)
     return any(getattr(node, "value", None) == name for tree in trees for node in ast.walk(tree))
 
 
