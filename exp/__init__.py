@@ -5,21 +5,21 @@
     from exp.callbacks import Learner  # or from its topic
 
 nb00 (exports): How this works: a notebook becomes a module, and a test
-    test              Fail unless `compare(a, b)` holds, and then show both.
-    first_difference  Walk through dicts, lists and tuples and say where `a` and `b` first differ;
-                      "" if nowhere.
-    test_eq           Fail unless `a` equals `b` item by item and in shape; nothing is stretched to
-                      fit.
-    near              Tell whether |a - b| <= tol (1 + |b|) for every element.
-    test_near         Fail unless `near(a, b, tol)`, and say where and by how much.
-    test_near_zero    Fail unless |a| <= tol for every element.
-    test_raises       Fail unless calling `function` raises `exception` with `contains` in its
+    test              Check that `compare(a, b)` holds; if it does not, fail and show both.
+    first_difference  Walk through dicts, lists and tuples; return where `a` and `b` first differ,
+                      or "".
+    test_eq           Check that `a` equals `b` item by item and in shape, without broadcasting.
+    near              Return whether |a - b| <= tol (1 + |b|) for every element.
+    test_near         Check that `near(a, b, tol)` holds; if not, fail and say where and by how
+                      much.
+    test_near_zero    Check that |a| <= tol for every element.
+    test_raises       Check that calling `function` raises `exception`, with `contains` in its
                       message.
-    Timing            How long a call takes, as measured several times.
+    Timing            The time that a call takes, measured several times.
     timed             Time a call: `repeat` samples of `number` calls each, after `warmup` calls
                       that do not count.
-    record_result     State a figure: print it, keep it in build/results.json, and fail if it misses
-                      its target.
+    record_result     Record a figure: print it, keep it in build/results.json, and fail if it
+                      misses its target.
 
 nb00a: Data that is simply there: one call, complete or absent
     Download        A file on the network: an archive is unpacked into `into`, any other file is put
@@ -623,7 +623,7 @@ nb11b (language_model): A language model, character by character
                         input, and no other.
 """
 
-# generated from the notebooks: do not edit · 196a31
+# generated from the notebooks: do not edit · 3a07bd
 
 import importlib as _importlib
 import importlib.machinery as _machinery

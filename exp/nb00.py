@@ -1,9 +1,9 @@
 """How this works: a notebook becomes a module, and a test
 
-At the end you can turn the marked cells of a notebook into a Python module, check any value in one line, time code honestly, and run a notebook as a test.
+By the end you will be able to turn the marked cells of a notebook into a Python module, check any value in one line, time code honestly, and run a notebook as a test.
 """
 
-# generated from nbs/00_exports.ipynb: do not edit · 55043a
+# generated from nbs/00_exports.ipynb: do not edit · cc8a03
 __all__ = [
     "test",
     "first_difference",
@@ -37,9 +37,9 @@ from pathlib import Path
 from typing import Any
 
 
-# cell aa8004a5 97711f · A check that says what it saw
+# cell aa8004a5 7e3c60 · A check that says what it saw
 def test(a: Any, b: Any, compare: Callable[[Any, Any], bool], name: str | None = None) -> None:
-    """Fail unless `compare(a, b)` holds, and then show both.
+    """Check that `compare(a, b)` holds; if it does not, fail and show both.
 
     Raises: AssertionError with the comparison's name and the two values.
     """
@@ -50,11 +50,11 @@ def test(a: Any, b: Any, compare: Callable[[Any, Any], bool], name: str | None =
 test.__test__ = False
 
 
-# cell d881b706 4a7017 · Equal, to the last item
+# cell d881b706 97e39a · Equal, to the last item
 def first_difference(a: Any, b: Any, leaf: Callable[[Any, Any], str], path: str = "") -> str:
-    """Walk through dicts, lists and tuples and say where `a` and `b` first differ; "" if nowhere.
+    """Walk through dicts, lists and tuples; return where `a` and `b` first differ, or "".
 
-    `leaf` compares what is none of these: it returns how the two differ, or "".
+    `leaf` compares all other values: it returns how the two differ, or "".
     """
     if isinstance(a, dict) and isinstance(b, dict):
         places = list(a)
@@ -71,34 +71,34 @@ def first_difference(a: Any, b: Any, leaf: Callable[[Any, Any], str], path: str 
     return next(filter(None, found), "")
 
 
-# cell 7650ee52 029a93 · Equal, to the last item
+# cell 7650ee52 bc8404 · Equal, to the last item
 def _is_array(x: Any) -> bool:
-    """Tell tensors and numpy arrays from all else, without loading either library."""
+    """Return whether a value is a tensor or a numpy array, without loading either library."""
     return hasattr(x, "reshape") and hasattr(x, "tolist") and not isinstance(x, str | bytes)
 
 
 def _shape(x: Any) -> tuple[int, ...] | None:
-    """Give an array its shape, a number the shape (), anything else None."""
+    """Return the shape of an array, () for a number, and None for anything else."""
     if _is_array(x):
         return tuple(x.shape)
     return () if isinstance(x, Number) else None
 
 
 def _kind(x: Any) -> str:
-    """Name the type, and the shape if there is one."""
+    """Return the name of the type, with the shape if there is one."""
     return f"{type(x).__name__} of shape {tuple(x.shape)}" if _is_array(x) else type(x).__name__
 
 
-# cell c93eba7b ad36d1 · Equal, to the last item
+# cell c93eba7b 28e111 · Equal, to the last item
 def _values(x: Any) -> Any:
-    """Bring an array to the CPU, as a tensor without history."""
+    """Return an array's values as a tensor on the CPU, detached from the graph."""
     import torch
 
     return x.detach().cpu() if isinstance(x, torch.Tensor) else torch.tensor(x)
 
 
 def _mismatches(wrong: Any, a: Any, b: Any) -> str:
-    """Count the places where `wrong` is true and show the first; "" if there is none."""
+    """Count the elements where `wrong` is true and show the first; "" if there are none."""
     if not wrong.any():
         return ""
     place = tuple(wrong.nonzero()[0].tolist())
@@ -107,16 +107,16 @@ def _mismatches(wrong: Any, a: Any, b: Any) -> str:
     return f"{int(wrong.sum())} of {wrong.numel()} differ{where}: {left} against {right}"
 
 
-# cell b2caee02 755917 · Equal, to the last item
+# cell b2caee02 8c984b · Equal, to the last item
 def _exact(a: Any, b: Any) -> str:
-    """Say how two leaves differ under `==`, or "".
+    """Return how two leaves differ under `==`, or "".
 
-    Raises: TypeError if `==` gives neither True nor False.
+    Raises: TypeError if `==` returns neither True nor False.
     """
     if not (_is_array(a) or _is_array(b)):
         same = a == b
         if not isinstance(same, bool):
-            raise TypeError(f"== between {_kind(a)} and {_kind(b)} gives a {_kind(same)}, "
+            raise TypeError(f"== between {_kind(a)} and {_kind(b)} returns a {_kind(same)}, "
                             "not True or False: compare their parts instead")
         return "" if same else f"{a!r} against {b!r}"
     if _shape(a) != _shape(b):
@@ -129,10 +129,10 @@ def _exact(a: Any, b: Any) -> str:
 
 
 def test_eq(a: Any, b: Any) -> None:
-    """Fail unless `a` equals `b` item by item and in shape; nothing is stretched to fit.
+    """Check that `a` equals `b` item by item and in shape, without broadcasting.
 
-    Takes numbers, texts, tensors, arrays, and dicts, lists and tuples of them, nested at will.
-    The dtype may differ, the values may not. A list is not a tuple, and NaN equals nothing.
+    Takes numbers, strings, tensors, arrays, and dicts, lists and tuples of them, nested at will.
+    The dtypes may differ, the values may not. A list is not a tuple, and NaN equals nothing.
     Raises: AssertionError that says where the first difference is.
     """
     if text := first_difference(a, b, _exact):
@@ -142,9 +142,9 @@ def test_eq(a: Any, b: Any) -> None:
 test_eq.__test__ = False
 
 
-# cell b3f3c8d7 b77f84 · Near, because numbers are rounded
+# cell b3f3c8d7 05852f · Near, because numbers are rounded
 def _float64(x: Any) -> Any:
-    """Turn a number or an array into a tensor with as many digits as there are."""
+    """Turn a number or an array into a tensor of double precision."""
     import torch
 
     if not _is_array(x):
@@ -155,7 +155,7 @@ def _float64(x: Any) -> Any:
 
 
 def _near(a: Any, b: Any, tol: float) -> str:
-    """Say how two leaves differ by more than `tol`, or ""; what is no number has to be equal."""
+    """Return how two leaves differ by more than `tol` (at all, unless they are numbers), or ""."""
     if _shape(a) is None or _shape(b) is None:
         return _exact(a, b)
     alone = not (_is_array(a) and _is_array(b))  # a number may stand against a whole tensor
@@ -167,26 +167,26 @@ def _near(a: Any, b: Any, tol: float) -> str:
     return text and f"{text}; largest difference {(a - b).abs().max().item():.3g}, tol {tol:g}"
 
 
-# cell 832ac917 cc3d81 · Near, because numbers are rounded
+# cell 832ac917 1a9475 · Near, because numbers are rounded
 def _apart(a: Any, b: Any, tol: float) -> str:
-    """Say where `a` and `b` are first further apart than `tol`, or ""."""
+    """Return where `a` and `b` are first further apart than `tol`, or ""."""
     if not 0 <= tol < math.inf:
         raise ValueError(f"tol must be a finite number, 0 or more; got {tol}")
     return first_difference(a, b, partial(_near, tol=tol))
 
 
 def near(a: Any, b: Any, tol: float = 1e-5) -> bool:
-    """Tell whether |a - b| <= tol (1 + |b|) for every element.
+    """Return whether |a - b| <= tol (1 + |b|) for every element.
 
-    Shapes must be equal, or one of the two is a number. Dicts, lists and tuples are compared item
-    by item. NaN is near nothing, an infinity near itself only.
+    Shapes must be equal, unless one of the two is a number. Dicts, lists and tuples are compared
+    item by item. NaN is near nothing, an infinity only near itself.
     Raises: ValueError if `tol` is negative or not finite.
     """
     return not _apart(a, b, tol)
 
 
 def test_near(a: Any, b: Any, tol: float = 1e-5) -> None:
-    """Fail unless `near(a, b, tol)`, and say where and by how much."""
+    """Check that `near(a, b, tol)` holds; if not, fail and say where and by how much."""
     if text := _apart(a, b, tol):
         raise AssertionError(f"not near: {text}")
 
@@ -194,33 +194,33 @@ def test_near(a: Any, b: Any, tol: float = 1e-5) -> None:
 test_near.__test__ = False
 
 
-# cell 15af4a7b e61215 · Near, because numbers are rounded
+# cell 15af4a7b 51926d · Near, because numbers are rounded
 def test_near_zero(a: Any, tol: float = 1e-3) -> None:
-    """Fail unless |a| <= tol for every element."""
+    """Check that |a| <= tol for every element."""
     test_near(a, 0.0, tol)
 
 
 test_near_zero.__test__ = False
 
 
-# cell bef864a6 aaa161 · An error that should come
+# cell bef864a6 ed2d55 · An error that should come
 def test_raises(function: Callable[[], Any],
                 exception: type[BaseException] | tuple[type[BaseException], ...] = Exception,
                 contains: str = "") -> None:
-    """Fail unless calling `function` raises `exception` with `contains` in its message.
+    """Check that calling `function` raises `exception`, with `contains` in its message.
 
     Raises: AssertionError if nothing was raised, or something else; TypeError if `function`
-    cannot be called.
+    is not callable.
     """
     if not callable(function):
-        raise TypeError(f"test_raises calls by itself: write `lambda: …`, got {_kind(function)}")
+        raise TypeError(f"test_raises needs a function: write `lambda: …`, got {_kind(function)}")
     kinds = exception if isinstance(exception, tuple) else (exception,)
     expected = " or ".join(kind.__name__ for kind in kinds)
     try:
         function()
     except kinds as error:
         if contains not in str(error):
-            raise AssertionError(f"its message should contain {contains!r}: {error}") from error
+            raise AssertionError(f"the message should contain {contains!r}: {error}") from error
         return
     except Exception as error:
         raise AssertionError(f"expected {expected}, got {type(error).__name__}: {error}") from error
@@ -230,9 +230,9 @@ def test_raises(function: Callable[[], Any],
 test_raises.__test__ = False
 
 
-# cell bc21c5c9 d9fe48 · Time
+# cell bc21c5c9 bc1ea3 · Time
 def _readable(seconds: float) -> str:
-    """Write a time with three digits, in the unit that suits it."""
+    """Return a time as text, with three digits and a suitable unit."""
     seconds = float(f"{seconds:.3g}")
     for unit, size in (("s", 1.0), ("ms", 1e-3), ("µs", 1e-6)):
         if seconds >= size:
@@ -242,9 +242,9 @@ def _readable(seconds: float) -> str:
 
 @dataclass(frozen=True, repr=False)
 class Timing:
-    """How long a call takes, as measured several times.
+    """The time that a call takes, measured several times.
 
-    Units: seconds per call, in each of the samples; `number` is the calls in one sample.
+    Units: seconds per call in each of the samples; `number` is how many calls make one sample.
     """
 
     samples: tuple[float, ...]
@@ -254,7 +254,7 @@ class Timing:
 
     @property
     def median(self) -> float:
-        """The sample in the middle."""
+        """The median sample."""
         return statistics.median(self.samples)
 
     @property
@@ -273,15 +273,15 @@ class Timing:
         return f"{_readable(self.median)} ({spread}; {how}, {self.machine})"
 
 
-# cell 382cf125 8cf9fb · Time
+# cell 382cf125 e4010c · Time
 def _cuda() -> Any:
-    """Give torch.cuda if this process has a GPU in use, else None; it starts none."""
+    """Return torch.cuda if this process is already using a GPU, else None."""
     torch = sys.modules.get("torch")
     return torch.cuda if torch is not None and torch.cuda.is_initialized() else None
 
 
 def _sample(function: Callable[[], Any], number: int) -> float:
-    """Time `number` calls in a row, the work that a GPU has still to do included."""
+    """Time `number` calls in a row, including the work that is still queued on a GPU."""
     wait = cuda.synchronize if (cuda := _cuda()) else lambda: None
     collecting = gc.isenabled()
     gc.disable()
@@ -299,15 +299,15 @@ def _sample(function: Callable[[], Any], number: int) -> float:
 
 @cache
 def _processor() -> str:
-    """Name this machine's processor."""
+    """Return the name of this machine's processor."""
     info = Path("/proc/cpuinfo")
     names = re.findall(r"model name\s*: (.+)", info.read_text()) if info.exists() else []
     return names[0] if names else platform.processor() or platform.machine()
 
 
-# cell c56cc974 7f47eb · Time
+# cell c56cc974 c46c06 · Time
 def _enough(function: Callable[[], Any]) -> int:
-    """Find how many calls in a row last a millisecond."""
+    """Find how many calls in a row take a millisecond."""
     number = 1
     while (seconds := _sample(function, number)) < 1e-3:
         suggested = math.ceil(1.2e-3 / max(seconds / number, 1e-9))
@@ -319,11 +319,11 @@ def timed(function: Callable[[], Any], repeat: int = 7, number: int | None = Non
           warmup: int = 1) -> Timing:
     """Time a call: `repeat` samples of `number` calls each, after `warmup` calls that do not count.
 
-    Without `number`, a sample gets as many calls as fill a millisecond.
-    Raises: TypeError if `function` cannot be called; ValueError if a count is too small.
+    Without `number`, a sample has as many calls as take a millisecond.
+    Raises: TypeError if `function` is not callable; ValueError if a count is too small.
     """
     if not callable(function):
-        raise TypeError(f"timed calls by itself: write `lambda: …`, got {_kind(function)}")
+        raise TypeError(f"timed needs a function: write `lambda: …`, got {_kind(function)}")
     for name, count, least in (("repeat", repeat, 1), ("number", number, 1), ("warmup", warmup, 0)):
         if count is not None and count < least:
             raise ValueError(f"{name} must be {least} or more, got {count}")
@@ -335,22 +335,23 @@ def timed(function: Callable[[], Any], repeat: int = 7, number: int | None = Non
     return Timing(samples, number, torch.get_num_threads() if torch else 1, machine)
 
 
-# cell 7c40d81e e6b40d · Results
+# cell 7c40d81e e298da · Results
 def _parse_target(target: str) -> Callable[[float], bool]:
-    """Turn a target such as ">= 0.992" into the question whether a value meets it."""
+    """Turn a target such as ">= 0.992" into a function that says whether a value meets it."""
     match = re.fullmatch(r"\s*(>=|<=|==|>|<)\s*([-+\d][-+.\deE]*)\s*", target)
     try:
         bound = float(match[2])
         bound.as_integer_ratio()  # which an infinity, such as 1e999, has not
     except (TypeError, ValueError, OverflowError):  # no match, no number, no finite one
-        raise ValueError(f'a target is a sign and a number (">= 0.992"), got {target!r}') from None
+        raise ValueError(f'a target must be a sign and a number (">= 0.992"), got {target!r}'
+                         ) from None
     signs = {">=": "ge", "<=": "le", "==": "eq", ">": "gt", "<": "lt"}
     return lambda value: getattr(operator, signs[match[1]])(value, bound)
 
 
-# cell e4f40af7 5d4dc4 · Results
+# cell e4f40af7 1adafd · Results
 def _merge_json(path: Path, entries: dict[str, Any]) -> None:
-    """Add entries to a JSON file in a single step, one process at a time."""
+    """Add entries to a JSON file in one atomic step, one process at a time."""
     from filelock import FileLock
 
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -366,16 +367,16 @@ def _merge_json(path: Path, entries: dict[str, Any]) -> None:
 
 
 def _build_folder() -> Path:
-    """Find `build` beside the nearest settings.ini upwards from here, or else in this folder."""
+    """Return `build` beside the nearest settings.ini here or above, or else in this folder."""
     here = Path.cwd()
     homes = (folder for folder in (here, *here.parents) if (folder / "settings.ini").is_file())
     return next(homes, here) / "build"
 
 
-# cell d4668547 72b4f3 · Results
+# cell d4668547 d6979c · Results
 def record_result(name: str, value: float, target: str | None = None, source: str = "",
                   unit: str = "", strict: bool = True) -> None:
-    """State a figure: print it, keep it in build/results.json, and fail if it misses its target.
+    """Record a figure: print it, keep it in build/results.json, and fail if it misses its target.
 
     `target` is a sign and a number (">= 0.992"), `source` is where the target comes from.
     Raises: AssertionError if `strict` and the target is missed; ValueError if the value is not

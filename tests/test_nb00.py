@@ -302,7 +302,7 @@ def test_raises_accepts():
     (lambda: 1, AssertionError, "", "expected AssertionError, but nothing was raised"),
     (lambda: fail(KeyError("a")), ValueError, "", "expected ValueError, got KeyError: 'a'"),
     (lambda: fail(KeyError("a")), (ValueError, OSError), "", "expected ValueError or OSError, got"),
-    (lambda: fail(ValueError("a")), ValueError, "b", "its message should contain 'b': a"),
+    (lambda: fail(ValueError("a")), ValueError, "b", "the message should contain 'b': a"),
 ])  # fmt: skip
 def test_raises_fails(function, exception, contains, message):
     with pytest.raises(AssertionError, match=message):
@@ -484,7 +484,7 @@ def test_targets_mean_what_python_means(value, bound, sign):
     ">= 0.9 s", ">> 0.9", "!= 0.9",
 ])  # fmt: skip
 def test_target_that_cannot_be_read(project, target):
-    with pytest.raises(ValueError, match="a target is a sign and a number"):
+    with pytest.raises(ValueError, match="a target must be a sign and a number"):
         record_result("accuracy", 1.0, target)
     assert not (project / "build").exists()
 
