@@ -12,11 +12,15 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torchmetrics.classification import MulticlassAccuracy
 
 from exp.nb03b import DataLoaders, TensorDataset
 from exp.nb03c import accuracy
+from exp.nb03e import EpochMetric, MeanMetric
 from exp.nb03f import Callback, CancelFit
+from exp.nb03j import ConfusionMatrix, F1Score
 from exp.nb04 import Learner
+from exp.nb04b import GradientAccumulation
 from exp.nb06c import DistributedCallback, process_group, shared_loaders
 
 CASES = {}
@@ -149,6 +153,52 @@ def all_validate_the_same_model(rank):
     see, model = SeeStatistics(), nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 3))
     learner(model, see).fit(2)
     return {"statistics": see.seen, "weights": weights(model)}
+
+
+def halves(dataset, rank, size=10):
+    """The share of a process in each batch, and the whole batches: uneven at the end."""
+    whole = list(zip(*(t.split(size) for t in dataset.tensors), strict=True))
+    share = [tuple(t[rank::2] for t in batch) for batch in whole]
+    return DataLoaders(share, share), DataLoaders(whole, whole)
+
+
+@case
+def losses_that_divide_by_something_else(rank):
+    """Class weights and padding: the weights and figures of one process with the whole batches."""
+    x, y = data(47).tensors
+    y = y.where(torch.rand(47, generator=torch.Generator().manual_seed(2)) < 0.6, -100)
+    loss_func = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 5.0, 0.2]))
+    found = []
+    for dls, callbacks in zip(halves(TensorDataset(x, y), rank), ([DistributedCallback()], []),
+                              strict=True):
+        torch.manual_seed(0)
+        learn = Learner(nn.Linear(3, 3), dls, loss_func, 0.5,
+                        callbacks=[*callbacks, GradientAccumulation(2)])
+        learn.fit(2)
+        found.append([*(p.detach().clone() for p in learn.model.parameters()),
+                      torch.tensor(list(learn.recorder.epochs[-1].values()))])
+    apart = max((a - b).abs().max().item() for a, b in zip(*found, strict=True))
+    return {"difference": apart, "sum": [t.double().sum().item() for t in found[0]]}
+
+
+def scores():
+    """Metrics that are no means of batches, one of TorchMetrics among them."""
+    return {"table": ConfusionMatrix(3), "f1": F1Score(3), "mean": MeanMetric(accuracy),
+            "whole": EpochMetric(lambda pred, target: (pred.argmax(1) == target).double().std()),
+            "theirs": MulticlassAccuracy(3)}
+
+
+@case
+def metrics_that_are_no_means(rank):
+    share, whole = halves(data(47), rank)
+    found = []
+    for dls, callbacks in ((share, [DistributedCallback()]), (whole, [])):
+        torch.manual_seed(0)
+        learn = Learner(nn.Linear(3, 3), dls, F.cross_entropy, metrics=scores(),
+                        callbacks=callbacks)
+        found.append({name: torch.as_tensor(value).double().tolist()
+                      for name, value in learn.evaluate().items()})
+    return found
 
 
 def main(out: Path) -> None:

@@ -111,3 +111,15 @@ def test_a_fit_may_end_early_everywhere_and_one_process_may_predict(found):
 def test_all_processes_validate_the_same_model(found):
     first, second = found["all_validate_the_same_model"]
     assert first == second and len(first["statistics"]) == 2
+
+
+def test_gradients_and_figures_are_weighted_by_what_the_loss_divided_by(found):
+    first, second = found["losses_that_divide_by_something_else"]
+    assert first == second and first["difference"] < 1e-6
+
+
+def test_metrics_that_are_no_means_are_merged(found):
+    for together, alone in found["metrics_that_are_no_means"]:
+        assert together.keys() == alone.keys() and "theirs" in alone
+        for name, value in together.items():
+            assert torch.tensor(value).allclose(torch.tensor(alone[name]), atol=1e-6), name
