@@ -53,7 +53,7 @@ def _to_float32(x: Any) -> Any:
     return map_tensors(lambda t: t.float() if t.dtype in _HALVES else t, x)
 
 
-# cell 6423de78 81d93b · Numbers of sixteen bits
+# cell 6423de78 29e30c · Numbers of sixteen bits
 class MixedPrecision(Callback):
     """Run the forward pass in 16 bits; weights, loss, gradients and steps stay in 32.
 
@@ -93,6 +93,7 @@ class MixedPrecision(Callback):
         self.scaler.update()
         if self.scaler.get_scale() < before:  # an overflow: the optimizer has not stepped
             learn.opt.zero_grad()
+            learn.step_batches, learn.step_weight = 0, 0
             raise CancelStep
 
     def state_dict(self) -> dict[str, Any]:

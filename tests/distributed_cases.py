@@ -20,7 +20,6 @@ from exp.nb03e import EpochMetric, MeanMetric
 from exp.nb03f import Callback, CancelFit
 from exp.nb03j import ConfusionMatrix, F1Score
 from exp.nb04 import Learner
-from exp.nb04b import GradientAccumulation
 from exp.nb06c import DistributedCallback, process_group, shared_loaders
 
 CASES = {}
@@ -162,23 +161,37 @@ def halves(dataset, rank, size=10):
     return DataLoaders(share, share), DataLoaders(whole, whole)
 
 
-@case
-def losses_that_divide_by_something_else(rank):
-    """Class weights and padding: the weights and figures of one process with the whole batches."""
+def weighted_and_padded(rank, *callbacks):
+    """Train on shares and on whole batches, and return how far apart weights and figures are."""
     x, y = data(47).tensors
     y = y.where(torch.rand(47, generator=torch.Generator().manual_seed(2)) < 0.6, -100)
     loss_func = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 5.0, 0.2]))
     found = []
-    for dls, callbacks in zip(halves(TensorDataset(x, y), rank), ([DistributedCallback()], []),
-                              strict=True):
+    for dls, more in zip(halves(TensorDataset(x, y), rank), ([DistributedCallback()], []),
+                         strict=True):
         torch.manual_seed(0)
-        learn = Learner(nn.Linear(3, 3), dls, loss_func, 0.5,
-                        callbacks=[*callbacks, GradientAccumulation(2)])
+        learn = Learner(nn.Linear(3, 3), dls, loss_func, 0.5, callbacks=[*more, *callbacks])
         learn.fit(2)
         found.append([*(p.detach().clone() for p in learn.model.parameters()),
                       torch.tensor(list(learn.recorder.epochs[-1].values()))])
     apart = max((a - b).abs().max().item() for a, b in zip(*found, strict=True))
     return {"difference": apart, "sum": [t.double().sum().item() for t in found[0]]}
+
+
+@case
+def losses_that_divide_by_something_else(rank):
+    """Class weights and padding: the weights and figures of one process with the whole batches."""
+    return weighted_and_padded(rank)
+
+
+@case
+def a_share_of_nothing_but_padding(rank):
+    x, y = data(4).tensors
+    y[0::2] = -100  # the share of process 0
+    model = nn.Linear(3, 3)
+    learner(model, dls=DataLoaders([(x[rank::2], y[rank::2])], None)).fit(1)
+    return {"finite": all(p.isfinite().all().item() for p in model.parameters()),
+            "weights": weights(model)}
 
 
 def scores():
