@@ -142,7 +142,7 @@ def test_eq(a: Any, b: Any) -> None:
 test_eq.__test__ = False
 
 
-# cell b3f3c8d7 05852f · Near, because numbers are rounded
+# cell b3f3c8d7 e480d9 · Near, because numbers are rounded
 def _float64(x: Any) -> Any:
     """Turn a number or an array into a tensor of double precision."""
     import torch
@@ -155,7 +155,7 @@ def _float64(x: Any) -> Any:
 
 
 def _near(a: Any, b: Any, tol: float) -> str:
-    """Return how two leaves differ by more than `tol` (at all, unless they are numbers), or ""."""
+    """Return how two numbers or arrays differ by more than `tol`, others at all, or ""."""
     if _shape(a) is None or _shape(b) is None:
         return _exact(a, b)
     alone = not (_is_array(a) and _is_array(b))  # a number may stand against a whole tensor

@@ -206,7 +206,7 @@ def _matched(own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> list[tup
     return [(tensor, saved[name]) for name, tensor in own.items()]
 
 
-# cell 81d83d44 8de9b8 · Models that know their parameters
+# cell 81d83d44 90ca77 · Models that know their parameters
 class Sequential(Container):
     """Apply layers (or functions) one after the other, each to the output of the one before.
 
@@ -216,7 +216,8 @@ class Sequential(Container):
     def __init__(self, *layers: Callable[[Any], Any]):
         for i, layer in enumerate(layers):
             if not callable(layer):
-                raise TypeError(f"a layer must be callable, got {type(layer).__name__} in place {i}")
+                raise TypeError(f"a layer must be callable, got a {type(layer).__name__} in place "
+                                f"{i}")
             setattr(self, str(i), layer)
         self.n_layers = len(layers)
 
