@@ -359,6 +359,19 @@ nb03j (scores): Scores: what accuracy hides
     R2Score                 The share of the targets' variance that predictions explain; of several
                             columns the mean.
 
+nb03k (fingerprints): Fingerprints: telling two runs apart
+    digest             Hash bytes, or a tensor's type, shape and numbers, into 12 characters.
+    fingerprint        Describe a value by names, numbers and hashes that JSON can hold.
+    fingerprint_model  Describe a module: what each layer is, which parameters are frozen, a hash of
+                       all weights.
+    fingerprint_data   Describe a loader: its settings, its order, the seeds of its generators, and
+                       its data.
+    differences        List how two descriptions differ, each difference with its place.
+    describe_run       Describe what a fit of this Learner depends on and what is known before its
+                       first step.
+    compare_runs       Refuse to resume a run that differs; warn if a callback of one's own has come
+                       or gone.
+
 nb04 (callbacks): The Learner: a training loop that reads from top to bottom
     Learner  A model, its data, a loss and an optimizer, and the callbacks that take part in
              training.
@@ -411,18 +424,17 @@ nb04c (saving): Saving: weights, and models that travel
                        `extra`.
 
 nb04d (checkpoints): Checkpoints: a training that survives
-    learner_state     Gather all that the next step of a training depends on.
-    restore_learner   Put a learner into a state that `learner_state` gathered; without `random`,
-                      not the random numbers.
+    learner_state     Gather everything that the next step of a training depends on.
+    restore_learner   Put a learner into a state that `learner_state` returned.
     save_learner      Write model, optimizer, callbacks' states and random numbers into a file.
-    load_learner      Read model, optimizer and callbacks' states from a file, to go on with a *new*
-                      fit.
+    load_learner      Read model, optimizer and callbacks' states from a file, to train on with a
+                      *new* fit.
     checkpoint_files  List the checkpoints in a folder of the fit with this number, the oldest
                       first.
-    Checkpoint        Write the training into a folder after each epoch and every so many batches;
-                      when the same script runs again, go on from the last file, to the same bits.
-    SaveBest          Write the weights into a file when the monitored result is better than ever
-                      before.
+    Checkpoint        Write the training into a folder after each epoch, and every `every` batches;
+                      when the same script runs again, resume from the last file, to the same bits.
+    SaveBest          Write the weights into a file whenever the monitored result is the best of the
+                      fit so far.
 
 nb05 (anneal): Annealing: a rate for every moment
     Schedule             A value for each position in training: 0 is the first step, 1 the last.
@@ -623,7 +635,7 @@ nb11b (language_model): A language model, character by character
                         input, and no other.
 """
 
-# generated from the notebooks: do not edit · 3a07bd
+# generated from the notebooks: do not edit · 7b29e1
 
 import importlib as _importlib
 import importlib.machinery as _machinery
@@ -670,6 +682,8 @@ _names = {
                match_batch""",
     "nb03j": """show_confusion ConfusionMatrix F1Score roc_auc average_precision
                mean_average_precision R2Score""",
+    "nb03k": """digest fingerprint fingerprint_model fingerprint_data differences describe_run
+               compare_runs""",
     "nb04": """Learner""",
     "nb04a": """plot_metrics plot_rates CSVLogger""",
     "nb04b": """default_device to_device model_device DeviceCallback clip_gradients
@@ -718,6 +732,7 @@ _topics = {
     "files": "nb03h",
     "guards": "nb03i",
     "scores": "nb03j",
+    "fingerprints": "nb03k",
     "callbacks": "nb04",
     "watching": "nb04a",
     "everyday_callbacks": "nb04b",
@@ -892,6 +907,11 @@ if TYPE_CHECKING:  # what editors and type checkers read
         F1Score as F1Score, roc_auc as roc_auc, average_precision as average_precision,
         mean_average_precision as mean_average_precision, R2Score as R2Score,
     )
+    from .nb03k import (
+        digest as digest, fingerprint as fingerprint, fingerprint_model as fingerprint_model,
+        fingerprint_data as fingerprint_data, differences as differences,
+        describe_run as describe_run, compare_runs as compare_runs,
+    )
     from .nb04 import (
         Learner as Learner,
     )
@@ -986,7 +1006,8 @@ if TYPE_CHECKING:  # what editors and type checkers read
     )
     from . import (
         nb00, nb00b, nb02, nb03, nb03b, nb03c, nb03d, nb03e, nb03f, nb03g, nb03h, nb03i, nb03j,
-        nb04, nb04a, nb04b, nb04c, nb04d, nb05, nb05c, nb06, nb06b, nb06c, nb10, nb11, nb11b,
+        nb03k, nb04, nb04a, nb04b, nb04c, nb04d, nb05, nb05c, nb06, nb06b, nb06c, nb10, nb11,
+        nb11b,
     )
     exports = nb00
     samples = nb00b
@@ -1001,6 +1022,7 @@ if TYPE_CHECKING:  # what editors and type checkers read
     files = nb03h
     guards = nb03i
     scores = nb03j
+    fingerprints = nb03k
     callbacks = nb04
     watching = nb04a
     everyday_callbacks = nb04b

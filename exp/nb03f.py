@@ -131,7 +131,7 @@ def _check_method(owner: type, name: str, method: Any) -> None:
                             "starts with _")
 
 
-# cell 981c9d14 c6fcc2 · A callback
+# cell 981c9d14 48cba0 · A callback
 class Callback:
     """Acts at certain moments of a training: one method for each event, by the event's name.
 
@@ -153,6 +153,7 @@ class Callback:
     `repeatable`: there may be several of this class.
     `evaluates`: acts in `evaluate` and `get_preds` too; so does one with do_predict or do_loss,
     unless it says otherwise. `writes`: names that it adds to `learn.results`.
+    `only_watches`: does not change the training, so a resumed fit may be with or without it.
     Raises: TypeError, when a class is defined, for a method that resembles an event and is none.
     """
 
@@ -161,6 +162,7 @@ class Callback:
     repeatable: ClassVar[bool] = False
     evaluates: ClassVar[bool] = False
     writes: ClassVar[tuple[str, ...]] = ()
+    only_watches: ClassVar[bool] = False
 
     def __init_subclass__(cls, **options: Any):
         super().__init_subclass__(**options)
@@ -323,7 +325,7 @@ class _Phase:
         return found and found | {name: m.compute() for name, m in self.objects.items()}
 
 
-# cell 2af52697 db3be5 · Metrics
+# cell 2af52697 0c0404 · Metrics
 class MetricsCallback(Callback):
     """Compute loss and metrics of each epoch, and write them into `learn.results` at its end.
 
@@ -333,6 +335,7 @@ class MetricsCallback(Callback):
     """
 
     order = 10
+    only_watches = True
 
     def __init__(self, metrics: Sequence[Any] | Mapping[str, Any] = ()):
         self.metrics, self.computed, self.results = name_metrics(metrics), {}, {}

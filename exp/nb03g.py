@@ -52,7 +52,7 @@ from exp.nb03d import (
 from exp.nb03f import Callback, MetricsCallback, callback_list
 
 
-# cell 51d2b080 1c9b0a · A record
+# cell 51d2b080 b2d992 · A record
 class Recorder(Callback):
     """Record the loss and rates of each training batch and the results of each epoch.
 
@@ -62,6 +62,7 @@ class Recorder(Callback):
 
     order = 20
     requires = (MetricsCallback,)
+    only_watches = True
 
     def __init__(self) -> None:
         self.losses, self.lrs, self.momenta = [], [], []
@@ -322,7 +323,7 @@ class NotebookDisplay(Display):
             self._handle.update(bundle, raw=True)
 
 
-# cell 2a783e1e ce750f · The callback
+# cell 2a783e1e 124360 · The callback
 class ProgressCallback(Callback):
     """Show a training while it runs: a bar with the loss, the results of each epoch, the curve.
 
@@ -334,6 +335,7 @@ class ProgressCallback(Callback):
 
     order = Recorder.order + 10
     requires = (Recorder,)
+    only_watches = True
 
     def __init__(self, plot: bool = True, every: float = 0.2, plot_every: float = 1.0,
                  style: str | None = None):

@@ -63,7 +63,7 @@ def plot_rates(recorder: Recorder, axes: Any = None) -> Any:
     return left, right
 
 
-# cell 5ce33967 1ae194 · A log that survives
+# cell 5ce33967 ee1a35 · A log that survives
 class CSVLogger(Callback):
     """Write the results of each epoch as a row of a CSV file, at once.
 
@@ -73,6 +73,7 @@ class CSVLogger(Callback):
     """
 
     order = 90
+    only_watches = True
 
     def __init__(self, path: str | Path, append: bool = False):
         self.path, self.append, self.size = Path(path), append, 0

@@ -18,7 +18,7 @@ __all__ = [
     "load_exported",
 ]
 
-# cell 7cf2aa79 0ebf1e · Imports
+# cell 7cf2aa79 0520fe · Imports
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
@@ -30,7 +30,7 @@ from typing import Any, get_type_hints
 import torch
 from torch import Tensor, nn
 
-from exp.nb03d import random_state, set_random_state
+from exp.nb03d import random_kept
 from exp.nb03h import FORMAT, pack, read_safetensors, read_state, unpack, write_state
 from exp.nb04b import to_device
 
@@ -367,17 +367,15 @@ def export_model(model: nn.Module, path: str | Path,
     return write_state(path, {**about, "extra": extra, "model": model.state_dict()})
 
 
-# cell e8e0ea6c 71ec7c · Out into the world
+# cell e8e0ea6c 37c6a3 · Out into the world
 def _description(model: nn.Module) -> dict[str, Any]:
-    state = random_state()  # building a model draws its first weights
-    try:
-        about = {"description": _describe(model)}
-        packages = {type(m).__module__.partition(".")[0] for m in model.modules()}
-        found = _differences(model, _rebuild(about, [*packages]))
-    except ValueError as error:
-        found = [str(error)]
-    finally:
-        set_random_state(state)
+    with random_kept():  # building a model draws its first weights
+        try:
+            about = {"description": _describe(model)}
+            packages = {type(m).__module__.partition(".")[0] for m in model.modules()}
+            found = _differences(model, _rebuild(about, [*packages]))
+        except ValueError as error:
+            found = [str(error)]
     if found:
         raise ValueError(f"cannot describe how to build this {type(model).__name__}: "
                          f"{'; '.join(found[:3])}; pass a factory: a class or a function that "

@@ -1,12 +1,12 @@
 """Checkpoints: a training that survives
 
-In the end a training that was killed at any moment goes on as if nothing had happened, to the last bit, and its best weights are kept.
+By the end a training that was killed at any moment resumes as if nothing had happened, to the last bit; a folder of another run is refused; and the best weights are kept.
 """
 
 # cell a09b0626 a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/04d_checkpoints.ipynb: do not edit · 2c3fc6
+# generated from nbs/04d_checkpoints.ipynb: do not edit · dd0556
 __all__ = [
     "learner_state",
     "restore_learner",
@@ -17,34 +17,49 @@ __all__ = [
     "SaveBest",
 ]
 
-# cell a09b0626 61b978 · Imports
+# cell a09b0626 059b7c · Imports
 import re
+import warnings
 from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from shutil import rmtree
 from typing import Any
 
-from torch import nn
+import torch
+from torch import Tensor, nn
 
-from exp.nb03d import check_counts, is_first_process, loader_length, random_state, set_random_state
+from exp.nb03d import (
+    check_counts,
+    is_first_process,
+    process_rank,
+    random_state,
+    set_random_state,
+)
 from exp.nb03f import Callback, MetricsCallback
+from exp.nb03h import read_state, write_state
+from exp.nb03k import compare_runs, describe_run
 from exp.nb04 import Learner
 from exp.nb04b import Monitor, model_device, to_device
-from exp.nb04c import check_weights_fit, load_weights, read_state, save_weights, write_state
+from exp.nb04c import check_weights_fit, load_weights, save_weights, unwrapped
 
 
-# cell 67dc4cb0 f202ad · The whole training
+# cell 67dc4cb0 40d52a · The whole training
 def learner_state(learn: Learner) -> dict[str, Any]:
-    """Gather all that the next step of a training depends on."""
-    gradients = {name: p.grad for name, p in learn.model.named_parameters() if p.grad is not None}
-    return {"parts": _parts_of(learn), "model": learn.model.state_dict(), "gradients": gradients,
-            "optimizer": learn.opt.state_dict(), "loss": _loss_state(learn),
-            "callbacks": [c.state_dict() for c in _keepers(learn)],
-            "n_steps": learn.n_steps, "random": random_state(learn.loaders)}
+    """Gather everything that the next step of a training depends on."""
+    named = _named_parameters(learn)
+    counts = {"n_steps": learn.n_steps, "step_batches": learn.step_batches,
+              "step_weight": learn.step_weight, "n_groups": learn._n_groups}
+    return {"parts": _parts_of(learn), "model": unwrapped(learn.model).state_dict(),
+            "gradients": {name: p.grad for name, p in named.items() if p.grad is not None},
+            "frozen": [name for name, p in named.items() if not p.requires_grad],
+            "optimizer": learn.opt.state_dict(), "groups": _group_names(learn),
+            "loss": _loss_state(learn), "callbacks": [c.state_dict() for c in _keepers(learn)],
+            "counts": counts, "random": random_state(learn.loaders)}
 
 
-# cell 7dc0cceb 21558c · The whole training
+# cell 7dc0cceb ca1184 · The whole training
 def _parts_of(learn: Learner) -> dict[str, Any]:
     """Name what has to be the same for a state to fit, besides the model."""
     return {"optimizer": type(learn.opt).__name__,
@@ -52,45 +67,108 @@ def _parts_of(learn: Learner) -> dict[str, Any]:
             "callbacks": [type(c).__name__ for c in _keepers(learn)]}
 
 
-# cell 2ea7fc08 13b070 · The whole training
 def _loss_state(learn: Learner) -> dict[str, Any]:
-    """The tensors of a loss that is a module, such as a running statistic."""
+    """Return the tensors of a loss that is a module, such as a running statistic."""
     return learn.loss_func.state_dict() if isinstance(learn.loss_func, nn.Module) else {}
 
 
-# cell 7050a02d a8f2fb · The whole training
 def _keepers(learn: Learner) -> list[Callback]:
-    """The callbacks that have a state to keep."""
+    """List the callbacks that have a state to keep."""
     return [c for c in learn.callbacks if type(c).state_dict is not Callback.state_dict]
 
 
-# cell 88316faa 169ee9 · The whole training
-def restore_learner(learn: Learner, state: Mapping[str, Any], path: str | Path = "the state",
-                    random: bool = True) -> None:
-    """Put a learner into a state that `learner_state` gathered; without `random`, not the random
-    numbers.
+# cell 2ea7fc08 4bfddd · The whole training
+def _named_parameters(learn: Learner) -> dict[str, Tensor]:
+    loss = learn.loss_func
+    own = dict(loss.named_parameters()) if isinstance(loss, nn.Module) else {}
+    return {**dict(unwrapped(learn.model).named_parameters()),
+            **{f"loss.{name}": p for name, p in own.items()}}
 
+
+def _group_names(learn: Learner) -> list[list[str]]:
+    """Name the parameters of each group of the optimizer."""
+    names = {id(p): name for name, p in _named_parameters(learn).items()}
+    return [[names.get(id(p), f"unnamed {i} of group {g}") for i, p in enumerate(group["params"])]
+            for g, group in enumerate(learn.opt.param_groups)]
+
+
+# cell 7050a02d 8c538b · The whole training
+def restore_learner(learn: Learner, state: Mapping[str, Any], path: str | Path = "the state",
+                    new_fit: bool = False, epoch_start: Mapping[str, Any] | None = None) -> None:
+    """Put a learner into a state that `learner_state` returned.
+
+    `new_fit`: for another fit, which draws its own random numbers and has the settings of `learn`:
+    rates, weight decay, groups, what is frozen. `epoch_start` has the groups and the frozen
+    parameters at the beginning of the epoch, if its `before_epoch` is still to come.
     Raises: ValueError for another model, optimizer or other callbacks; then nothing changes.
     """
-    check_weights_fit(state["model"], learn.model.state_dict(), path)
+    check_weights_fit(state["model"], unwrapped(learn.model).state_dict(), path)
     check_weights_fit(state["loss"], _loss_state(learn), f"the loss of {path}")
     for kind, here in _parts_of(learn).items():
         if state["parts"][kind] != here:
             raise ValueError(f"{path} is of a training with the {kind} {state['parts'][kind]}, "
                              f"this one has {here}; build the learner as it was built then")
-    learn.opt.load_state_dict(state["optimizer"])
-    learn.model.load_state_dict(state["model"])
+    _check_groups(learn, state, path, new_fit)
+    start = epoch_start or {"n_groups": len(state["groups"]), "frozen": state["frozen"]}
+    named = _named_parameters(learn)
+    if not new_fit:
+        _match_groups(learn, state["groups"][:start["n_groups"]])
+    _load_optimizer(learn, state, new_fit)
+    unwrapped(learn.model).load_state_dict(state["model"])
     if state["loss"]:
         learn.loss_func.load_state_dict(state["loss"])
-    for name, p in learn.model.named_parameters():
+    for name, p in named.items():
         gradient = state["gradients"].get(name)
         p.grad = None if gradient is None else gradient.to(p.device, copy=True)
-    kept = to_device(state["callbacks"], model_device(learn.model))
+        if not new_fit and p.requires_grad == (name in start["frozen"]):
+            p.requires_grad_(name not in start["frozen"])
+    kept, counts = to_device([state["callbacks"], state["counts"]], model_device(learn.model))
     for callback, own in zip(_keepers(learn), kept, strict=True):
         callback.load_state_dict(own)
-    learn.n_steps = state["n_steps"]
-    if random:
+    learn.n_steps = counts["n_steps"]
+    if not new_fit:
+        learn.step_batches, learn.step_weight = counts["step_batches"], counts["step_weight"]
+        learn._n_groups = counts["n_groups"]
         set_random_state(state["random"], learn.loaders)
+
+
+# cell 88316faa 0354d2 · The whole training
+def _check_groups(learn: Learner, state: Mapping[str, Any], path: str | Path,
+                  new_fit: bool) -> None:
+    """Refuse an optimizer that steps other parameters, or has them in other groups."""
+    here, there = _group_names(learn), state["groups"]
+    if new_fit:
+        fit = sorted(sum(here, [])) == sorted(sum(there, []))
+    else:  # groups that a callback adds during the fit come after those that are there before
+        both = min(len(here), len(there))
+        fit = here[:both] == there[:both] and set(sum(there, [])) <= {
+            *_named_parameters(learn), *sum(here, [])}
+    if not fit:
+        raise ValueError(f"{path} is of an optimizer with the parameters {there}, this one has "
+                         f"{here}; build it with the same groups in the same order")
+
+
+def _match_groups(learn: Learner, groups: list[list[str]]) -> None:
+    """Add and remove parameter groups at the end, until the optimizer has these."""
+    named = _named_parameters(learn)
+    del learn.opt.param_groups[len(groups):]
+    for names in groups[len(learn.opt.param_groups):]:
+        learn.opt.add_param_group({"params": [named[name] for name in names]})
+
+
+def _load_optimizer(learn: Learner, state: Mapping[str, Any], new_fit: bool) -> None:
+    """Load what an optimizer keeps for each parameter, by the names of the parameters."""
+    saved, own = state["optimizer"], learn.opt.state_dict()
+    numbers = dict(zip(sum(_group_names(learn), []),
+                       [n for group in own["param_groups"] for n in group["params"]], strict=True))
+    theirs = dict(zip([n for group in saved["param_groups"] for n in group["params"]],
+                      sum(state["groups"], []), strict=True))
+    kept = {numbers[theirs[n]] if n in theirs else n: value for n, value in saved["state"].items()
+            if theirs.get(n) in numbers or n not in theirs}
+    groups = own["param_groups"] if new_fit else [
+        {**group, "params": mine["params"]}
+        for group, mine in zip(saved["param_groups"], own["param_groups"], strict=False)]
+    learn.opt.load_state_dict({**saved, "state": kept, "param_groups": groups})
 
 
 # cell bbbb8118 6a8eef · The whole training
@@ -99,34 +177,29 @@ def save_learner(learn: Learner, path: str | Path) -> Path:
     return write_state(path, learner_state(learn))
 
 
-# cell 92bf07c4 10ccad · The whole training
+# cell 92bf07c4 ad7b53 · The whole training
 def load_learner(learn: Learner, path: str | Path) -> None:
-    """Read model, optimizer and callbacks' states from a file, to go on with a *new* fit.
+    """Read model, optimizer and callbacks' states from a file, to train on with a *new* fit.
 
+    Rates and other settings stay those of `learn`, and what is frozen as well.
     Raises: ValueError as `restore_learner`.
     """
-    restore_learner(learn, read_state(path), path, random=False)
+    restore_learner(learn, read_state(path), path, new_fit=True)
 
 
-# cell f632a615 eeb6b6 · Going on where it stopped
+# cell f632a615 d995e2 · Resuming where it stopped
 def checkpoint_files(folder: Path, fit: int) -> list[Path]:
     """List the checkpoints in a folder of the fit with this number, the oldest first."""
     pattern = rf"fit{fit}_epoch\d{{6}}_batch\d{{8}}\.safetensors"
     return sorted(file for file in folder.iterdir() if re.fullmatch(pattern, file.name))
 
 
-# cell f1f3728d 67c219 · Going on where it stopped
-def _last_file(learn: Learner, folder: Path, resume: bool) -> Path | None:
-    """Find the last checkpoint of this fit, if there is one."""
-    folder.mkdir(parents=True, exist_ok=True)
-    files = checkpoint_files(folder, learn.n_fits + 1)
-    if files and not resume:
-        raise FileExistsError(f"{folder} holds checkpoints, and resume is False; empty the folder "
-                              "or take another")
-    return files[-1] if files else None
+def _of_process(path: Path, rank: int) -> Path:
+    """Return the file of one of several processes; the first one's is the checkpoint itself."""
+    return path if rank == 0 else path.with_name(f"{path.stem}.process{rank}{path.suffix}")
 
 
-# cell b8a65d18 9cee97 · Going on where it stopped
+# cell f1f3728d 720d92 · Resuming where it stopped
 def _clear_away(folder: Path, fit: int, keep: int) -> None:
     """Remove what a killed process left half done, and of this fit all files but the last."""
     if is_first_process():
@@ -134,58 +207,125 @@ def _clear_away(folder: Path, fit: int, keep: int) -> None:
             rmtree(half, ignore_errors=True)
         for old in checkpoint_files(folder, fit)[:-keep]:
             old.unlink(missing_ok=True)
+            for other in folder.glob(f"{old.stem}.process*"):
+                other.unlink(missing_ok=True)
 
 
-# cell 816fbeb0 12a0f9 · Going on where it stopped
-def _plan_of(learn: Learner) -> dict[str, Any]:
-    """What has to be the same when a fit is resumed, and can be known before it."""
-    return {"n_epochs": learn.n_epochs, "lrs": [group["lr"] for group in learn.opt.param_groups],
-            "n_batches": loader_length(learn.dls.train)}
-
-
-# cell 3baca5c4 530aea · Going on where it stopped
-def _go_on(learn: Learner, path: Path, plan: Mapping[str, Any]) -> dict[str, Any]:
-    """Put a learner to the place in its fit where a checkpoint was written, and give its state."""
-    state = read_state(path)
-    if state["plan"] != plan:
-        raise ValueError(f"{path} is of a fit with {state['plan']}, this one has {plan}; "
-                         "empty the folder, or take the weights over with load_weights")
-    restore_learner(learn, state, path)
-
-    def behind_those_done(loader: Iterable[Any]) -> Iterator[tuple[int, Any]]:
-        batches = enumerate(loader)
-        for learn.batch_index, _ in islice(batches, state["n_batches"]):
-            pass
-        restore_learner(learn, state, path)
-        return batches
-
+# cell b8a65d18 f69c19 · Resuming where it stopped
+def _resume(learn: Learner, state: Mapping[str, Any], path: Path) -> None:
+    """Put a learner at the place in its fit where a checkpoint was written."""
+    inside = state["n_batches"] > 0
+    restore_learner(learn, state, path, epoch_start=state["epoch_start"] if inside else None)
+    planned = learn._last_step - learn._first_step
+    learn._first_step = learn.n_steps - state["steps_of_fit"]
+    learn._last_step = learn._first_step + planned
     learn.epoch = state["epoch"]
-    learn.numbered = behind_those_done if state["n_batches"] else enumerate
+    if inside:
+        learn.numbered = partial(_pass_over, learn, state, path)
+    if is_first_process() and learn.progress and (inside or learn.epoch):
+        of = f" of {learn.n_epochs}" if learn.n_epochs else ""
+        print(f"resumed from {path.name}: {learn.epoch}{of} epochs and {state['n_batches']} "
+              "batches are done")
+
+
+def _pass_over(learn: Learner, state: Mapping[str, Any], path: Path,
+               loader: Iterable[Any]) -> Iterator[tuple[int, Any]]:
+    """Number the batches of a loader from the first one that is not done yet."""
+    batches = enumerate(loader)
+    for learn.batch_index, _ in islice(batches, state["n_batches"]):
+        pass
+    restore_learner(learn, state, path)
+    return batches
+
+
+# cell 3baca5c4 670e3f · Resuming where it stopped
+def _processes() -> tuple[int, int]:
+    """Return the rank of this process and how many have joined to train together."""
+    joined = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return process_rank() if joined else (0, 1)
+
+
+def _wait_for_all() -> None:
+    if _processes()[1] > 1:
+        torch.distributed.barrier()
+
+
+def _from_all(value: Any) -> list[Any]:
+    """Return the values of all processes, by rank."""
+    gathered = [value] * _processes()[1]
+    if len(gathered) > 1:
+        torch.distributed.all_gather_object(gathered, value)
+    return gathered
+
+
+# cell 6738d43d 1b34e5 · Resuming where it stopped
+def _write_file(path: Path, state: dict[str, Any], model: nn.Module) -> None:
+    """Write a checkpoint; of several processes, each what is its own, and the first one the rest.
+    """
+    rank, count = _processes()
+    if rank:
+        buffers = {name for name, _ in model.named_buffers()}
+        own = {key: value for key, value in state.items() if key not in ("model", "optimizer")}
+        own["buffers"] = {name: t for name, t in state["model"].items() if name in buffers}
+        write_state(_of_process(path, rank), own)
+    _wait_for_all()
     if is_first_process():
-        print(f"resumed from {path.name}: {state['epoch']} of {learn.n_epochs} epochs and "
-              f"{state['n_batches']} batches are done")
+        write_state(path, {**state, "processes": count})
+
+
+def _read_file(path: Path) -> dict[str, Any]:
+    """Read a checkpoint; of several processes, each its own part."""
+    state = read_state(path)
+    rank, count = _processes()
+    if "run" not in state or "processes" not in state:
+        raise ValueError(f"{path} was written by an earlier version of this library, and cannot be "
+                         "resumed; load_weights reads its weights")
+    if state["processes"] != count:
+        raise ValueError(f"{path} was written by {state['processes']} processes, this is one of "
+                         f"{count}; start as many, or take the weights with load_weights")
+    if rank:
+        own = read_state(_of_process(path, rank))
+        state = {**state, **own, "model": {**state["model"], **own["buffers"]}}
     return state
 
 
-# cell 64cb8828 7716d8 · Going on where it stopped
+# cell 64cb8828 bcfebc · Resuming where it stopped
 class Checkpoint(Callback):
-    """Write the training into a folder after each epoch and every so many batches; when the same
-    script runs again, go on from the last file, to the same bits. `keep`: how many of a fit stay.
+    """Write the training into a folder after each epoch, and every `every` batches; when the same
+    script runs again, resume from the last file, to the same bits.
 
-    Raises: ValueError for arguments that make no sense, or files of a different training.
+    `keep`: how many files of a fit stay. `resume` False refuses a folder that has files of this
+    fit. A folder of another run is refused: another seed, model, loss, optimizer, data set, or
+    other callbacks; with `extend` the fit may have more epochs than before, with `check` False
+    only what cannot be restored is refused. Callbacks with `only_watches = True` may differ.
+    Raises: ValueError for invalid arguments, and as the fit begins for files of another run, and
+        for loaders whose random numbers are out of reach (`persistent_workers`).
     """
 
-    order = 10_000  # the last one: every other callback has seen the batch
+    order, only_watches = 10_000, True  # the last one: all others have seen the batch
 
     def __init__(self, folder: str | Path, every: int | None = None, keep: int = 2,
-                 resume: bool = True):
+                 resume: bool = True, extend: bool = False, check: bool = True):
         check_counts(every=1 if every is None else every, keep=keep)
-        self.folder, self.every, self.keep, self.resume = Path(folder), every, keep, resume
-        self._plan, self._epoch_random, self._resumed = {}, {}, None
+        self.folder, self.every, self.keep = Path(folder), every, keep
+        self.resume, self.extend, self.check = resume, extend, check
+        self._run, self._epoch_random, self._epoch_start, self._resumed = {}, {}, {}, None
+        self._begun: tuple[Any, ...] = ()  # the learner and fit of the last attempt
 
     def before_fit(self, learn: Learner) -> None:
-        self._plan, path = _plan_of(learn), _last_file(learn, self.folder, self.resume)
-        self._resumed = _go_on(learn, path, self._plan) if path else None
+        self._resumed, error = None, None
+        try:
+            path, state = self._find(learn)
+        except (ValueError, OSError) as found:
+            error = found
+        _raise_together(error)
+        self._epoch_start = _group_state(learn)
+        if path:
+            _resume(learn, state, path)
+            self._resumed = state
+            self._epoch_start = state["epoch_start"] if state["n_batches"] else _group_state(learn)
+        elif learn.n_fits:
+            self._write(learn, 0, 0)
         _clear_away(self.folder, learn.n_fits + 1, self.keep)
 
     def before_epoch(self, learn: Learner) -> None:
@@ -198,43 +338,133 @@ class Checkpoint(Callback):
             self._write(learn, learn.epoch, learn.batch_index + 1)
 
     def after_epoch(self, learn: Learner) -> None:
+        self._epoch_start = _group_state(learn)
         self._write(learn, learn.epoch + 1, 0)
 
     def cleanup_fit(self, learn: Learner) -> None:
         self._resumed, self._epoch_random = None, {}
 
+    def _find(self, learn: Learner) -> tuple[Path | None, dict[str, Any]]:
+        """Find the last file of this fit, and read it if it is of the same run."""
+        _check_loaders(learn)
+        self.folder.mkdir(parents=True, exist_ok=True)
+        fit = learn.n_fits + 1
+        files = _from_all(checkpoint_files(self.folder, fit))[0]
+        if files and not self.resume:
+            raise FileExistsError(f"{self.folder} holds checkpoints, and resume is False; empty "
+                                  "the folder or choose another")
+        first = not any(checkpoint_files(self.folder, earlier) for earlier in range(1, fit))
+        again = self._begun == (learn, fit, learn.loss_func) and bool(files)
+        self._run = self._describe(learn, first, again)
+        self._begun = learn, fit, learn.loss_func
+        if not files:
+            return None, {}
+        state = _read_file(files[-1])
+        if self.check:
+            then = dict(state["run"])
+            if self.extend:
+                then["n_epochs"] = _extended(learn, then, state)
+            compare_runs(then, self._run, str(self.folder))
+        return files[-1], state
+
+    def _describe(self, learn: Learner, first: bool, again: bool) -> dict[str, Any]:
+        """Describe the run; a second attempt keeps what the first one has changed by training."""
+        run = describe_run(learn, unwrapped(learn.model))
+        if not first:  # these weights are checked by the files of the fits before
+            run["weights"] = None
+        if again:
+            kept = {name: self._run[name] for name in ("seed", "weights", "loss", "model")}
+            run = {**run, **kept}
+            for name in ("train", "valid"):
+                if run[name]:
+                    run[name] = {**run[name], "generators": self._run[name]["generators"]}
+        return run
+
     def _write(self, learn: Learner, epoch: int, n_batches: int) -> None:
-        position = {"plan": self._plan, "epoch": epoch, "n_batches": n_batches,
-                    "epoch_random": self._epoch_random if n_batches else None}
-        _write_file(learn, self.folder, position, self.keep)
+        """Write a file, whose name says where in which fit, and remove old ones."""
+        fit = f"fit{learn.n_fits + 1}"
+        path = self.folder / f"{fit}_epoch{epoch:06}_batch{n_batches:08}.safetensors"
+        state = {**learner_state(learn), "run": self._run, "epoch": epoch, "n_batches": n_batches,
+                 "steps_of_fit": learn.n_steps - learn._first_step,
+                 "epoch_start": self._epoch_start,
+                 "epoch_random": self._epoch_random if n_batches else None}
+        _write_file(path, state, unwrapped(learn.model))
+        _clear_away(self.folder, learn.n_fits + 1, self.keep)
 
 
-# cell e6b3a04a 37d4e6 · Going on where it stopped
-def _write_file(learn: Learner, folder: Path, position: Mapping[str, Any], keep: int) -> None:
-    """Write a checkpoint, whose name says where in which fit, and remove the old ones."""
-    place = f"epoch{position['epoch']:06}_batch{position['n_batches']:08}"
-    path = folder / f"fit{learn.n_fits + 1}_{place}.safetensors"
-    if is_first_process():
-        write_state(path, {**learner_state(learn), **position})
-    _clear_away(folder, learn.n_fits + 1, keep)
+# cell e6b3a04a 208d0b · Resuming where it stopped
+def _raise_together(error: Exception | None) -> None:
+    """Raise an error of this process, or one that another process has found."""
+    texts = _from_all(None if error is None else f"{type(error).__name__}: {error}")
+    if error is not None:
+        raise error
+    for rank, text in enumerate(texts):
+        if text is not None:
+            raise ValueError(f"process {rank} refuses to begin: {text}")
 
 
-# cell 5e52804e a87e5e · The best weights
+def _group_state(learn: Learner) -> dict[str, Any]:
+    """Return which groups there are and what is frozen, before an epoch can change it."""
+    frozen = [name for name, p in _named_parameters(learn).items() if not p.requires_grad]
+    return {"n_groups": len(learn.opt.param_groups), "frozen": frozen}
+
+
+def _check_loaders(learn: Learner) -> None:
+    for loader in learn.loaders:
+        if getattr(loader, "persistent_workers", False):
+            raise ValueError("a loader has persistent_workers=True: its processes keep random "
+                             "numbers from one epoch to the next, where no checkpoint can reach "
+                             "them; build it with persistent_workers=False")
+
+
+def _extended(learn: Learner, then: Mapping[str, Any], state: Mapping[str, Any]) -> int | None:
+    """Return the number of epochs to compare with, if a run may be extended to that of this fit.
+
+    Raises: ValueError if a callback goes by the length of the fit.
+    """
+    before, now = then["n_epochs"], learn.n_epochs
+    if before is None or now is None or now <= before:
+        return before
+    for callback in learn.callbacks:
+        if getattr(callback, "follows_length", False):
+            raise ValueError(f"{type(callback).__name__} goes by the length of the fit, so that "
+                             f"{before} epochs are not the beginning of {now}; keep the fit of "
+                             f"{before} epochs in the script, and add a second one after it")
+    return now
+
+
+# cell 5e52804e 0d8c0a · The best weights
 class SaveBest(Monitor):
-    """Write the weights into a file when the monitored result is better than ever before.
+    """Write the weights into a file whenever the monitored result is the best of the fit so far.
 
-    With `restore`, the best weights are put back when the fit ends, however it ends.
+    With `restore`, the best weights are restored when the fit ends, however it ends. A fit whose
+    result was never a number writes no file, and warns.
     """
 
     def __init__(self, path: str | Path, monitor: str = "valid_loss", mode: str | None = None,
                  min_delta: float = 0.0, restore: bool = True):
         super().__init__(monitor, mode, min_delta)
-        self.path, self.restore = Path(path), restore
+        self.path, self.restore, self._n_seen = Path(path), restore, 0
+
+    def before_fit(self, learn: Learner) -> None:
+        getattr(super(), "before_fit", lambda learn: None)(learn)
+        self.best, self.best_epoch, self._n_seen = None, None, 0
+
+    def before_epoch(self, learn: Learner) -> None:
+        if self.restore and self.best is not None and not self.path.exists():
+            raise FileNotFoundError(f"{self.path} is gone, which had the best weights so far; put "
+                                    "it back, or begin anew in an empty checkpoint folder")
 
     def after_epoch(self, learn: Learner) -> None:
+        self._n_seen += 1
         if self.is_better(learn) and is_first_process():
             save_weights(learn.model, self.path)
+        _wait_for_all()  # no process reads the file before it is written
 
     def cleanup_fit(self, learn: Learner) -> None:
+        if self.best is None and self._n_seen:
+            warnings.warn(f"SaveBest({str(self.path)!r}) has saved nothing: {self.monitor} was "
+                          f"never a number in {self._n_seen} epochs; the model has its last "
+                          "weights", RuntimeWarning, stacklevel=2)
         if self.restore and self.best is not None:
             load_weights(learn.model, self.path)

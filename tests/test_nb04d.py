@@ -31,7 +31,7 @@ def learner(callbacks=(), hidden=8, **options):
 class Stop(Callback):
     """Fail at a batch of an epoch, as a crash would."""
 
-    order = 20_000
+    order, only_watches = 20_000, True
 
     def __init__(self, epoch, batch):
         self.epoch, self.batch = epoch, batch
@@ -39,6 +39,11 @@ class Stop(Callback):
     def after_batch(self, learn):
         if learn.training and (learn.epoch, learn.batch_index) == (self.epoch, self.batch):
             raise ZeroDivisionError("crash")
+
+
+def record(learn):
+    """Everything that was recorded but the times."""
+    return {**learn.recorder.state_dict(), "seconds": None}
 
 
 def resumed(script, folder, *place):
@@ -115,7 +120,7 @@ def test_resumes_with_any_optimizer(tmp_path, opt_func):
     again = train(tmp_path / "b", crash=(1, 5), opt_func=opt_func)
     test_eq(again.model.state_dict(), whole.model.state_dict())
     test_eq(again.opt.state_dict(), whole.opt.state_dict())
-    test_eq(again.recorder.state_dict(), whole.recorder.state_dict())
+    test_eq(record(again), record(whole))
 
 
 def test_resumes_with_workers(tmp_path):
@@ -229,7 +234,7 @@ def test_what_a_killed_process_did_not_clear_away_goes(tmp_path):
 
 def test_other_metrics_are_refused_and_nothing_changes(tmp_path):
     learner([Checkpoint(tmp_path)]).fit(2)
-    other = learner([Checkpoint(tmp_path)], seed=5, metrics={"other": lambda pred, target: 0.5})
+    other = learner([Checkpoint(tmp_path)], metrics={"other": lambda pred, target: 0.5})
     before = {name: t.clone() for name, t in other.model.state_dict().items()}
     with pytest.raises(ValueError, match=r"metrics .*this one has \['other'\]"):
         other.fit(2)
@@ -264,19 +269,21 @@ def test_another_training_is_refused(tmp_path):
     learner([Checkpoint(tmp_path)]).fit(2)
     adam = torch.optim.Adam
     attempts = {
-        "another model.*'0.weight' is \\(8, 6\\)": (dict(hidden=9), 2, None),
-        "optimizer SGD, this one has Adam": (dict(opt_func=adam), 2, None),
-        "'n_epochs': 2": ({}, 3, None),
-        "'lrs': \\[0.1\\]": ({}, 2, 0.3),
-        "the callbacks .*EarlyStopping": (dict(callbacks=[EarlyStopping()]), 2, None),
+        "model.layers.0: .*out_features=8.* then, .*out_features=9": (dict(hidden=9), 2, None),
+        "optimizer.class: 'torch.optim.sgd:SGD' then, .*adam:Adam": (dict(opt_func=adam), 2, None),
+        "n_epochs: 2 then, 3 now.*extend=True": ({}, 3, None),
+        "optimizer.groups.0.lr: 0.1 then, 0.3 now": ({}, 2, 0.3),
+        "callbacks.exp.nb04b:EarlyStopping: .* now, absent then": (
+            dict(callbacks=[EarlyStopping()]), 2, None),
+        "seed: 1 then, 2 now\n  weights: .*seed_everything": (dict(seed=2), 2, None),
     }
     for message, (options, n_epochs, lr) in attempts.items():
         callbacks = [Checkpoint(tmp_path), *options.pop("callbacks", [])]
-        with pytest.raises(ValueError, match=message):
+        with pytest.raises(ValueError, match=f"(?s)belongs to another run.*{message}"):
             learner(callbacks, **options).fit(n_epochs, lr)
     learn = learner([Checkpoint(tmp_path)])
     learn.dls = DataLoaders(DataLoader(learn.dls.train.dataset, 5), None)
-    with pytest.raises(ValueError, match="'n_batches': 8"):
+    with pytest.raises(ValueError, match="train.batches: 8 then, 6 now"):
         learn.fit(2)
     with pytest.raises(FileExistsError, match="resume is False"):
         learner([Checkpoint(tmp_path, resume=False)]).fit(2)
