@@ -51,7 +51,7 @@ from exp.nb03c import modes_kept
 _NOTHING = torch.empty(0, dtype=torch.float64)
 
 
-# cell 0bf63d87 6d06e8 · What a mean costs
+# cell 0bf63d87 c8f615 · What a mean costs
 class Column:
     """A column of numbers that arrive one at a time and are read only when asked for."""
 
@@ -64,7 +64,10 @@ class Column:
         """Add a number, or a tensor of one; this waits for nothing."""
         if isinstance(number, Tensor):
             number = _one_number(number) if number.ndim else number
-            number = number.detach() if number.requires_grad else number.clone()  # may change later
+            if number.is_cpu:
+                number = number.item()  # there is nothing to wait for
+            else:  # a copy: it may be updated in place later
+                number = number.detach().clone()
         self._loose.append(number)
         if len(self._loose) == 100:
             self._join()

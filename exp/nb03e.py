@@ -51,7 +51,7 @@ def divides_by(count: Callable[[Any, Any], Tensor | float]) -> Callable[[Callabl
     return mark
 
 
-# cell a03b096c ce8468 · Padding
+# cell a03b096c 276af6 · Padding
 class _TargetsCounted:
     """Count as cross-entropy does: the targets that are not ignored, each by its class's weight."""
 
@@ -61,7 +61,11 @@ class _TargetsCounted:
     def __call__(self, pred: Tensor, target: Tensor) -> Tensor | int:
         if target.is_floating_point():  # probabilities, (B, C, …) as the predictions
             return pred.numel() // pred.shape[min(1, pred.ndim - 1)]
-        counted, weight = target != self.loss.ignore_index, self.loss.weight
+        ignored, weight = self.loss.ignore_index, self.loss.weight
+        if weight is None and ignored < 0 and target.is_cpu and target.numel():
+            if target.min().item() > ignored:  # nothing is ignored: the usual case, found fast
+                return target.numel()
+        counted = target != ignored
         if weight is None:
             return counted.count_nonzero()
         return (weight[target * counted] * counted).sum()

@@ -653,7 +653,8 @@ def test_metrics_cannot_hold_on_to_the_graph():
     loss = lambda pred, target: F.cross_entropy(pred["logits"], target)  # noqa: E731
     learn = Learner(model, data(), loss, metrics={"size": size})
     learn.fit(1, callbacks=[on("after_batch", look, order=99)])
-    assert len(seen) > 20 and not any(number.requires_grad for number in seen)
+    held = [number for number in seen if isinstance(number, torch.Tensor)]
+    assert len(held) > 10 and not any(number.requires_grad for number in held)
     preds, _ = learn.get_preds()
     assert preds["logits"].shape == preds["more"][1][0].shape == (7, 3)
 
