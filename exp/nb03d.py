@@ -264,7 +264,7 @@ def set_training(model: nn.Module, keep: Iterable[nn.Module] = ()) -> None:
                 part.training = False
 
 
-# cell eb60ea65 d6113f · Batches of any structure
+# cell eb60ea65 c46dab · Batches of any structure
 def map_tensors(function: Callable[[Tensor], Any], x: Any) -> Any:
     """Apply a function to a tensor, or to all tensors in lists, tuples, dicts and dataclasses.
 
@@ -283,7 +283,8 @@ def map_tensors(function: Callable[[Tensor], Any], x: Any) -> Any:
         if type(x) is dict or not isinstance(x, MutableMapping):
             return changed
         mapped = copy.copy(x)  # a defaultdict, or a dict with attributes, as some models return
-        mapped.update(changed)
+        for key, part in changed.items():  # one by one: those of transformers refuse `update`
+            mapped[key] = part
         return mapped
     if is_dataclass(x) and not isinstance(x, type):
         parts = {f.name: getattr(x, f.name) for f in fields(x) if f.init}

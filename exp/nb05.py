@@ -288,7 +288,7 @@ def _check_length(learn: Learner) -> None:
                          "schedule has no value for it; correct its __len__, or fit with n_steps")
 
 
-# cell 7b5666fc 62d064 · A callback that follows a schedule
+# cell 7b5666fc fcb65a · A callback that follows a schedule
 class ScheduleCallback(Callback):
     """Set one setting of the optimizer before each training batch, as a schedule says.
 
@@ -299,7 +299,7 @@ class ScheduleCallback(Callback):
         later, if the loader returns more batches than its length.
     """
 
-    order, repeatable = -10, True  # before callbacks that use the setting
+    order, repeatable = Callback.order - 10, True  # before callbacks that use the setting
 
     def __init__(self, name: str, schedule: Schedule | Sequence[Schedule]):
         if not all(map(callable, schedule if isinstance(schedule, list | tuple) else [schedule])):

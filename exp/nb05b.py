@@ -104,11 +104,11 @@ def plot_sweep(sweep: RateSweep) -> None:
     plt.show()
 
 
-# cell 8e8c5741 1c5306 · The learning-rate finder
+# cell 8e8c5741 f1cfbc · The learning-rate finder
 class _Sweep(Callback):
     """Raise the rate by a factor before each batch, until the loss explodes or the rates end."""
 
-    order = -10
+    order = Callback.order - 10  # before callbacks that use the rate
 
     def __init__(self, lrs: Sequence[float], explode: float):
         self.lrs, self.explode = lrs, explode

@@ -12,9 +12,10 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.utils.data import DistributedSampler
 from torchmetrics.classification import MulticlassAccuracy
 
-from exp.nb03b import DataLoaders, TensorDataset
+from exp.nb03b import DataLoader, DataLoaders, TensorDataset
 from exp.nb03c import accuracy
 from exp.nb03e import EpochMetric, MeanMetric
 from exp.nb03f import Callback, CancelFit
@@ -152,6 +153,25 @@ def all_validate_the_same_model(rank):
     see, model = SeeStatistics(), nn.Sequential(nn.BatchNorm1d(3), nn.Linear(3, 3))
     learner(model, see).fit(2)
     return {"statistics": see.seen, "weights": weights(model)}
+
+
+class See(Callback):
+    def __init__(self):
+        self.seen = []
+
+    def before_batch(self, learn):
+        self.seen.append(learn.inputs[0][:, 0].tolist())
+
+
+@case
+def torchs_own_sampler(rank):
+    """A DistributedSampler is told the epoch, so that each has an order of its own."""
+    x, y = data(40).tensors
+    rows = TensorDataset(torch.cat([torch.arange(40.0)[:, None], x[:, 1:]], 1), y)
+    see, model = See(), nn.Linear(3, 3)
+    loader = DataLoader(rows, 10, sampler=DistributedSampler(rows))
+    learner(model, see, dls=DataLoaders(loader, None), lr=1e-4).fit(2)
+    return {"epochs": [sum(see.seen[:2], []), sum(see.seen[2:], [])], "weights": weights(model)}
 
 
 def halves(dataset, rank, size=10):

@@ -120,6 +120,14 @@ def test_gradients_and_figures_are_weighted_by_what_the_loss_divided_by(found):
     assert first == second and first["finite"]
 
 
+def test_torchs_own_sampler_is_told_the_epoch(found):
+    shares = [result["epochs"] for result in found["torchs_own_sampler"]]
+    assert sorted(shares[0][0] + shares[1][0]) == sorted(shares[0][1] + shares[1][1]) == [
+        float(i) for i in range(40)]
+    assert all(first != second for first, second in shares)
+    assert len({str(result["weights"]) for result in found["torchs_own_sampler"]}) == 1
+
+
 def test_metrics_that_are_no_means_are_merged(found):
     for together, alone in found["metrics_that_are_no_means"]:
         assert together.keys() == alone.keys() and "theirs" in alone

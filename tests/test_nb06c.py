@@ -1,6 +1,7 @@
 """06c_scale: half precision, layouts and shares of the data; processes: test_distributed.py."""
 
-from collections import namedtuple
+from collections import OrderedDict, namedtuple
+from dataclasses import dataclass
 from functools import partial
 
 import pytest
@@ -219,6 +220,48 @@ class Fail(Callback):
 def test_refusals():
     with pytest.raises(ValueError, match="bfloat16"):
         MixedPrecision(torch.float64)
+
+
+class ModelOutput(OrderedDict):
+    """A dict with attributes that refuses `update`, as the models of transformers return it."""
+
+    def __getattr__(self, name):
+        try:
+            return self[name]
+        except KeyError:
+            raise AttributeError(name) from None
+
+    def update(self, *args, **options):
+        if self:
+            raise TypeError("a ModelOutput cannot be updated")
+        super().update(*args, **options)
+
+
+@dataclass
+class Output:
+    logits: torch.Tensor
+    name: str = "kept"
+
+
+@pytest.mark.parametrize("kind", [ModelOutput, Output])
+@pytest.mark.parametrize("dtype", HALVES)
+def test_outputs_with_attributes_reach_loss_and_metrics(kind, dtype):
+    class Model(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.head = nn.Linear(72, 2)
+
+        def forward(self, x):
+            return kind(logits=self.head(x.flatten(1)))
+
+    def loss_func(pred, target):
+        assert isinstance(pred, kind) and pred.logits.dtype == torch.float32
+        return F.cross_entropy(pred.logits, target)
+
+    dls = DataLoaders(DataLoader(data(), 8), DataLoader(data(), 16))
+    learn = Learner(Model(), dls, loss_func, 0.1, metrics={"acc": lambda p, t: accuracy(
+        p.logits, t)}, callbacks=MixedPrecision(dtype))
+    assert "valid_acc" in learn.fit(1).epochs[-1]
 
 
 def test_sums_travel_on_the_device_of_the_process(monkeypatch):
