@@ -27,61 +27,64 @@ nb00a: Data that is simply there: one call, complete or absent
     DataSource      A data set: what it is, where it comes from, what its folder holds, how to check
                     it.
     DATASETS        = {data.name: data for data in (*_DIGITS, *_TEXTS, *_TABLES, …
-    find_dataset    Look a data set up by its name.
-    DatasetTable    The registry as a table that shows itself: as HTML in a notebook, as text
+    find_dataset    Return the data set of a name.
+    DatasetTable    The registry as a table that displays itself: as HTML in a notebook, as text
                     elsewhere.
-    datasets        List all data sets: what each is in either mode, what is known of it, who allows
-                    what.
-    data_mode       Tell which data the notebooks use: `EXP_DATA`, "sample" (the default) or "full".
-    cache_path      Say where data sets are kept: in `EXP_CACHE`, or else in the user's cache
+    datasets        List all data sets: what each is in either mode, what is known about it, and its
+                    licence.
+    data_mode       Return which data the notebooks use: `EXP_DATA`, "sample" (the default) or
+                    "full".
+    cache_path      Return the folder of all data sets: `EXP_CACHE`, or else one in the user's cache
                     folder.
     DataError       A data set could not be provided; the message says why, and what to do.
     download_file   Download `url` into the file `path`, with a progress bar.
-    file_sha256     Hash a file; with `inside`, hash what a `.gz` holds, so that packing it anew
+    file_sha256     Hash a file; with `inside`, hash the contents of a `.gz`, so that repacking
                     changes nothing.
     check_sha256    Compare a file's hash with the expected one; an empty `expected` is unknown and
                     passes.
     check_files     Compare the files of a folder with the hashes that the registry knows.
-    unpack_archive  Unpack a zip or tar into `folder`; if everything is in one folder, that one is
-                    dropped.
-    missing_files   List the names or patterns that nothing in the folder matches; empty if it is
+    unpack_archive  Unpack a zip or tar into `folder`; a single folder around everything is dropped.
+    missing_files   List the names or patterns that no file in the folder matches; none if it is
                     complete.
-    is_complete     Say whether the folder is there, and complete.
-    provide_folder  Return `folder`; if it is not there, let `fill` build it beside and rename it
+    is_complete     Return whether the folder exists and is complete.
+    provide_folder  Return `folder`; if it does not exist, let `fill` build it beside and rename it
                     into place.
-    sample_version  Give the generators a short hash that changes with their code and with Python's
+    sample_version  Return a short hash that changes with the generators' code and with Python's
                     version.
     data_path       Return the folder that holds a data set in its original file format, making it
                     if needed.
-    is_available    Tell whether `data_path(name)` would answer without a network.
-    describe        Print which mode the notebook runs in and what the data is: its first output.
+    is_available    Return whether `data_path(name)` would work without a network.
+    describe        Print the mode and what the data is: the first output of a notebook that uses
+                    data.
 
 nb00b (samples): Samples: data sets made on the spot, whose truth is known
     stored_gzip          Wrap bytes as a gzip file without compressing them: the same file on every
                          machine.
-    idx_bytes            Write an array of bytes in the idx format: its type, its shape, its values.
+    idx_bytes            Return an array of bytes in the idx format: its type, its shape, its
+                         values.
     enlarge_digits       Enlarge 8×8 images of 0..16 two and a half times, into 28×28 images of
                          0..255 with a border.
     make_mnist           Write scikit-learn's digits as the four files of MNIST: 1,545 for training,
                          252 for testing.
-    names_chain          Count the votes for each next letter: context of three -> (letters, their
-                         votes).
-    draw_name            Draw one name, letter by letter, from the start until the end is drawn.
-    make_names           Write names drawn independently from the chain, one a line, as `names.txt`.
+    names_chain          Count the votes for each next letter: context of three letters -> (letters,
+                         their votes).
+    draw_name            Draw one name, letter by letter, until its end is drawn.
+    make_names           Write names drawn independently from the chain, one per line, as
+                         `names.txt`.
     expected_visits      Solve v = s + Qᵀ v: how often a name passes through each context, on
                          average.
-    conditional_entropy  Compute the least loss of a model that sees the last `seen` letters of each
-                         context.
-    NamesTruth           What is known of the chain that draws the names.
-    names_truth          Compute the chances of the chain, how often it visits each context, and the
-                         least losses.
-    make_nietzsche       Write the language reference that this Python carries as one long text,
+    conditional_entropy  Compute the lowest possible loss of a model that sees the last `seen`
+                         letters of a context.
+    NamesTruth           What is known about the chain that draws the names.
+    names_truth          Compute the chain's chances, how often it visits each context, and the
+                         lowest losses.
+    make_nietzsche       Write this Python's own language reference as one long text,
                          `nietzsche.txt`.
-    MovieLensTruth       What is known of the ratings; users and items in the order of their ids,
-                         counted from 0.
+    MovieLensTruth       What is known about the ratings; users and items in the order of their ids,
+                         from 0.
     movielens_truth      Return the biases, factors and noise that the sample's ratings were drawn
                          from.
-    make_movielens_100k  Write the ratings as `u.data` (tab) and the films as `u.item` (pipe,
+    make_movielens_100k  Write the ratings as `u.data` (tabs) and the films as `u.item` (pipes,
                          latin-1).
 
 nb01: Matrix multiplication: from three loops to tiles
@@ -635,7 +638,7 @@ nb11b (language_model): A language model, character by character
                         input, and no other.
 """
 
-# generated from the notebooks: do not edit · 7b29e1
+# generated from the notebooks: do not edit · 779dec
 
 import importlib as _importlib
 import importlib.machinery as _machinery

@@ -1,9 +1,9 @@
 """Data that is simply there: one call, complete or absent
 
-At the end `data_path("mnist")` hands any page a folder of files in their original format: made on the spot, or downloaded, checked and unpacked. It is complete or it does not exist, and no reader has to think about it again.
+By the end you will have `data_path("mnist")`, which returns a folder of files in their original format: made on the spot, or downloaded, checked and unpacked. The folder is complete or it does not exist, and later pages need not think about it again.
 """
 
-# generated from nbs/00a_datasets.ipynb: do not edit · f1fd66
+# generated from nbs/00a_datasets.ipynb: do not edit · e1994a
 __all__ = [
     "Download",
     "DataSource",
@@ -55,12 +55,12 @@ from typing import IO
 import platformdirs
 
 
-# cell 57523ac6 425a54 · What we know about a data set
+# cell 57523ac6 943ce3 · What we know about a data set
 @dataclass(frozen=True)
 class Download:
     """A file on the network: an archive is unpacked into `into`, any other file is put there.
 
-    `sha256` is that of the file as it is served, "" where it is unknown.
+    `sha256` is that of the file as it is served, or "" if unknown.
     """
 
     url: str
@@ -74,18 +74,18 @@ class Download:
 
     @property
     def is_archive(self) -> bool:
-        """Whether the file holds others and has to be unpacked."""
+        """Whether the file is an archive and must be unpacked."""
         return self.file.endswith((".zip", ".tgz", ".tar.gz"))
 
 
-# cell bc2f81f3 becf3f · What we know about a data set
+# cell bc2f81f3 506564 · What we know about a data set
 @dataclass(frozen=True)
 class DataSource:
     """A data set: what it is, where it comes from, what its folder holds, how to check it.
 
-    `files` are names or patterns, each of which a complete folder matches; "a or b" is a choice.
-    `sha256` maps files in the folder to their hash; of a `.gz` to that of what is inside.
-    `sample` says what sample mode generates, "" where it cannot; `truth` what is known of that.
+    `files` are names or patterns that a complete folder matches, all of them; "a or b" is a choice.
+    `sha256` maps files in the folder to their hashes, for a `.gz` that of its contents.
+    `sample` says what sample mode generates, "" if nothing; `truth` what is known about it.
     """
 
     name: str
@@ -231,11 +231,11 @@ _PICTURES = (
 DATASETS = {data.name: data for data in (*_DIGITS, *_TEXTS, *_TABLES, *_PICTURES)}
 
 
-# cell 64f421b1 0251c7 · What we know about a data set
+# cell 64f421b1 db2e8e · What we know about a data set
 def find_dataset(name: str) -> DataSource:
-    """Look a data set up by its name.
+    """Return the data set of a name.
 
-    Raises: ValueError with the nearest name, and all names, if there is none of that name.
+    Raises: ValueError with the nearest name, and all names, for an unknown one.
     """
     if name not in DATASETS:
         nearest = difflib.get_close_matches(str(name), DATASETS, n=1)
@@ -244,10 +244,10 @@ def find_dataset(name: str) -> DataSource:
     return DATASETS[name]
 
 
-# cell 211b8d8b d63b5a · What we know about a data set
+# cell 211b8d8b 261222 · What we know about a data set
 @dataclass(frozen=True)
 class DatasetTable:
-    """The registry as a table that shows itself: as HTML in a notebook, as text elsewhere."""
+    """The registry as a table that displays itself: as HTML in a notebook, as text elsewhere."""
 
     rows: tuple[DataSource, ...]
 
@@ -264,13 +264,13 @@ class DatasetTable:
 
 
 def datasets() -> DatasetTable:
-    """List all data sets: what each is in either mode, what is known of it, who allows what."""
+    """List all data sets: what each is in either mode, what is known about it, and its licence."""
     return DatasetTable(tuple(DATASETS.values()))
 
 
-# cell 8e121422 e5ace7 · Two settings
+# cell 8e121422 ea507e · Two settings
 def data_mode() -> str:
-    """Tell which data the notebooks use: `EXP_DATA`, "sample" (the default) or "full".
+    """Return which data the notebooks use: `EXP_DATA`, "sample" (the default) or "full".
 
     Raises: ValueError for any other value.
     """
@@ -280,9 +280,9 @@ def data_mode() -> str:
     return mode
 
 
-# cell 37af7fdb 10c79d · Two settings
+# cell 37af7fdb b0f490 · Two settings
 def cache_path() -> Path:
-    """Say where data sets are kept: in `EXP_CACHE`, or else in the user's cache folder."""
+    """Return the folder of all data sets: `EXP_CACHE`, or else one in the user's cache folder."""
     if os.environ.get("EXP_CACHE"):
         return Path(os.environ["EXP_CACHE"]).expanduser().absolute()
     return platformdirs.user_cache_path("ground-up")
@@ -312,9 +312,9 @@ def download_file(url: str, path: Path, progress: bool = True) -> None:
         raise DataError(f"could not download {url}: {error}") from error
 
 
-# cell bbef0864 9182ef · Verify
+# cell bbef0864 17072a · Verify
 def file_sha256(path: Path, inside: bool = False) -> str:
-    """Hash a file; with `inside`, hash what a `.gz` holds, so that packing it anew changes nothing.
+    """Hash a file; with `inside`, hash the contents of a `.gz`, so that repacking changes nothing.
 
     Raises: DataError if a `.gz` is damaged.
     """
@@ -328,14 +328,14 @@ def file_sha256(path: Path, inside: bool = False) -> str:
     return sha256.hexdigest()
 
 
-# cell d9976a9e ee8754 · Verify
+# cell d9976a9e 438021 · Verify
 def check_sha256(file: str, received: str, expected: str) -> None:
     """Compare a file's hash with the expected one; an empty `expected` is unknown and passes.
 
     Raises: DataError that shows both.
     """
     if expected and received != expected:
-        raise DataError(f"{file} is not the file that was expected: its sha256 is {received} and "
+        raise DataError(f"{file} is not the expected file: its sha256 is {received} and "
                         f"not {expected}. It is damaged, incomplete, or changed at its source")
 
 
@@ -348,9 +348,9 @@ def check_files(data: DataSource, folder: Path) -> None:
         check_sha256(file, file_sha256(folder / file, inside=True), sha256)
 
 
-# cell 4d1dd0c0 a97afd · Unpack, but only here
+# cell 4d1dd0c0 c611e3 · Unpack, but only here
 def _members(archive: Path) -> Iterator[tuple[str, str, Callable[[], IO[bytes]]]]:
-    """List what an archive holds: name, kind ("file", "folder" or "special"), opener."""
+    """List the members of an archive: name, kind ("file", "folder" or "special"), opener."""
     if archive.suffix == ".zip":
         with zipfile.ZipFile(archive) as opened:
             for info in opened.infolist():
@@ -364,9 +364,9 @@ def _members(archive: Path) -> Iterator[tuple[str, str, Callable[[], IO[bytes]]]
                 yield info.name, kind, partial(opened.extractfile, info)
 
 
-# cell 6608f763 819ed8 · Unpack, but only here
+# cell 6608f763 a719d9 · Unpack, but only here
 def _safe_parts(name: str, kind: str) -> tuple[str, ...]:
-    """Split a member's name into folders and file, if it must stay in its folder.
+    """Split a member's name into folders and file, if it cannot leave the archive's folder.
 
     Raises: DataError for an absolute path, a drive, `..`, a link or a device.
     """
@@ -378,9 +378,9 @@ def _safe_parts(name: str, kind: str) -> tuple[str, ...]:
     return path.parts
 
 
-# cell 34b9cb3f 24c9f6 · Unpack, but only here
+# cell 34b9cb3f 93d75a · Unpack, but only here
 def unpack_archive(archive: Path, folder: Path) -> None:
-    """Unpack a zip or tar into `folder`; if everything is in one folder, that one is dropped.
+    """Unpack a zip or tar into `folder`; a single folder around everything is dropped.
 
     Raises: DataError if the archive is damaged, or, before anything is written, if a member
         could leave the folder or is a link.
@@ -399,30 +399,30 @@ def unpack_archive(archive: Path, folder: Path) -> None:
         raise DataError(f"it is damaged or incomplete ({error})") from error
 
 
-# cell 23457ee4 98fe29 · Complete or absent
+# cell 23457ee4 0e3008 · Complete or absent
 def missing_files(folder: Path, files: tuple[str, ...]) -> list[str]:
-    """List the names or patterns that nothing in the folder matches; empty if it is complete."""
+    """List the names or patterns that no file in the folder matches; none if it is complete."""
     return [name for name in files
             if not any(any(folder.glob(pattern)) for pattern in name.split(" or "))]
 
 
-# cell 509609e7 981f7d · Complete or absent
+# cell 509609e7 f2e8d3 · Complete or absent
 def is_complete(folder: Path, files: tuple[str, ...]) -> bool:
-    """Say whether the folder is there, and complete.
+    """Return whether the folder exists and is complete.
 
-    Raises: DataError if it is there and lacks something; it is never repaired in place.
+    Raises: DataError if it exists but files are missing; it is never repaired in place.
     """
     if not folder.exists():
         return False
     if missing := missing_files(folder, files):
-        raise DataError(f"{folder} lacks {', '.join(missing)}: put there what is missing, "
-                        "or remove the folder to have it made anew")
+        raise DataError(f"{folder} lacks {', '.join(missing)}: add the missing files, "
+                        "or remove the folder to have it made again")
     return True
 
 
-# cell 4837a472 2d1bb6 · Complete or absent
+# cell 4837a472 7239bf · Complete or absent
 def _disk_trouble(error: OSError, folder: Path) -> str:
-    """Say in words why a folder could not be written, and what to do about it."""
+    """Return in words why a folder could not be written, and what to do about it."""
     if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", None)):
         return f"the disk of {folder} is full: free space, or set EXP_CACHE to a folder elsewhere"
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
@@ -430,10 +430,10 @@ def _disk_trouble(error: OSError, folder: Path) -> str:
     return f"{folder} could not be written ({error}): mend that, or set EXP_CACHE to another folder"
 
 
-# cell 2c4e04f1 f15043 · Complete or absent
+# cell 2c4e04f1 32af53 · Complete or absent
 @contextmanager
 def _one_at_a_time(folder: Path) -> Iterator[None]:
-    """Hold a lock beside `folder`: of all threads and processes, one at a time goes on."""
+    """Hold a lock beside `folder`, which one thread of one process can have at a time."""
     from filelock import FileLock, Timeout
 
     lock = FileLock(folder.with_name(f".{folder.name}.lock"))
@@ -448,21 +448,21 @@ def _one_at_a_time(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-# cell 325a6680 20f690 · Complete or absent
+# cell 325a6680 7915ef · Complete or absent
 def _flush_to_disk(folder: Path) -> None:
-    """Wait until all files of a folder are on the disk, and not only on their way."""
+    """Wait until all files of a folder are written to the disk, and not only to its cache."""
     for path in folder.rglob("*"):
         if path.is_file():
             with open(path, "rb+") as stream:
                 os.fsync(stream.fileno())
 
 
-# cell f424fd47 4222b6 · Complete or absent
+# cell f424fd47 2109e5 · Complete or absent
 def provide_folder(folder: Path, files: tuple[str, ...], fill: Callable[[Path], None]) -> Path:
-    """Return `folder`; if it is not there, let `fill` build it beside and rename it into place.
+    """Return `folder`; if it does not exist, let `fill` build it beside and rename it into place.
 
-    It is complete or absent whenever the process dies. If it is there, nothing is written.
-    Raises: DataError if it is incomplete, cannot be written, or `fill` cannot make it.
+    Whenever the process dies, the folder is complete or absent. If it exists, nothing is written.
+    Raises: DataError if it is incomplete, cannot be written, or if `fill` fails to make it.
     """
     if is_complete(folder, files):
         return folder
@@ -477,7 +477,7 @@ def provide_folder(folder: Path, files: tuple[str, ...], fill: Callable[[Path], 
             try:
                 fill(partial_folder)
                 if missing := missing_files(partial_folder, files):
-                    raise DataError(f"what came in lacks {', '.join(missing)}")
+                    raise DataError(f"the download lacks {', '.join(missing)}")
                 _flush_to_disk(partial_folder)
                 os.replace(partial_folder, folder)
             finally:
@@ -487,11 +487,11 @@ def provide_folder(folder: Path, files: tuple[str, ...], fill: Callable[[Path], 
     return folder
 
 
-# cell c8e0a3d2 6daf1c · Full mode
+# cell c8e0a3d2 c102b0 · Full mode
 def _fill_by_download(data: DataSource, folder: Path, progress: bool = True) -> None:
     """Fetch, check and unpack all files of a data set into `folder`.
 
-    Raises: DataError if a file cannot be had, or is not the one that the registry knows.
+    Raises: DataError if a file cannot be fetched, or is not the one that the registry knows.
     """
     for item in data.downloads:
         target = folder / item.into
@@ -513,9 +513,9 @@ def _fill_by_download(data: DataSource, folder: Path, progress: bool = True) -> 
     check_files(data, folder)
 
 
-# cell dd78404b bd033a · Full mode
+# cell dd78404b 2e6386 · Full mode
 def _by_hand(data: DataSource) -> str:
-    """Say how to provide a data set without a network."""
+    """Return instructions for providing a data set without a network."""
     urls = "".join(f"\n    {item.url}" for item in data.downloads)
     cache, files = cache_path(), ", ".join(data.files)
     return (f"To provide {data.name!r} by hand, get{urls}\n"
@@ -533,12 +533,12 @@ def _full_folder(data: DataSource, progress: bool = True) -> Path:
         raise DataError(f"{error}.\n{_by_hand(data)}") from error
 
 
-# cell 62d55656 722927 · Sample mode
+# cell 62d55656 7837d2 · Sample mode
 _GENERATORS = "exp.nb00b"
 
 
 def sample_version() -> str:
-    """Give the generators a short hash that changes with their code and with Python's version."""
+    """Return a short hash that changes with the generators' code and with Python's version."""
     source = Path(find_spec(_GENERATORS).origin).read_bytes()
     return hashlib.sha256(source + platform.python_version().encode()).hexdigest()[:8]
 
@@ -557,22 +557,22 @@ def _sample_folder(data: DataSource) -> Path:
     return provide_folder(folder, data.files, generate)
 
 
-# cell 68e39a8a a8936c · The one call
+# cell 68e39a8a eb80de · The one call
 def data_path(name: str) -> Path:
     """Return the folder that holds a data set in its original file format, making it if needed.
 
     In sample mode it is generated, in full mode downloaded, checked and unpacked; see `data_mode`.
-    If the folder is there and complete it is returned as it is: no network, nothing written.
-    Raises: ValueError for an unknown name or mode; NotImplementedError where there is no sample;
-        DataError, with what to do, if the data cannot be provided.
+    If the folder exists and is complete it is returned as it is: no network, nothing written.
+    Raises: ValueError for an unknown name or mode; NotImplementedError if there is no sample;
+        DataError, with a remedy, if the data cannot be provided.
     """
     data = find_dataset(name)
     return _full_folder(data) if data_mode() == "full" else _sample_folder(data)
 
 
-# cell 53db8f95 9f6138 · The one call
+# cell 53db8f95 8fd100 · The one call
 def is_available(name: str) -> bool:
-    """Tell whether `data_path(name)` would answer without a network."""
+    """Return whether `data_path(name)` would work without a network."""
     data = find_dataset(name)
     if data_mode() == "sample":
         return bool(data.sample)
@@ -580,7 +580,7 @@ def is_available(name: str) -> bool:
 
 
 def describe(name: str) -> None:
-    """Print which mode the notebook runs in and what the data is: its first output."""
+    """Print the mode and what the data is: the first output of a notebook that uses data."""
     data, mode = find_dataset(name), data_mode()
     what = data.full if mode == "full" else data.sample or "none yet"
     print(f"{name}, {mode} data: {what}")

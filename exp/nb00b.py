@@ -1,9 +1,9 @@
 """Samples: data sets made on the spot, whose truth is known
 
-At the end you have generators for digits, names, a text and film ratings, the same bytes on every machine, and for names and ratings the number that no honest model can beat.
+By the end you will have generators for digits, names, a text and film ratings that write the same bytes on every machine, and for names and ratings the number that no honest model can beat.
 """
 
-# generated from nbs/00b_samples.ipynb: do not edit · d62b1c
+# generated from nbs/00b_samples.ipynb: do not edit · 1094c4
 __all__ = [
     "stored_gzip",
     "idx_bytes",
@@ -50,12 +50,12 @@ def stored_gzip(data: bytes) -> bytes:
     return frame + body + struct.pack("<II", zlib.crc32(data), len(data) % 2**32)
 
 
-# cell 12ce6b5e 6b6e6c · Digits
+# cell 12ce6b5e debda6 · Digits
 def idx_bytes(array: np.ndarray) -> bytes:
-    """Write an array of bytes in the idx format: its type, its shape, its values.
+    """Return an array of bytes in the idx format: its type, its shape, its values.
 
     Shape: (n,) for labels, (n, rows, columns) for images; uint8.
-    Raises: TypeError if the array holds anything but bytes.
+    Raises: TypeError unless the array holds bytes.
     """
     if array.dtype != np.uint8:
         raise TypeError(f"idx files of digits hold uint8, got {array.dtype}: convert it first")
@@ -76,14 +76,14 @@ def enlarge_digits(images: np.ndarray) -> np.ndarray:
     return ((large * 255 + 800) // 1600).astype(np.uint8)  # 1600 = 16 · 10 · 10, rounded
 
 
-# cell f8947ae3 a4809e · Who wrote what
+# cell f8947ae3 2ec2ce · Who wrote what
 _FIRST_TEST_DIGIT = 1545  # where the last two of 14 forms begin
 
 
 def make_mnist(folder: Path) -> None:
     """Write scikit-learn's digits as the four files of MNIST: 1,545 for training, 252 for testing.
 
-    Differs: the digits stand in the order of the forms that their writers filled in, unshuffled.
+    Differs: the digits are in the order of the forms that their writers filled in, unshuffled.
     """
     from sklearn.datasets import load_digits
 
@@ -132,12 +132,12 @@ _GIVEN_NAMES = """
 """.split()
 
 
-# cell 77e810da ab8c9a · Names
+# cell 77e810da 40e31d · Names
 @cache
 def names_chain() -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Count the votes for each next letter: context of three -> (letters, their votes).
+    """Count the votes for each next letter: context of three letters -> (letters, their votes).
 
-    A letter gets three votes each time it follows the three letters in the list of given names,
+    A letter gets three votes each time it follows all three letters in the list of given names,
     and one each time it follows the last two of them; "." begins and ends a name.
     """
     after_three, after_two = defaultdict(Counter), defaultdict(Counter)
@@ -150,9 +150,9 @@ def names_chain() -> dict[str, tuple[str, tuple[int, ...]]]:
     return {c: ("".join(sorted(v)), tuple(v[x] for x in sorted(v))) for c, v in votes.items()}
 
 
-# cell f6307cf4 114b5c · Names
+# cell f6307cf4 fa9af7 · Names
 def draw_name(rng: random.Random) -> str:
-    """Draw one name, letter by letter, from the start until the end is drawn."""
+    """Draw one name, letter by letter, until its end is drawn."""
     name = ""
     while not name.endswith("."):
         letters, votes = names_chain()[f"...{name}"[-3:]]
@@ -162,7 +162,7 @@ def draw_name(rng: random.Random) -> str:
 
 
 def make_names(folder: Path, n_names: int = 32_033, seed: int = 42) -> None:
-    """Write names drawn independently from the chain, one a line, as `names.txt`."""
+    """Write names drawn independently from the chain, one per line, as `names.txt`."""
     rng = random.Random(seed)
     text = "\n".join(draw_name(rng) for _ in range(n_names))
     (folder / "names.txt").write_bytes(text.encode("ascii"))
@@ -181,10 +181,10 @@ def expected_visits(chances: dict[str, dict[str, float]]) -> dict[str, float]:
     return dict(zip(place, np.linalg.solve(flow, start).tolist(), strict=True))
 
 
-# cell 111adc9d b4c2af · The least possible loss
+# cell 111adc9d 20eb5b · The least possible loss
 def conditional_entropy(chances: dict[str, dict[str, float]], visits: dict[str, float],
                         seen: int) -> float:
-    """Compute the least loss of a model that sees the last `seen` letters of each context.
+    """Compute the lowest possible loss of a model that sees the last `seen` letters of a context.
 
     Units: nats per letter, the end of a name counted as a letter.
     """
@@ -196,10 +196,10 @@ def conditional_entropy(chances: dict[str, dict[str, float]], visits: dict[str, 
     return nats / sum(visits.values())
 
 
-# cell c0fd4ac6 4393b7 · The least possible loss
+# cell c0fd4ac6 ca9d4a · The least possible loss
 @dataclass(frozen=True)
 class NamesTruth:
-    """What is known of the chain that draws the names.
+    """What is known about the chain that draws the names.
 
     Units: losses in nats per letter, the end of a name counted as a letter.
     """
@@ -210,13 +210,13 @@ class NamesTruth:
 
     @property
     def entropy_rate(self) -> float:
-        """The least loss of any model."""
+        """The lowest possible loss of any model."""
         return self.best_loss[-1]
 
 
 @cache
 def names_truth() -> NamesTruth:
-    """Compute the chances of the chain, how often it visits each context, and the least losses."""
+    """Compute the chain's chances, how often it visits each context, and the lowest losses."""
     chances = {context: {x: n / sum(votes) for x, n in zip(letters, votes, strict=True)}
                for context, (letters, votes) in names_chain().items()}
     visits = expected_visits(chances)
@@ -224,11 +224,11 @@ def names_truth() -> NamesTruth:
                       tuple(conditional_entropy(chances, visits, k) for k in range(4)))
 
 
-# cell 6d12a76f ef4f26 · A text
+# cell 6d12a76f a279c2 · A text
 def make_nietzsche(folder: Path) -> None:
-    """Write the language reference that this Python carries as one long text, `nietzsche.txt`.
+    """Write this Python's own language reference as one long text, `nietzsche.txt`.
 
-    Differs: English about Python; it changes a little from one version of Python to the next.
+    Differs: English about Python; it changes slightly from one version of Python to the next.
     """
     from pydoc_data.topics import topics
 
@@ -236,33 +236,33 @@ def make_nietzsche(folder: Path) -> None:
     (folder / "nietzsche.txt").write_bytes(text.encode())
 
 
-# cell 2eb54d57 b4862f · Ratings
+# cell 2eb54d57 a6631f · Ratings
 def _bell(rng: np.random.RandomState, *shape: int) -> np.ndarray:
-    """Draw nearly normal numbers of mean 0 and variance 1: twelve uniform ones, added."""
+    """Draw nearly normal numbers of mean 0 and variance 1: sums of twelve uniform ones."""
     return sum((rng.random_sample(shape) for _ in range(12)), start=np.zeros(shape)) - 6
 
 
-# cell 94af79c6 23ecc4 · Ratings
+# cell 94af79c6 cce7f2 · Ratings
 _TOSSES, _TOSS_SIZE = 16, 0.4
 
 
 def _rating(score: np.ndarray, heads: np.ndarray | int) -> np.ndarray:
-    """Turn a score and the number of heads into a rating: add the noise, round, cut to 1..5."""
+    """Turn a score and the number of heads into a rating: add the noise, round, clip to 1..5."""
     return np.clip(np.floor(score + _TOSS_SIZE * (heads - _TOSSES // 2) + 0.5), 1, 5)
 
 
 def _rating_moments(score: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Compute mean and variance of the rating that a score leads to, over all tosses."""
+    """Compute the mean and variance, over all tosses, of the rating that a score leads to."""
     chances = [comb(_TOSSES, heads) / 2**_TOSSES for heads in range(_TOSSES + 1)]
     ratings = [_rating(score, heads) for heads in range(_TOSSES + 1)]
     mean = sum(p * r for p, r in zip(chances, ratings, strict=True))
     return mean, sum(p * (r - mean) ** 2 for p, r in zip(chances, ratings, strict=True))
 
 
-# cell 434cc311 d30664 · Ratings
+# cell 434cc311 4f1f59 · Ratings
 def _who_rates_what(rng: np.random.RandomState, n_users: int, n_items: int,
                     n_ratings: int) -> np.ndarray:
-    """Choose which pairs are rated: 20 or more for each user, popular items more often.
+    """Choose which pairs are rated: at least 20 for each user, popular items more often.
 
     Shape: (n_users, n_items), True for a rated pair.
     """
@@ -275,10 +275,10 @@ def _who_rates_what(rng: np.random.RandomState, n_users: int, n_items: int,
     return rank < counts[:, None]
 
 
-# cell 137cb6e0 e28456 · Ratings
+# cell 137cb6e0 c89a65 · Ratings
 @dataclass(frozen=True)
 class MovieLensTruth:
-    """What is known of the ratings; users and items in the order of their ids, counted from 0.
+    """What is known about the ratings; users and items in the order of their ids, from 0.
 
     Shape: biases (users,) and (items,), factors (users, 2) and (items, 2), matrices (users, items).
     Units: points; the variance in points squared.
@@ -299,10 +299,10 @@ class MovieLensTruth:
         return float(self.variance[self.rated].mean())
 
 
-# cell 0ad8dd15 9c6f35 · Ratings
+# cell 0ad8dd15 77fdee · Ratings
 @cache
 def _draw_ratings() -> tuple[MovieLensTruth, np.ndarray]:
-    """Draw the world of the ratings: what is true of it, and a rating for every pair."""
+    """Draw the world of the ratings: the truth about it, and a rating for every pair."""
     n_users, n_items, n_ratings, rng = 400, 300, 20_000, np.random.RandomState(42)
     user_bias, item_bias = 0.4 * _bell(rng, n_users), 0.5 * _bell(rng, n_items)
     user_factors, item_factors = 0.7 * _bell(rng, n_users, 2), 0.7 * _bell(rng, n_items, 2)
@@ -321,7 +321,7 @@ def movielens_truth() -> MovieLensTruth:
     return _draw_ratings()[0]
 
 
-# cell 515e1446 387bf8 · Writing the files
+# cell 515e1446 b8c0c7 · Writing the files
 _GENRES = ("unknown Action Adventure Animation Children's Comedy Crime Documentary Drama Fantasy "
            "Film-Noir Horror Musical Mystery Romance Sci-Fi Thriller War Western").split()
 _TITLES = [f"{first} {second}, The" for first in
@@ -332,16 +332,16 @@ _TITLES = [f"{first} {second}, The" for first in
 
 
 def _film_line(number: int, title: str, year: int, factors: np.ndarray) -> str:
-    """Write a film's line of `u.item`: number, title, date, no video date, address, 19 flags."""
+    """Return a film's line of `u.item`: number, title, date, no video date, address, 19 flags."""
     genres = ("Drama" if factors[0] > 0 else "Comedy", "Romance" if factors[1] > 0 else "Action")
     flags = "|".join(str(int(genre in genres)) for genre in _GENRES)
     page = f"http://example.org/film/{number}"
     return f"{number}|{title} ({year})|01-Jan-{year}||{page}|{flags}\n"
 
 
-# cell ecca40d8 5489fb · Writing the files
+# cell ecca40d8 5d62e7 · Writing the files
 def make_movielens_100k(folder: Path) -> None:
-    """Write the ratings as `u.data` (tab) and the films as `u.item` (pipe, latin-1).
+    """Write the ratings as `u.data` (tabs) and the films as `u.item` (pipes, latin-1).
 
     Differs: 20,000 ratings of 300 films by 400 people; genres follow the factors.
     """

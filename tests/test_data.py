@@ -422,13 +422,13 @@ def test_a_wrong_hash_inside_an_archive_is_refused(full, server, monkeypatch):
     offer(monkeypatch, server, "a.zip", zipped({"a.txt": "A"}))
     data = DATASETS["toys"]
     register(monkeypatch, downloads=data.downloads, sha256={"a.txt": "0" * 64})
-    failing(full, "a.txt is not the file that was expected")
+    failing(full, "a.txt is not the expected file")
 
 
 @pytest.mark.parametrize("prefix", ["short-", "close-"])
 def test_a_truncated_download_is_refused(full, server, monkeypatch, prefix):
     offer(monkeypatch, server, "a.txt", os.urandom(100_000), prefix=prefix)
-    failing(full, "could not download|not the file that was expected")
+    failing(full, "could not download|not the expected file")
 
 
 @pytest.mark.parametrize("file, content", [
@@ -536,7 +536,7 @@ def test_a_folder_half_filled_by_hand_is_left_alone_and_what_it_lacks_is_named(f
     fill_by_hand(full, "mnist")
     (full / "mnist" / "t10k-labels-idx1-ubyte.gz").unlink()
     before = snapshot(full)
-    with pytest.raises(DataError, match="lacks t10k-labels-idx1-ubyte.gz: put there what is miss"):
+    with pytest.raises(DataError, match="lacks t10k-labels-idx1-ubyte.gz: add the missing files"):
         data_path("mnist")
     assert not nb00a.is_available("mnist")
     assert snapshot(full) == before
@@ -550,7 +550,7 @@ def test_a_download_put_there_by_hand_is_checked_and_unpacked(full, monkeypatch)
     register(monkeypatch, downloads=(
         Download("http://example.org/toys.zip", hashlib.sha256(content).hexdigest()),))
     by_hand.write_bytes(b"not this")
-    with pytest.raises(DataError, match="toys.zip is not the file"):
+    with pytest.raises(DataError, match="toys.zip is not the expected file"):
         data_path("toys")
     by_hand.write_bytes(content)
     assert (data_path("toys") / "a.txt").read_text() == "A"
