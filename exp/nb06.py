@@ -328,12 +328,14 @@ class ActivationStats:
         return torch.stack(self._counts[name], 1).cpu()
 
 
-# cell 42a6b375 6cd70d · The health of a network
+# cell 42a6b375 299d42 · The health of a network
 class ActivationStatsCallback(Callback):
     """Record `ActivationStats` during a fit, in the attribute `stats`; no hook is left afterwards.
 
     `kinds` and `options` are passed to `ActivationStats`.
     """
+
+    only_watches = True
 
     def __init__(self, kinds: type | tuple[type, ...] = nn.ReLU, **options: Any):
         self.kinds, self.options, self.stats = kinds, options, None
