@@ -387,27 +387,29 @@ nb04a (watching): Watching a training: curves, and a log that survives
     CSVLogger     Write the results of each epoch as a row of a CSV file, at once.
 
 nb04b (everyday_callbacks): Everyday callbacks: devices, gradients, stopping
-    default_device        Give the device to train on: EXP_DEVICE if that is set, else a GPU if
+    default_device        Return the device to train on: EXP_DEVICE if that is set, else a GPU if
                           there is one.
-    to_device             Move a tensor, or all tensors in lists, tuples and dicts; leave the rest
-                          as it is.
-    model_device          Tell where the tensors of a model are; the CPU for one that has none, such
-                          as a function.
+    to_device             Move a tensor, or all tensors in lists, tuples and dicts; leave everything
+                          else as it is.
+    model_device          Return the device of a model's tensors; the CPU if it has none, as a
+                          function.
     DeviceCallback        Move the model before the fit, and each batch before it is used, to a
                           device.
-    clip_gradients        Scale all gradients together such that the norm of all of them is at most
+    clip_gradients        Scale all gradients by one number so that their common norm is at most
                           `max_norm`.
-    trained_parameters    List the parameters that the optimizer steps, of all its groups.
-    GradientClip          Limit the norm of all gradients together, and keep the last norm before
-                          that, in `norm`.
-    GradientAccumulation  Step once in `n_batches` batches, with the mean gradient of all their
+    trained_parameters    List the parameters of all the optimizer's groups.
+    GradientClip          Limit the norm of all gradients together; `norm` is the last one before it
+                          was limited.
+    GradientAccumulation  Step once every `n_batches` batches, with the mean gradient of all their
                           items.
-    StopOnNaN             End the fit with a warning, and before the step, when the loss is no
-                          longer a finite number.
+    StopOnNaN             End the fit with a warning, before the step, when the loss is no longer a
+                          finite number.
     Monitor               Watch one result of each epoch; the base of callbacks that act on the best
                           one.
-    EarlyStopping         End the fit when the monitored result has not been better for `patience`
-                          epochs.
+    known_mode            Return whether "min" or "max" of a result is best, or None if its metric
+                          does not say.
+    EarlyStopping         End the fit when the monitored result has not improved for `patience`
+                          epochs in a row.
 
 nb04c (saving): Saving: weights, and models that travel
     unwrapped          Return the model inside torch.compile, DataParallel or
@@ -438,6 +440,35 @@ nb04d (checkpoints): Checkpoints: a training that survives
                       when the same script runs again, resume from the last file, to the same bits.
     SaveBest          Write the weights into a file whenever the monitored result is the best of the
                       fit so far.
+
+nb04e (recipes): Recipes: what people look for, each in a few lines
+    renew_statistics   Take the running statistics of normalisation layers anew: the mean over the
+                       training batches.
+    WeightAverage      Average the weights over a training, validate with the average, and end with
+                       it.
+    Groups             = Callable[[nn.Module], list[dict[str, Any]]]
+    by_parts           Make a function that puts the parameters of each named part into a group of
+                       its own.
+    spread_rates       Return `n` learning rates from the lowest to the highest, each the same
+                       multiple of the last.
+    no_decay           Make two groups: the weights, and without weight decay the biases and
+                       normalisation layers.
+    combine_groups     Make a function that splits the groups of the first maker by those of the
+                       second, and so on.
+    freeze             Let the parameters of a model, or only of its named parts, stay as they are.
+    unfreeze           Undo `freeze` for a model, or only for its named parts; what else is frozen
+                       stays frozen.
+    SchedulerCallback  Set the rates by a scheduler of `torch.optim.lr_scheduler`, or one that works
+                       alike.
+    ValidateEvery      Evaluate on the validation set after every n-th step; `rows` keeps what came
+                       out.
+
+nb04f (other_tools): With other tools: loggers, dicts, closures, scikit-learn
+    TensorBoardLogger  Write losses and rates by step, and the results of each epoch, into a folder
+                       for TensorBoard.
+    ClosureStep        Step with an optimizer that needs a closure, such as `torch.optim.LBFGS`.
+    LearnerEstimator   A training with scikit-learn's interface: for `cross_val_score`,
+                       `GridSearchCV`, pipelines.
 
 nb05 (anneal): Annealing: a rate for every moment
     Schedule             A value for each position in training: 0 is the first step, 1 the last.
@@ -638,7 +669,7 @@ nb11b (language_model): A language model, character by character
                         input, and no other.
 """
 
-# generated from the notebooks: do not edit · 779dec
+# generated from the notebooks: do not edit · 39feb5
 
 import importlib as _importlib
 import importlib.machinery as _machinery
@@ -691,11 +722,14 @@ _names = {
     "nb04a": """plot_metrics plot_rates CSVLogger""",
     "nb04b": """default_device to_device model_device DeviceCallback clip_gradients
                trained_parameters GradientClip GradientAccumulation StopOnNaN Monitor
-               EarlyStopping""",
+               known_mode EarlyStopping""",
     "nb04c": """unwrapped save_weights read_weights check_weights_fit LoadReport load_weights
                export_model load_exported""",
     "nb04d": """learner_state restore_learner save_learner load_learner checkpoint_files
                Checkpoint SaveBest""",
+    "nb04e": """renew_statistics WeightAverage Groups by_parts spread_rates no_decay
+               combine_groups freeze unfreeze SchedulerCallback ValidateEvery""",
+    "nb04f": """TensorBoardLogger ClosureStep LearnerEstimator""",
     "nb05": """Schedule ConstantSchedule LinearSchedule CosineSchedule ExponentialSchedule
               PolynomialSchedule CombinedSchedule restarts_schedule one_cycle
               set_hyperparameter get_hyperparameter ScheduleCallback fit_one_cycle""",
@@ -741,6 +775,8 @@ _topics = {
     "everyday_callbacks": "nb04b",
     "saving": "nb04c",
     "checkpoints": "nb04d",
+    "recipes": "nb04e",
+    "other_tools": "nb04f",
     "anneal": "nb05",
     "optimizers": "nb05c",
     "cuda_cnn_hooks_init": "nb06",
@@ -926,7 +962,7 @@ if TYPE_CHECKING:  # what editors and type checkers read
         DeviceCallback as DeviceCallback, clip_gradients as clip_gradients,
         trained_parameters as trained_parameters, GradientClip as GradientClip,
         GradientAccumulation as GradientAccumulation, StopOnNaN as StopOnNaN,
-        Monitor as Monitor, EarlyStopping as EarlyStopping,
+        Monitor as Monitor, known_mode as known_mode, EarlyStopping as EarlyStopping,
     )
     from .nb04c import (
         unwrapped as unwrapped, save_weights as save_weights, read_weights as read_weights,
@@ -938,6 +974,16 @@ if TYPE_CHECKING:  # what editors and type checkers read
         learner_state as learner_state, restore_learner as restore_learner,
         save_learner as save_learner, load_learner as load_learner,
         checkpoint_files as checkpoint_files, Checkpoint as Checkpoint, SaveBest as SaveBest,
+    )
+    from .nb04e import (
+        renew_statistics as renew_statistics, WeightAverage as WeightAverage, Groups as Groups,
+        by_parts as by_parts, spread_rates as spread_rates, no_decay as no_decay,
+        combine_groups as combine_groups, freeze as freeze, unfreeze as unfreeze,
+        SchedulerCallback as SchedulerCallback, ValidateEvery as ValidateEvery,
+    )
+    from .nb04f import (
+        TensorBoardLogger as TensorBoardLogger, ClosureStep as ClosureStep,
+        LearnerEstimator as LearnerEstimator,
     )
     from .nb05 import (
         Schedule as Schedule, ConstantSchedule as ConstantSchedule,
@@ -1009,8 +1055,8 @@ if TYPE_CHECKING:  # what editors and type checkers read
     )
     from . import (
         nb00, nb00b, nb02, nb03, nb03b, nb03c, nb03d, nb03e, nb03f, nb03g, nb03h, nb03i, nb03j,
-        nb03k, nb04, nb04a, nb04b, nb04c, nb04d, nb05, nb05c, nb06, nb06b, nb06c, nb10, nb11,
-        nb11b,
+        nb03k, nb04, nb04a, nb04b, nb04c, nb04d, nb04e, nb04f, nb05, nb05c, nb06, nb06b, nb06c,
+        nb10, nb11, nb11b,
     )
     exports = nb00
     samples = nb00b
@@ -1031,6 +1077,8 @@ if TYPE_CHECKING:  # what editors and type checkers read
     everyday_callbacks = nb04b
     saving = nb04c
     checkpoints = nb04d
+    recipes = nb04e
+    other_tools = nb04f
     anneal = nb05
     optimizers = nb05c
     cuda_cnn_hooks_init = nb06

@@ -1,12 +1,12 @@
 """Everyday callbacks: devices, gradients, stopping
 
-In the end you can run a training on a GPU by one word, keep its gradients in bounds, take large steps with little memory, and have it stop by itself.
+By the end you can train on a GPU with one word, keep gradients in bounds, take large steps with little memory, and let a training stop by itself.
 """
 
 # cell ae6c2ed0 a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/04b_everyday_callbacks.ipynb: do not edit · ceda4e
+# generated from nbs/04b_everyday_callbacks.ipynb: do not edit · ccfcb4
 __all__ = [
     "default_device",
     "to_device",
@@ -18,13 +18,16 @@ __all__ = [
     "GradientAccumulation",
     "StopOnNaN",
     "Monitor",
+    "known_mode",
     "EarlyStopping",
 ]
 
-# cell ae6c2ed0 e9b5d0 · Imports
+# cell ae6c2ed0 3082d9 · Imports
 import os
 import warnings
 from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from functools import partial
 from math import inf
 from typing import Any
 
@@ -32,15 +35,16 @@ import torch
 from torch import Tensor, nn
 
 from exp.nb03d import check_counts, map_tensors
-from exp.nb03f import Callback, CancelFit, CancelStep
+from exp.nb03f import Callback, CancelFit, PostponeStep
 from exp.nb04 import Learner
 
 
-# cell 02018ca4 7f6dd8 · Devices
+# cell 02018ca4 ec8717 · Devices
 def default_device() -> torch.device:
-    """Give the device to train on: EXP_DEVICE if that is set, else a GPU if there is one.
+    """Return the device to train on: EXP_DEVICE if that is set, else a GPU if there is one.
 
-    Raises: ValueError for another device than cpu or cuda; RuntimeError if there is no GPU.
+    Raises: ValueError unless EXP_DEVICE is cpu or cuda; RuntimeError if it asks for a GPU that is
+        not there.
     """
     wanted = os.environ.get("EXP_DEVICE", "")
     there = torch.cuda.is_available()
@@ -52,21 +56,21 @@ def default_device() -> torch.device:
     return torch.device(wanted or ("cuda" if there else "cpu"))
 
 
-# cell 9f603a74 be3b6f · Devices
+# cell 9f603a74 f85de8 · Devices
 def to_device(x: Any, device: torch.device | str) -> Any:
-    """Move a tensor, or all tensors in lists, tuples and dicts; leave the rest as it is."""
-    to_gpu = torch.device(device).type == "cuda"  # the other way, nobody may read too early
+    """Move a tensor, or all tensors in lists, tuples and dicts; leave everything else as it is."""
+    to_gpu = torch.device(device).type == "cuda"  # the other way, a copy could be read too early
     return map_tensors(lambda t: t.to(device, non_blocking=to_gpu), x)
 
 
-# cell 0a7369b9 88ee25 · Devices
+# cell 0a7369b9 564c1b · Devices
 def model_device(model: Any) -> torch.device:
-    """Tell where the tensors of a model are; the CPU for one that has none, such as a function."""
+    """Return the device of a model's tensors; the CPU if it has none, as a function."""
     tensors = getattr(model, "state_dict", dict)().values()
     return next((t.device for t in tensors), torch.device("cpu"))
 
 
-# cell 019cedcc 44a849 · Devices
+# cell 019cedcc b5443b · Devices
 class DeviceCallback(Callback):
     """Move the model before the fit, and each batch before it is used, to a device."""
 
@@ -79,7 +83,7 @@ class DeviceCallback(Callback):
     def before_fit(self, learn: Learner) -> None:
         learn.model.to(self.device)
         if isinstance(learn.loss_func, nn.Module):
-            learn.loss_func.to(self.device)  # the weights of its classes, if it has any
+            learn.loss_func.to(self.device)  # its class weights, if it has any
         if any(_is_elsewhere(state, p) for p, state in learn.opt.state.items()):
             learn.opt.load_state_dict(learn.opt.state_dict())  # moves the state to its parameters
 
@@ -88,35 +92,44 @@ class DeviceCallback(Callback):
         learn.target = to_device(learn.target, self.device)
 
 
-# cell b841e4ba 4c2c03 · Devices
+# cell b841e4ba 5e266f · Devices
 def _is_elsewhere(state: Mapping[str, Any], p: Tensor) -> bool:
-    """Whether a part of an optimizer's state of the size of its parameter is on another device."""
+    """Whether the optimizer keeps something of a parameter's shape on another device."""
     return any(isinstance(t, Tensor) and t.shape == p.shape and t.device != p.device
                for t in state.values())
 
 
-# cell fd8c1463 b84f9c · Gradients in bounds
+# cell fd8c1463 839e97 · Gradients in bounds
 def clip_gradients(parameters: Iterable[Tensor], max_norm: float) -> Tensor:
-    """Scale all gradients together such that the norm of all of them is at most `max_norm`.
+    """Scale all gradients by one number so that their common norm is at most `max_norm`.
 
-    Shape: -> (), the norm before.
+    Shape: -> (), the norm before scaling.
     """
-    gradients = [p.grad for p in parameters if p.grad is not None]
+    gradients = [_numbers(p) for p in parameters if p.grad is not None]
     norm = sum((g.square().sum() for g in gradients), start=torch.zeros(())).sqrt()
     for gradient in gradients:
         gradient.mul_((max_norm / (norm + 1e-6)).clamp(max=1))
     return norm
 
 
-# cell 0dbbb27f 33699c · Gradients in bounds
+# cell 93a232f6 c6300c · Gradients in bounds
+def _numbers(p: Tensor) -> Tensor:
+    """Return the numbers of a parameter's gradient; of a sparse one, those that it stores."""
+    if p.grad.is_sparse:
+        p.grad = p.grad.coalesce()  # a row that occurs twice counts once, with its sum
+        return p.grad.values()
+    return p.grad
+
+
+# cell 0dbbb27f 4f7401 · Gradients in bounds
 def trained_parameters(learn: Learner) -> list[Tensor]:
-    """List the parameters that the optimizer steps, of all its groups."""
+    """List the parameters of all the optimizer's groups."""
     return [p for group in learn.opt.param_groups for p in group["params"]]
 
 
-# cell c0c7cd47 962185 · Gradients in bounds
+# cell c0c7cd47 89a5c0 · Gradients in bounds
 class GradientClip(Callback):
-    """Limit the norm of all gradients together, and keep the last norm before that, in `norm`.
+    """Limit the norm of all gradients together; `norm` is the last one before it was limited.
 
     Raises: ValueError unless max_norm is above 0.
     """
@@ -129,58 +142,67 @@ class GradientClip(Callback):
         self.max_norm, self.norm = max_norm, None
 
     def after_backward(self, learn: Learner) -> None:
-        self.norm = nn.utils.clip_grad_norm_(trained_parameters(learn), self.max_norm)
+        parameters = trained_parameters(learn)
+        sparse = any(p.grad is not None and p.grad.is_sparse for p in parameters)
+        clip = clip_gradients if sparse else nn.utils.clip_grad_norm_
+        self.norm = clip(parameters, self.max_norm)
 
     def cleanup_fit(self, learn: Learner) -> None:
         self.norm = None
 
 
-# cell 40f234ac 4f6ca4 · Large batches in little memory
+# cell 40f234ac 7c9229 · Large batches in little memory
 class GradientAccumulation(Callback):
-    """Step once in `n_batches` batches, with the mean gradient of all their items.
+    """Step once every `n_batches` batches, with the mean gradient of all their items.
 
-    The last batch of an epoch steps with what there is, if the loader knows its length.
+    At the end of an epoch it steps with what there is.
     """
 
     order = 50  # before a callback that looks at the whole gradient
 
     def __init__(self, n_batches: int):
         check_counts(n_batches=n_batches)
-        self.n_batches, self.batches, self.items, self.unit = n_batches, 0, 0, 1
+        self.n_batches, self.unit, self._loss = n_batches, 1, None
 
     def after_loss(self, learn: Learner) -> None:
         if learn.training:
-            if all(p.grad is None for p in trained_parameters(learn)):  # or a batch was cancelled
-                self.batches, self.items, self.unit = 0, 0, learn.n_items
+            if not learn.step_batches:
+                self.unit = learn.loss_weight  # so that the numbers keep their usual size
             self._loss = learn.loss
-            learn.loss = learn.loss * (learn.n_items / self.unit)  # a batch weighs what it holds
+            learn.loss = learn.loss * _ratio(learn.loss_weight, self.unit)
 
     def after_backward(self, learn: Learner) -> None:
-        learn.loss, self._loss = self._loss, None
-        self.batches, self.items = self.batches + 1, self.items + learn.n_items
-        is_last = learn.n_batches is not None and learn.batch_index == learn.n_batches - 1
-        if self.batches < self.n_batches and not is_last:
-            raise CancelStep
+        if self._loss is not None:
+            learn.loss, self._loss = self._loss, None
+        is_last = learn.exhausted or learn.batch_index + 1 == learn.n_batches
+        if learn.step_batches < self.n_batches and not is_last:
+            raise PostponeStep
         for p in trained_parameters(learn):
             if p.grad is not None:
-                p.grad.mul_(self.unit / self.items)
+                p.grad.mul_(_ratio(self.unit, learn.step_weight))
 
     def cleanup_fit(self, learn: Learner) -> None:
         self._loss = None
 
     def state_dict(self) -> dict[str, Any]:
-        return {"batches": self.batches, "items": self.items, "unit": self.unit}
+        return {"unit": self.unit}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.batches, self.items, self.unit = state["batches"], state["items"], state["unit"]
+        self.unit = state["unit"]
 
 
-# cell 9432d953 b2f3cc · Stopping by itself
+# cell 96c21aeb 5e6808 · Large batches in little memory
+def _ratio(a: Tensor | float, b: Tensor | float) -> Tensor | float:
+    """Divide in double precision, so that the ratio of two counts is exact in any model."""
+    return (a.double() if isinstance(a, Tensor) else a) / b
+
+
+# cell 9432d953 bc265d · Stopping by itself
 class StopOnNaN(Callback):
-    """End the fit with a warning, and before the step, when the loss is no longer a finite number.
+    """End the fit with a warning, before the step, when the loss is no longer a finite number.
 
-    `every`: look only at every so manieth batch, since each look waits for a GPU; the weights may
-    be spoilt by then.
+    `every`: look at every `every`-th batch only, since each look waits for a GPU; by then the
+    weights may already be NaN.
     """
 
     def __init__(self, every: int = 1):
@@ -197,31 +219,35 @@ class StopOnNaN(Callback):
             raise CancelFit
 
 
-# cell 44eb4106 fe577a · Stopping by itself
+# cell 44eb4106 b92858 · Stopping by itself
 class Monitor(Callback):
     """Watch one result of each epoch; the base of callbacks that act on the best one.
 
-    `mode` says whether "min" or "max" is best; for a loss it need not be said.
-    Raises: ValueError for an unknown mode, or none where it is needed.
+    `mode`: whether "min" or "max" is best. A loss and a metric with `higher_is_better` do not
+    need it.
+    Raises: ValueError for an invalid mode, and as the fit begins if the mode is needed; KeyError
+        as the fit begins if there will be no such result.
     """
 
     order = 80
 
     def __init__(self, monitor: str = "valid_loss", mode: str | None = None,
                  min_delta: float = 0.0):
-        if mode is None and not monitor.endswith("loss"):
-            raise ValueError(f'say what is good for {monitor!r}: mode="max" or mode="min"')
-        if mode not in (None, "min", "max") or min_delta < 0:
+        if mode not in (None, "min", "max") or not min_delta >= 0:
             raise ValueError(f'mode must be "min" or "max", min_delta 0 or more, got {mode!r} '
                              f"and {min_delta}")
-        self.monitor, self.min_delta, self.sign = monitor, min_delta, -1 if mode == "max" else 1
+        self.monitor, self.mode, self.min_delta = monitor, mode, min_delta
+        self.best, self.best_epoch, self.sign = None, None, 1
+
+    def before_fit(self, learn: Learner) -> None:
         self.best, self.best_epoch = None, None
+        known = known_mode(learn, self.monitor)
+        if not (mode := self.mode or known):
+            raise ValueError(f'say what is best for {self.monitor!r}: mode="max" or mode="min"')
+        self.sign = -1 if mode == "max" else 1
 
     def is_better(self, learn: Learner) -> bool:
-        """Look at this epoch's result, and take it as the best so far if it is better.
-
-        Raises: KeyError if there is no such result.
-        """
+        """Return whether this epoch's result is the best so far; if it is, keep it as the best."""
         if self.monitor not in learn.results:
             raise KeyError(f"no result {self.monitor!r}; there are {list(learn.results)}")
         value = learn.results[self.monitor]
@@ -238,9 +264,32 @@ class Monitor(Callback):
         self.best, self.best_epoch = state["best"], state["best_epoch"]
 
 
-# cell 0606c469 545c9f · Stopping by itself
+# cell 4028d4af 324e93 · Stopping by itself
+def known_mode(learn: Learner, monitor: str) -> str | None:
+    """Return whether "min" or "max" of a result is best, or None if its metric does not say.
+
+    Raises: KeyError if there will be no such result.
+    """
+    names = list(learn.result_names())
+    if monitor not in names:
+        close = get_close_matches(monitor, names, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        raise KeyError(f"no result {monitor!r}; {hint}There will be {names}, and what a callback "
+                       "adds if its class names it in `writes`")
+    if monitor.endswith("loss"):
+        return "min"
+    name = monitor.partition("_")[2]
+    several = [metric for metric in learn.metrics.values() if hasattr(metric, "keys")]
+    metric = learn.metrics.get(name) or next((m[name] for m in several if name in m.keys()), None)
+    while isinstance(metric, partial):
+        metric = metric.func
+    higher = getattr(metric, "higher_is_better", None)
+    return None if higher is None else "max" if higher else "min"
+
+
+# cell 0606c469 63a393 · Stopping by itself
 class EarlyStopping(Monitor):
-    """End the fit when the monitored result has not been better for `patience` epochs."""
+    """End the fit when the monitored result has not improved for `patience` epochs in a row."""
 
     def __init__(self, monitor: str = "valid_loss", patience: int = 3, mode: str | None = None,
                  min_delta: float = 0.0):
@@ -249,13 +298,14 @@ class EarlyStopping(Monitor):
         self.patience, self.waited = patience, 0
 
     def before_fit(self, learn: Learner) -> None:
-        self.best, self.best_epoch, self.waited = None, None, 0
+        super().before_fit(learn)
+        self.waited = 0
 
     def after_epoch(self, learn: Learner) -> None:
         self.waited = 0 if self.is_better(learn) else self.waited + 1
 
     def before_epoch(self, learn: Learner) -> None:
-        if self.waited >= self.patience:  # here, when everyone has dealt with the last epoch
+        if self.waited >= self.patience:  # here, when all callbacks have dealt with the last epoch
             raise CancelFit
 
     def state_dict(self) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from functools import partial
 
 import pytest
 import torch
+import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from small_learner import Course, learner
@@ -13,15 +14,18 @@ from torch import nn
 from exp.nb00 import test_eq, test_near
 from exp.nb03b import DataLoaders
 from exp.nb03c import accuracy
-from exp.nb04 import Callback, CancelBatch
+from exp.nb03f import Callback, CancelBatch
+from exp.nb04 import Learner
 from exp.nb04b import (
     DeviceCallback,
     EarlyStopping,
     GradientAccumulation,
     GradientClip,
+    Monitor,
     StopOnNaN,
     clip_gradients,
     default_device,
+    known_mode,
     to_device,
 )
 
@@ -56,6 +60,13 @@ def test_to_device_keeps_the_form():
     x = {"t": torch.ones(1), "l": [torch.ones(2), "a"], "n": Pair(torch.ones(1), None), "i": (3,)}
     test_eq(to_device(x, "cpu"), x)
     assert type(to_device(x, "cpu")["n"]) is Pair
+
+
+def test_a_packed_sequence_moves_but_not_its_batch_sizes():
+    packed = nn.utils.rnn.pack_padded_sequence(torch.zeros(4, 2, 3), [4, 2])
+    moved = to_device(packed, "meta")
+    assert type(moved) is type(packed)
+    assert moved.data.device.type == "meta" and moved.batch_sizes.device.type == "cpu"
 
 
 class TestCuda:
@@ -135,6 +146,28 @@ def test_clip_as_torch(shapes, scale, max_norm):
     test_near([p.grad for p in ours], [p.grad for p in theirs], tol=1e-12)
 
 
+def words(sparse, *callbacks):
+    """Train word vectors, some words of a batch more than once."""
+    torch.manual_seed(0)
+    batches = [(torch.randint(6, (5,)), torch.randint(3, (5,))) for _ in range(8)]
+    model = nn.Embedding(6, 3, sparse=sparse)
+    learn = Learner(model, DataLoaders(batches, None), F.cross_entropy, 0.5, callbacks=callbacks)
+    learn.fit(2)
+    return learn
+
+
+@pytest.mark.parametrize("kinds", [(GradientClip,), (GradientAccumulation,),
+                                   (GradientClip, GradientAccumulation)])  # fmt: skip
+def test_sparse_gradients_as_dense_ones(kinds):
+    arguments = {GradientClip: 0.05, GradientAccumulation: 3}
+    dense, sparse = (words(is_sparse, *[kind(arguments[kind]) for kind in kinds])
+                     for is_sparse in (False, True))  # fmt: skip
+    test_near(sparse.model.weight, dense.model.weight, tol=1e-6)
+    assert sparse.n_steps == dense.n_steps
+    without = words(True)
+    assert not torch.allclose(sparse.model.weight, without.model.weight, atol=1e-3)
+
+
 @pytest.mark.parametrize(("size", "n"), [(4, 2), (4, 3), (3, 4), (7, 2), (1, 5)])
 def test_accumulated_batches_are_one_large_batch(size, n):
     large, small = learner(batches=size * n), learner([GradientAccumulation(n)], batches=size)
@@ -164,6 +197,44 @@ def test_accumulated_batches_of_any_sizes_are_one_large_batch(sizes, n):
     large, small = trained(joined), trained(sizes, GradientAccumulation(n))
     assert small.n_steps == large.n_steps == 2 * len(joined)
     test_near(small.model.state_dict(), large.model.state_dict(), tol=1e-12)
+
+
+WEIGHT = torch.tensor([0.1, 1.0, 3.0], dtype=torch.float64)
+LOSSES = {
+    "class weights": partial(F.cross_entropy, weight=WEIGHT),
+    "ignored targets": partial(F.cross_entropy, ignore_index=1),
+    "both, as a module": nn.CrossEntropyLoss(WEIGHT, ignore_index=2),
+}
+
+
+@pytest.mark.parametrize("loss_func", LOSSES.values(), ids=LOSSES)
+@settings(max_examples=8, deadline=None)
+@given(sizes=st.lists(st.integers(3, 7), min_size=1, max_size=7), n=st.integers(1, 4))
+def test_accumulation_weighs_as_the_loss_does(loss_func, sizes, n):
+    """A loss that does not divide by the items: steps and the epoch's figure stay the same."""
+
+    def trained(sizes, *callbacks):
+        torch.manual_seed(2)
+        x, y = torch.randn(54, 6).double(), torch.arange(54) % 3
+        parts = torch.arange(sum(sizes)).split(sizes)
+        dls = DataLoaders([(x[rows], y[rows]) for rows in parts], None)
+        learn = Learner(nn.Linear(6, 3).double(), dls, loss_func, 0.1, callbacks=callbacks)
+        learn.fit(2)
+        return learn
+
+    joined = [sum(sizes[i : i + n]) for i in range(0, len(sizes), n)]
+    large, small = trained(joined), trained(sizes, GradientAccumulation(n))
+    assert small.n_steps == large.n_steps == 2 * len(joined)
+    test_near(small.model.state_dict(), large.model.state_dict(), tol=1e-12)
+    if n >= len(sizes):  # one batch an epoch: both see the loss of the same weights
+        assert small.results["train_loss"] == pytest.approx(large.results["train_loss"], rel=1e-9)
+
+
+def test_the_losses_of_the_batches_are_left_as_they_are():
+    plain, small = learner(batches=4, lr=0.0), learner([GradientAccumulation(3)], batches=4, lr=0.0)
+    plain.fit(1)
+    small.fit(1)
+    assert small.recorder.losses == plain.recorder.losses
 
 
 def test_accumulation_clips_the_whole_gradient_once():
@@ -210,6 +281,58 @@ def test_accumulation_starts_anew_after_a_cancelled_batch():
     assert all(map(torch.equal, learn.model.parameters(), plain.model.parameters()))
 
 
+def test_a_batch_cancelled_early_keeps_the_window():
+    """8 batches by 4, the fourth cancelled before it has a gradient: 7 batches make 2 steps."""
+
+    class Skip(Callback):
+        order = -50
+
+        def before_batch(self, learn):
+            if learn.training and learn.batch_index == 3:
+                raise CancelBatch
+
+    learn = learner([GradientAccumulation(4), Skip()], batches=5)
+    assert len(learn.dls.train) == 8
+    learn.fit(1)
+    left = [learn.dls.train[i] for i in (0, 1, 2, 4, 5, 6, 7)]
+    without = learner([GradientAccumulation(4)], batches=5)
+    without.dls = DataLoaders(left, None)
+    without.fit(1)
+    assert learn.n_steps == without.n_steps == 2
+    test_eq(learn.model.state_dict(), without.model.state_dict())
+
+
+class Says:
+    """A loader that says another length than it has; None for a stream."""
+
+    def __init__(self, batches, length):
+        self.batches, self.length = batches, length
+
+    def __len__(self):
+        if self.length is None:
+            raise TypeError
+        return self.length
+
+    def __iter__(self):
+        return iter(self.batches)
+
+
+@pytest.mark.parametrize("length", [7, 6, 4, None])
+@pytest.mark.parametrize("clips", [False, True])
+def test_the_last_window_steps_whatever_the_length_says(length, clips):
+    """5 batches by 4: a step of four and one of the last, in each epoch."""
+    extra = [GradientClip(0.1)] if clips else []
+    right = learner([GradientAccumulation(4), *extra], batches=8)
+    assert len(right.dls.train) == 5
+    wrong = learner([GradientAccumulation(4), *extra], batches=8)
+    wrong.dls = DataLoaders(Says(right.dls.train, length), right.dls.valid)
+    right.fit(2)
+    wrong.fit(2)
+    assert right.n_steps == wrong.n_steps == 4
+    test_eq(wrong.model.state_dict(), right.model.state_dict())
+    assert wrong.results == right.results
+
+
 # ---------------------------------------------------------------- stopping
 
 
@@ -247,3 +370,61 @@ def test_early_stopping_on_a_metric():
     learn = learner([Course([1, 2, 3, 2, 5]), stopping])
     learn.fit(5)
     assert len(learn.recorder.epochs) == 4 and stopping.best == 3 and stopping.best_epoch == 3
+
+
+@pytest.mark.parametrize("kind", [Monitor, EarlyStopping])
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("val_loss", "did you mean 'valid_loss'"),
+        ("valid_acuracy", "did you mean 'valid_accuracy'"),
+        ("nonsense", "There will be"),
+        ("loss", "There will be"),
+    ],
+)
+def test_a_misspelt_monitor_costs_no_step(kind, name, said):
+    learn = learner([kind(name, mode="min")])
+    with pytest.raises(KeyError, match=said):
+        learn.fit(2)
+    assert learn.n_steps == 0
+
+
+def test_a_result_that_another_callback_writes_can_be_watched():
+    class Sum(Callback):
+        order, writes = 50, ("sum",)
+
+        def after_epoch(self, learn):
+            learn.results["sum"] = learn.epoch
+
+    stopping = EarlyStopping("sum", patience=2, mode="min")
+    learn = learner([Sum(), stopping])
+    learn.fit(9)
+    assert len(learn.recorder.epochs) == 3
+    with pytest.raises(ValueError, match='mode="max"'):
+        learner([Sum(), EarlyStopping("sum")]).fit(1)
+
+
+def test_without_a_validation_set_its_loss_cannot_be_watched():
+    learn = learner([EarlyStopping()])
+    learn.dls = DataLoaders(learn.dls.train, None)
+    with pytest.raises(KeyError, match="train_loss"):
+        learn.fit(1)
+
+
+def test_a_metric_says_what_is_best():
+    def error(pred, target):
+        return 1 - accuracy(pred, target)
+
+    def silent(pred, target):
+        return accuracy(pred, target)
+
+    error.higher_is_better = False
+    metrics = {"accuracy": accuracy, "part": partial(accuracy), "error": error, "silent": silent}
+    learn = learner(metrics=metrics)
+    found = {name: known_mode(learn, f"valid_{name}") for name in [*metrics, "loss"]}
+    assert found == {"accuracy": "max", "part": "max", "error": "min", "silent": None,
+                     "loss": "min"}  # fmt: skip
+    learn = learner([EarlyStopping("valid_accuracy", patience=1)])
+    learn.fit(30)
+    course = [row["valid_accuracy"] for row in learn.recorder.epochs]
+    assert len(course) < 30 and course[-1] <= max(course[:-1])
