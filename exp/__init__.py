@@ -633,43 +633,44 @@ nb10 (makemore): Makemore: names, letter by letter
                      the study.
 
 nb11 (rnn): Recurrent networks: one cell, any length
-    load_nietzsche  Read the data set `nietzsche` as one text.
-    sequence_loss   Average the cross-entropy over all time steps of all sequences.
-    Recurrent       Layers that read a sequence step by step; a subclass says in `step` what a step
-                    does.
-    RNN             h' = f(x W_x + h W_h), with f tanh or relu.
-    GRU             h' = (1 - z) n + z h: the update gate z keeps, the reset gate r forgets.
-    LSTM            c' = f c + i g and h' = o tanh(c'): a cell that is kept, added to and shown by
-                    gates.
-    identity_init   Let every layer of an RNN begin by keeping its state: W_h = I, biases 0.
+    load_nietzsche  Return the data set `nietzsche` as one text.
+    sequence_loss   Return the mean cross-entropy over all time steps of all sequences.
+    Recurrent       Layers that read a sequence step by step; a subclass defines `step`.
+    RNN             h' = f(x W_x + h W_h), where f is tanh or relu.
+    GRU             h' = (1 - z) n + z h, where the update gate z keeps and the reset gate r
+                    forgets.
+    LSTM            c' = f c + i g and h' = o tanh(c'): gates keep the cell, add to it and show it.
+    identity_init   Initialise every layer of an RNN to keep its state: W_h = I, biases 0.
 
 nb11b (language_model): A language model, character by character
-    bits_per_character  Turn a loss per character in nats into bits.
-    split_tail          Cut off the last `share` of a text, to test on what comes later.
-    TextBatches         Batches of a text whose rows go on, from batch to batch, where they stopped.
-    Reading             What a model gives back: scores for the next character, and the state to go
-                        on from.
-    WindowLM            Score the next character from the last `window` ones, by one hidden layer.
-    LockedDropout       Dropout with one mask for all time steps of a batch, drawn anew for each
+    bits_per_character  Convert a loss per character from nats to bits.
+    split_tail          Split a text into its beginning and its last `share`, to test on what comes
+                        later.
+    TextBatches         Batches of a text in which each row continues where it stopped in the batch
+                        before.
+    Reading             What a language model returns: scores for the next character, and the state
+                        to continue from.
+    WindowLM            Score the next character from the last `window` ones, with one hidden layer.
+    LockedDropout       Dropout with one mask for all time steps of a batch, and a new mask for each
                         batch.
-    WeightDropLSTM      An LSTM that, in training, sets a share of its hidden-to-hidden weights to 0
-                        in each call.
+    WeightDropLSTM      An LSTM that sets a share of its hidden-to-hidden weights to 0 in each call
+                        during training.
     RecurrentLM         Score the next character after each step, with a state that remembers what
                         was read.
-    detach              Cut a state off from its history: the same numbers, no gradient through
+    detach              Detach all tensors of a state: the same numbers, without a gradient through
                         them.
-    StatefulTraining    Hand a model its own state from the batch before, cut off from history.
+    StatefulTraining    Pass a model its own state from the batch before, detached.
     TimeBudget          End the fit after some seconds of training, with one cycle of the learning
                         rate over them.
-    text_bits           Average the bits per character over a text that is read in order, with the
+    text_bits           Return the mean bits per character of a text that is read in order, with the
                         state handed on.
     ActivationPenalty   Add alpha · mean(h²) after dropout, and beta · mean((h_t - h_{t-1})²) before
                         it, to the loss.
-    generate_text       Read the prompt, then draw `n` characters, each given back as the next
-                        input, and no other.
+    generate_text       Read the prompt, then draw `n` characters, each of which is the next input;
+                        return all.
 """
 
-# generated from the notebooks: do not edit · 39feb5
+# generated from the notebooks: do not edit · 22ff2a
 
 import importlib as _importlib
 import importlib.machinery as _machinery

@@ -1,12 +1,12 @@
 """Recurrent networks: one cell, any length
 
-At the end you have recurrent layers of your own, `RNN`, `GRU` and `LSTM`, equal to PyTorch's in output, state and every gradient, and you know from measurement what lets such a network remember over a hundred steps.
+By the end you will have built recurrent layers, `RNN`, `GRU` and `LSTM`, that equal PyTorch's in output, state and every gradient, and you will have measured what lets such a network remember something for a hundred steps.
 """
 
 # cell 5e5ee635 a6284e · Recurrent networks: one cell, any length
 from __future__ import annotations
 
-# generated from nbs/11_rnn.ipynb: do not edit · 16ffd2
+# generated from nbs/11_rnn.ipynb: do not edit · 5c0dca
 __all__ = [
     "load_nietzsche",
     "sequence_loss",
@@ -17,7 +17,7 @@ __all__ = [
     "identity_init",
 ]
 
-# cell 5e5ee635 6a4d90 · Recurrent networks: one cell, any length
+# cell 5e5ee635 5efedb · Recurrent networks: one cell, any length
 import math
 from typing import Any, ClassVar
 
@@ -26,45 +26,48 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from exp.nb00a import data_path
+from exp.nb03e import divides_by
 
 
-# cell f45c3a4e 6a5d62 · A text, as numbers
+# cell f45c3a4e 82f43d · A text, as numbers
 def load_nietzsche() -> str:
-    """Read the data set `nietzsche` as one text."""
+    """Return the data set `nietzsche` as one text."""
     return (data_path("nietzsche") / "nietzsche.txt").read_text(encoding="utf-8")
 
 
-# cell d227aae4 93a0dc · All time steps at once
+# cell d227aae4 f481b1 · All time steps at once
+@divides_by(lambda logits, target: target.numel())
 def sequence_loss(logits: Tensor, target: Tensor) -> Tensor:
-    """Average the cross-entropy over all time steps of all sequences.
+    """Return the mean cross-entropy over all time steps of all sequences.
 
     Shape: logits (B, T, V), target (B, T) -> (); or both with T first.
     Raises: ValueError if the first two axes differ.
     """
     if logits.ndim != 3 or logits.shape[:2] != target.shape:
-        raise ValueError(f"logits (B, T, V) need targets (B, T), got {tuple(logits.shape)} and "
+        raise ValueError(f"logits (B, T, V) need a target (B, T), got {tuple(logits.shape)} and "
                          f"{tuple(target.shape)}")
     return F.cross_entropy(logits.flatten(0, 1), target.flatten())  # (B·T, V), (B·T,)
 
 
-# cell ea7db64c bb7cb8 · A layer
+# cell ea7db64c 5bf8cd · A layer
 def _check_sizes(dropout: float, **sizes: int) -> None:
-    """Refuse sizes below 1, and dropout that would have nothing to act on."""
+    """Raise ValueError for sizes below 1, and for dropout with a single layer."""
     for name, size in sizes.items():
-        if not isinstance(size, int) or size < 1:
-            raise ValueError(f"{name} must be a whole number of at least 1, got {size!r}")
+        if type(size) is not int or size < 1:
+            raise ValueError(f"{name} must be an integer of at least 1, got {size!r}")
     if not 0 <= dropout < 1 or (dropout and sizes["num_layers"] == 1):
-        raise ValueError(f"dropout acts between layers: 0 <= dropout < 1, and 0 for a single "
-                         f"layer; got {dropout} with num_layers={sizes['num_layers']}")
+        raise ValueError("dropout acts between layers and must satisfy 0 <= dropout < 1, and be 0 "
+                         f"for a single layer, got {dropout} with num_layers="
+                         f"{sizes['num_layers']}")
 
 
 def _suffixes(layer: Recurrent, number: int) -> list[str]:
-    """Give the ends of the names of one layer's weights, one for each direction."""
+    """Return the suffixes of the names of one layer's weights, one for each direction."""
     return [f"_l{number}", f"_l{number}_reverse"][:layer.directions]
 
 
 def _add_weights(layer: Recurrent) -> None:
-    """Give each layer and direction its weights, drawn evenly from ± 1/√H."""
+    """Give each layer and direction its weights, drawn uniformly from ± 1/√H."""
     H, GH = layer.hidden_size, layer.blocks * layer.hidden_size
     for number in range(layer.num_layers):
         in_features = layer.directions * H if number else layer.input_size
@@ -76,20 +79,20 @@ def _add_weights(layer: Recurrent) -> None:
                 setattr(layer, name + suffix, nn.Parameter(w))
 
 
-# cell 478223fb f1330b · A layer
+# cell 478223fb b02ab7 · A layer
 def _time_first(layer: Recurrent, x: Tensor) -> Tensor:
-    """Check the inputs, and turn them to (T, B, I)."""
+    """Check the inputs, and bring them to (T, B, I)."""
     if not isinstance(x, Tensor):
         raise TypeError(f"x must be a tensor, got {type(x).__name__}; pad sequences to one length")
     if x.ndim != 3 or x.shape[2] != layer.input_size or 0 in x.shape:
         raise ValueError(f"x must be {'(B, T, I)' if layer.batch_first else '(T, B, I)'} with "
-                         f"I = {layer.input_size} and nothing empty, got {tuple(x.shape)}")
+                         f"I = {layer.input_size} and no empty axis, got {tuple(x.shape)}")
     return x.transpose(0, 1) if layer.batch_first else x
 
 
 def _first_state(layer: Recurrent, x: Tensor, state: Tensor | tuple[Tensor, ...] | None
                  ) -> tuple[Tensor, ...]:
-    """Start from zeros, or check what the caller wants to start from."""
+    """Return zeros, or the state that the caller passed, checked."""
     shape = (layer.num_layers * layer.directions, x.shape[1], layer.hidden_size)
     if state is None:
         return tuple(x.new_zeros(shape) for _ in range(layer.n_states))
@@ -100,10 +103,10 @@ def _first_state(layer: Recurrent, x: Tensor, state: Tensor | tuple[Tensor, ...]
     return state
 
 
-# cell bec46d39 13c278 · A layer
+# cell bec46d39 c60225 · A layer
 def _read(layer: Recurrent, x: Tensor, state: tuple[Tensor, ...], suffix: str
           ) -> tuple[Tensor, tuple[Tensor, ...]]:
-    """Let one set of weights read the sequence, from the end if its suffix says so.
+    """Read the sequence with one set of weights, from the end if it is the reverse one.
 
     Shape: x (T, B, I) -> (T, B, H), and the last state.
     """
@@ -118,14 +121,14 @@ def _read(layer: Recurrent, x: Tensor, state: tuple[Tensor, ...], suffix: str
     return torch.stack(outputs[::-1] if backwards else outputs), state
 
 
-# cell 9ae2ec11 186e7d · A layer
+# cell 9ae2ec11 501bc1 · A layer
 class Recurrent(nn.Module):
-    """Layers that read a sequence step by step; a subclass says in `step` what a step does.
+    """Layers that read a sequence step by step; a subclass defines `step`.
 
     Shape: x (T, B, input_size) -> (T, B, D·hidden_size), or with B first if `batch_first`;
         each state (num_layers·D, B, hidden_size), with D = 2 if `bidirectional`, else 1.
-    Raises: ValueError for sizes below 1, and for dropout that would have nothing to act on.
-    Differs: torch.nn.RNNBase also takes sequences without a batch and packed ones.
+    Raises: ValueError for sizes below 1, and for dropout with a single layer.
+    Differs: torch.nn.RNNBase also takes sequences without a batch axis, and packed ones.
     """
 
     blocks: ClassVar[int] = 1  # G of the notation
@@ -142,12 +145,12 @@ class Recurrent(nn.Module):
 
     def step(self, from_input: Tensor, state: tuple[Tensor, ...], weight: Tensor,
              bias: Tensor | None) -> tuple[Tensor, ...]:
-        """Give the next state; `from_input` (B, G·H) is what the input contributes."""
-        raise NotImplementedError(f"{type(self).__name__} does not say what a step does")
+        """Return the next state; `from_input` (B, G·H) is what the input contributes."""
+        raise NotImplementedError(f"{type(self).__name__} must define step")
 
     def forward(self, x: Tensor, state: Tensor | tuple[Tensor, ...] | None = None
                 ) -> tuple[Tensor, Tensor | tuple[Tensor, ...]]:
-        """Give the output of each step and the state after the last, from which one can go on."""
+        """Return the output of each step, and the state after the last, to continue from."""
         x = _time_first(self, x)
         first, ends = _first_state(self, x, state), []
         for layer in range(self.num_layers):
@@ -160,11 +163,11 @@ class Recurrent(nn.Module):
         return x.transpose(0, 1) if self.batch_first else x, last if self.n_states > 1 else last[0]
 
 
-# cell 7c4b55b6 b96ca2 · A layer
+# cell 7c4b55b6 82440f · A layer
 class RNN(Recurrent):
-    """h' = f(x W_x + h W_h), with f tanh or relu.
+    """h' = f(x W_x + h W_h), where f is tanh or relu.
 
-    Raises: ValueError for another nonlinearity.
+    Raises: ValueError for an unsupported nonlinearity.
     Source: Elman 1990; torch.nn.RNN, with its order of arguments.
     """
 
@@ -177,20 +180,20 @@ class RNN(Recurrent):
 
     def step(self, from_input: Tensor, state: tuple[Tensor, ...], weight: Tensor,
              bias: Tensor | None) -> tuple[Tensor, ...]:
-        """Mix input and state, and squash."""
+        """Combine input and state, and apply the nonlinearity."""
         h = from_input + F.linear(state[0], weight, bias)
         return (h.tanh() if self.nonlinearity == "tanh" else h.relu(),)
 
 
-# cell 61092857 ff3047 · Gates: the GRU
+# cell 61092857 c5ba42 · Gates: the GRU
 def _sigmoid(a: Tensor) -> Tensor:
-    """1 / (1 + e^-a), by tanh, which cannot overflow."""
+    """Return 1 / (1 + e^-a), computed with tanh, which cannot overflow."""
     return (a / 2).tanh() / 2 + 0.5
 
 
-# cell 1ed65e7d 7ac740 · Gates: the GRU
+# cell 1ed65e7d e16378 · Gates: the GRU
 class GRU(Recurrent):
-    """h' = (1 - z) n + z h: the update gate z keeps, the reset gate r forgets.
+    """h' = (1 - z) n + z h, where the update gate z keeps and the reset gate r forgets.
 
     Source: Cho and others 2014, equations 5 to 8; torch.nn.GRU.
     Differs: in the paper r acts on h before the product with W_hn, here after it.
@@ -200,7 +203,7 @@ class GRU(Recurrent):
 
     def step(self, from_input: Tensor, state: tuple[Tensor, ...], weight: Tensor,
              bias: Tensor | None) -> tuple[Tensor, ...]:
-        """Propose a new state, and mix it with the old one."""
+        """Compute a proposal for the new state, and mix it with the old one."""
         h = state[0]
         x_r, x_z, x_n = from_input.chunk(3, 1)  # (B, H) each
         h_r, h_z, h_n = F.linear(h, weight, bias).chunk(3, 1)
@@ -209,9 +212,9 @@ class GRU(Recurrent):
         return ((1 - z) * n + z * h,)
 
 
-# cell a5e4d5ae c146ed · Gates and a second state: the LSTM
+# cell a5e4d5ae b589a8 · Gates and a second state: the LSTM
 class LSTM(Recurrent):
-    """c' = f c + i g and h' = o tanh(c'): a cell that is kept, added to and shown by gates.
+    """c' = f c + i g and h' = o tanh(c'): gates keep the cell, add to it and show it.
 
     Its state is the pair (h, c).
     Source: Hochreiter and Schmidhuber 1997, Gers and others 2000; torch.nn.LSTM.
@@ -222,27 +225,27 @@ class LSTM(Recurrent):
 
     def step(self, from_input: Tensor, state: tuple[Tensor, ...], weight: Tensor,
              bias: Tensor | None) -> tuple[Tensor, ...]:
-        """Forget some of the cell, add to it, show some of it."""
+        """Forget part of the cell, add to it, show part of it."""
         h, c = state
         i, f, g, o = (from_input + F.linear(h, weight, bias)).chunk(4, 1)  # (B, H) each
         c = _sigmoid(f) * c + _sigmoid(i) * g.tanh()
         return _sigmoid(o) * c.tanh(), c
 
 
-# cell 9610c6ad 1a240d · What the gradient loses on its way
+# cell 9610c6ad 33ec7e · What the gradient loses on its way
 @torch.no_grad()
 def identity_init(layer: nn.Module, input_std: float | None = None) -> None:
-    """Let every layer of an RNN begin by keeping its state: W_h = I, biases 0.
+    """Initialise every layer of an RNN to keep its state: W_h = I, biases 0.
 
-    `input_std`, if given, is the standard deviation from which the input weights are drawn anew.
-    Raises: TypeError for layers with gates, which keep in another way, and for what is no RNN.
+    With `input_std`, the input weights are drawn again, with this standard deviation.
+    Raises: TypeError for layers with gates, and for anything that is not an RNN.
     Source: Le, Jaitly and Hinton 2015.
     """
     weights = dict(layer.named_parameters())
     shapes = {tuple(w.shape) for name, w in weights.items() if name.startswith("weight_hh")}
     if not shapes or any(rows != columns for rows, columns in shapes):
-        raise TypeError(f"{type(layer).__name__} is no plain RNN: one needs square weights "
-                        f"weight_hh, got {sorted(shapes)}. In a layer with gates, set the bias of "
+        raise TypeError(f"{type(layer).__name__} is not a plain RNN, which has square weights "
+                        f"weight_hh; got {sorted(shapes)}. In a layer with gates, set the bias of "
                         "its forget or update gate instead")
     for name, w in weights.items():
         if name.startswith("weight_hh"):

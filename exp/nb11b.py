@@ -1,12 +1,12 @@
 """A language model, character by character
 
-At the end you have language models that read a text in order without forgetting where they are, a table that says in bits which of them is better and at what price, and new text written by the best.
+By the end you will have language models that read a text in order without losing their place, a table in bits that shows which of them is better and what that costs, and new text written by the best.
 """
 
 # cell 0922d374 a6284e · A language model, character by character
 from __future__ import annotations
 
-# generated from nbs/11b_language_model.ipynb: do not edit · c43524
+# generated from nbs/11b_language_model.ipynb: do not edit · a81df8
 __all__ = [
     "bits_per_character",
     "split_tail",
@@ -42,31 +42,31 @@ from exp.nb05 import CombinedSchedule, CosineSchedule, set_hyperparameter
 from exp.nb10 import CharacterVocab, draw_characters
 
 
-# cell d7136ffb fb2377 · Bits, on what comes later
+# cell 33975c85 c682e3 · Bits, on what comes later
 def bits_per_character(loss: float | Tensor) -> float:
-    """Turn a loss per character in nats into bits."""
+    """Convert a loss per character from nats to bits."""
     return float(loss) / math.log(2)
 
 
 def split_tail(codes: Tensor, share: float = 0.1) -> tuple[Tensor, Tensor]:
-    """Cut off the last `share` of a text, to test on what comes later.
+    """Split a text into its beginning and its last `share`, to test on what comes later.
 
     Raises: ValueError if either part would be empty.
     """
     cut = len(codes) - round(len(codes) * share)
     if not 0 < cut < len(codes):
-        raise ValueError(f"share must leave something on both sides: {share} of {len(codes)} "
-                         "characters does not")
+        raise ValueError(f"share={share} of {len(codes)} characters leaves one of the two parts "
+                         "empty; both parts need at least one character")
     return codes[:cut], codes[cut:]
 
 
-# cell d79a145a 4dae03 · Rows that go on where they stopped
+# cell d79a145a d7ace9 · Rows that continue from batch to batch
 class TextBatches:
-    """Batches of a text whose rows go on, from batch to batch, where they stopped.
+    """Batches of a text in which each row continues where it stopped in the batch before.
 
-    Gives pairs (x, y) of shape (steps, batch_size); y is the character after x. With a generator,
-    each pass begins at a random one of the first `steps` places, so that the borders between
-    batches fall elsewhere each time, and what is left over at the end is not read.
+    Yields pairs (x, y) of shape (steps, batch_size); y holds the characters that follow x. With a
+    generator, each pass starts at a random one of the first `steps` places, so that the borders
+    between batches move, and characters left over at the end are not read.
     Raises: ValueError if the text is too short for a single batch.
     """
 
@@ -75,8 +75,8 @@ class TextBatches:
         self.batch_size, self.steps, self.generator = batch_size, steps, generator
         n = (len(codes) - 1) // batch_size  # characters in a row
         if min(batch_size, steps) < 1 or n < 1 or (generator and n < 2 * steps - 1):
-            raise ValueError(f"{len(codes)} characters are too few for batch_size={batch_size} "
-                             f"rows of steps={steps}; both must be at least 1")
+            raise ValueError(f"{len(codes)} characters are too few for batch_size={batch_size} and "
+                             f"steps={steps}, which must both be at least 1")
         self.x = codes[:n * batch_size].reshape(batch_size, n).T       # (n, B)
         self.y = codes[1:n * batch_size + 1].reshape(batch_size, n).T  # (n, B)
 
@@ -92,12 +92,12 @@ class TextBatches:
             yield self.x[start:start + self.steps], self.y[start:start + self.steps]
 
 
-# cell 55f29a1c 4ba1a8 · Models with one face
+# cell 55f29a1c 927d5e · Models with the same interface
 class Reading(NamedTuple):
-    """What a model gives back: scores for the next character, and the state to go on from.
+    """What a language model returns: scores for the next character, and the state to continue from.
 
-    Shape: logits (T, B, V); raw and dropped, the last layer's output before and after dropout,
-        (T, B, H), or None for models that have no such layer.
+    Shape: logits (T, B, V); raw and dropped (T, B, H), the last layer's output before and after
+        dropout, or None for models without such a layer.
     """
 
     logits: Tensor
@@ -106,11 +106,11 @@ class Reading(NamedTuple):
     dropped: Tensor | None = None
 
 
-# cell ee276721 7e58fa · Models with one face
+# cell ee276721 3b19b3 · Models with the same interface
 class WindowLM(nn.Module):
-    """Score the next character from the last `window` ones, by one hidden layer.
+    """Score the next character from the last `window` ones, with one hidden layer.
 
-    Shape: x (T, B) -> logits (T, B, V). Before the start stands character 0.
+    Shape: x (T, B) -> logits (T, B, V). The text is preceded by character 0.
     Raises: ValueError for a window below 1.
     Source: Bengio and others 2003.
     """
@@ -126,7 +126,7 @@ class WindowLM(nn.Module):
         self.out = nn.Linear(hidden_size, n_characters)
 
     def forward(self, x: Tensor, state: Tensor | None = None) -> Reading:
-        """Go on from the characters in `state`, (window - 1, B)."""
+        """Continue from the characters in `state`, (window - 1, B)."""
         before = x.new_zeros(self.window - 1, x.shape[1]) if state is None else state
         known = torch.cat([before, x])                           # (K - 1 + T, B)
         e = self.embedding(known).unfold(0, self.window, 1)      # (T, B, E, K)
@@ -134,9 +134,9 @@ class WindowLM(nn.Module):
         return Reading(logits, known[len(known) - self.window + 1:])
 
 
-# cell ac5d06bc faccd3 · Models with one face
+# cell ac5d06bc 1e8a43 · Models with the same interface
 class LockedDropout(nn.Module):
-    """Dropout with one mask for all time steps of a batch, drawn anew for each batch.
+    """Dropout with one mask for all time steps of a batch, and a new mask for each batch.
 
     Shape: (T, B, H) -> (T, B, H).
     Source: Gal and Ghahramani 2016, section 4.
@@ -145,19 +145,19 @@ class LockedDropout(nn.Module):
     def __init__(self, p: float):
         super().__init__()
         if not 0 <= p < 1:
-            raise ValueError(f"p must lie in 0 <= p < 1, got {p}")
+            raise ValueError(f"p must satisfy 0 <= p < 1, got {p}")
         self.p = p
 
     def forward(self, x: Tensor) -> Tensor:
-        """Drop the same places of every step, and divide the others by 1 - p."""
+        """Drop the same units at every step, and divide the others by 1 - p."""
         if not self.training or self.p == 0:
             return x
         return x * x.new_empty(1, *x.shape[1:]).bernoulli_(1 - self.p) / (1 - self.p)
 
 
-# cell 66faeb35 57d0ed · Models with one face
+# cell 66faeb35 0840e3 · Models with the same interface
 class WeightDropLSTM(nn.LSTM):
-    """An LSTM that, in training, sets a share of its hidden-to-hidden weights to 0 in each call.
+    """An LSTM that sets a share of its hidden-to-hidden weights to 0 in each call during training.
 
     Its state_dict is that of torch.nn.LSTM.
     Raises: ValueError unless 0 <= weight_drop < 1.
@@ -166,13 +166,13 @@ class WeightDropLSTM(nn.LSTM):
 
     def __init__(self, *sizes: int, weight_drop: float = 0.0, **options: Any):
         if not 0 <= weight_drop < 1:
-            raise ValueError(f"weight_drop must lie in 0 <= weight_drop < 1, got {weight_drop}")
+            raise ValueError(f"weight_drop must satisfy 0 <= weight_drop < 1, got {weight_drop}")
         super().__init__(*sizes, **options)
         self.weight_drop = weight_drop
 
     def forward(self, x: Tensor, state: tuple[Tensor, Tensor] | None = None
                 ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Lend the layer thinned weights, and take them back, whatever happens."""
+        """Run the layer with thinned weights, and restore its own afterwards."""
         own = self._flat_weights
         try:
             self._flat_weights = [
@@ -183,14 +183,14 @@ class WeightDropLSTM(nn.LSTM):
             self._flat_weights = own
 
 
-# cell 5e50200d 309fe7 · Models with one face
+# cell 5e50200d fc0aca · Models with the same interface
 class RecurrentLM(nn.Module):
     """Score the next character after each step, with a state that remembers what was read.
 
-    `layer` makes a recurrent layer from two sizes, such as torch.nn.GRU. `dropout_in` acts on the
-    embedding, `dropout_between` between layers, `dropout_out` on the last: locked, all three.
+    `layer` makes a recurrent layer from two sizes, as torch.nn.GRU does. `dropout_in` acts on the
+    embedding, `dropout_between` between layers, `dropout_out` on the last layer; all are locked.
     Shape: x (T, B) -> logits (T, B, V).
-    Raises: ValueError for less than one layer.
+    Raises: ValueError for fewer than one layer.
     Source: Merity and others 2018; Press and Wolf 2017 for the tied weights.
     """
 
@@ -208,10 +208,10 @@ class RecurrentLM(nn.Module):
         if tie_weights:
             self.out.weight = self.embedding.weight  # one Parameter with two names
             with torch.no_grad():
-                self.out.weight.uniform_(-0.1, 0.1)  # as an embedding's 1.0 it would shout
+                self.out.weight.uniform_(-0.1, 0.1)  # an embedding's 1.0 would make huge logits
 
     def forward(self, x: Tensor, state: tuple[Any, ...] | None = None) -> Reading:
-        """Go on from `state`, which holds the state of each layer."""
+        """Continue from `state`, which holds the state of each layer."""
         states, ends = state or (None,) * len(self.layers), []
         h = self.dropout_in(self.embedding(x))  # (T, B, H)
         for number, (layer, start) in enumerate(zip(self.layers, states, strict=True)):
@@ -221,18 +221,19 @@ class RecurrentLM(nn.Module):
         return Reading(self.out(dropped), tuple(ends), h, dropped)
 
 
-# cell f5f62ed8 6b0f9b · In chunks as at once
+# cell f5f62ed8 9581e8 · In chunks as at once
 def detach(state: Any) -> Any:
-    """Cut a state off from its history: the same numbers, no gradient through them."""
+    """Detach all tensors of a state: the same numbers, without a gradient through them."""
     return map_tensors(Tensor.detach, state)
 
 
-# cell 7406bd65 fd20a4 · Training with a state
+# cell 7406bd65 9daf0a · Training with a state
 class StatefulTraining(Callback):
-    """Hand a model its own state from the batch before, cut off from history.
+    """Pass a model its own state from the batch before, detached.
 
-    The model takes (x, state) and gives a `Reading`; the loss and the metrics get its logits.
-    `reading` keeps the last answer. A pass over the data begins without a state.
+    The model takes (x, state) and returns a `Reading`; loss and metrics get its logits. `reading`
+    is the last one. A pass over the data starts without a state.
+    Raises: ValueError, in a fit, for a batch with another number of rows than the one before.
     """
 
     order: ClassVar[int] = 5
@@ -245,7 +246,9 @@ class StatefulTraining(Callback):
     def before_batch(self, learn: Learner) -> None:
         if learn.batch_index == 0:
             self._states.pop(learn.training, None)
-        learn.inputs = [*learn.inputs, self._states.get(learn.training)]
+        state = self._states.get(learn.training)
+        _check_rows(learn.inputs[0], state)
+        learn.inputs = [*learn.inputs, state]
 
     def after_pred(self, learn: Learner) -> None:
         self.reading = learn.pred
@@ -262,16 +265,26 @@ class StatefulTraining(Callback):
         self._states = {True: detach(state["state"])}
 
 
-# cell cdc555d9 cb1891 · Training with a state
+def _check_rows(x: Tensor, state: Any) -> None:
+    """Refuse a batch whose rows cannot continue those of the state, (…, B, …)."""
+    while isinstance(state, list | tuple) and state:
+        state = state[0]
+    if isinstance(state, Tensor) and state.ndim > 1 and state.shape[1] not in x.shape[:2]:
+        raise ValueError(f"each row must continue the same row of the batch before, which had "
+                         f"{state.shape[1]} rows; this batch has shape {tuple(x.shape)}. Leave out "
+                         "a shorter last batch (drop_last=True), or use TextBatches")
+
+
+# cell cdc555d9 72047a · Training with a state
 class TimeBudget(Callback):
     """End the fit after some seconds of training, with one cycle of the learning rate over them.
 
-    The rate rises over the first tenth and then falls, by cosines. `spent` has an entry a batch.
-    With `clock=time.process_time` only the work of this process counts, however busy the machine
-    is, but that of all its threads.
-    Units: seconds. Validation does not count. Each fit has the whole budget,
-        and a resumed fit what was left of it.
-    Raises: ValueError unless seconds are above 0.
+    The rate rises over the first tenth and then falls, along cosines. `spent` holds the seconds so
+    far, after each batch. With `clock=time.process_time` only the work of this process counts (of
+    all its threads), however busy the machine is.
+    Units: seconds. Validation does not count. Each fit has the whole budget, a resumed fit what was
+        left of it.
+    Raises: ValueError unless seconds is above 0.
     """
 
     order: ClassVar[int] = 100
@@ -279,7 +292,7 @@ class TimeBudget(Callback):
     def __init__(self, seconds: float, max_lr: float,
                  clock: Callable[[], float] = time.perf_counter):
         if not seconds > 0:
-            raise ValueError(f"seconds must be above 0, got {seconds}")
+            raise ValueError(f"seconds must be greater than 0, got {seconds}")
         self.seconds, self.clock, self.spent = seconds, clock, []
         self.schedule = CombinedSchedule([0.1, 0.9], [CosineSchedule(max_lr / 10, max_lr),
                                                       CosineSchedule(max_lr, max_lr / 1000)])
@@ -308,12 +321,12 @@ class TimeBudget(Callback):
         self.spent = state["spent"].tolist()
 
 
-# cell b0180ab0 14a24a · Training with a state
+# cell b0180ab0 7c6fd0 · Training with a state
 @torch.no_grad()
 def text_bits(model: nn.Module, batches: TextBatches) -> float:
-    """Average the bits per character over a text that is read in order, with the state handed on.
+    """Return the mean bits per character of a text that is read in order, with the state handed on.
 
-    Every part of the model keeps the mode it was in.
+    The model is in evaluation mode; afterwards each part of it is in the mode it was in.
     """
     state, total, n, device = None, 0.0, 0, model_device(model)
     with evaluating(model):
@@ -325,12 +338,12 @@ def text_bits(model: nn.Module, batches: TextBatches) -> float:
     return bits_per_character(total / n)
 
 
-# cell 0b1ea26f 783f1e · Holding back: AWD-LSTM's means, one by one
+# cell 0b1ea26f 9d7acb · Regularisation: the parts of AWD-LSTM, one by one
 class ActivationPenalty(Callback):
     """Add alpha · mean(h²) after dropout, and beta · mean((h_t - h_{t-1})²) before it, to the loss.
 
-    Raises: ValueError for strengths below 0; TypeError, in a fit, if the model's `Reading` gives
-        nothing to penalise.
+    Raises: ValueError for negative strengths; TypeError, in a fit, if the model's `Reading` has no
+        activations.
     Source: Merity and others 2018, section 4.6 (AR and TAR).
     """
 
@@ -346,28 +359,28 @@ class ActivationPenalty(Callback):
         if learn.training:
             reading = learn.callback(StatefulTraining).reading
             if reading.raw is None:
-                raise TypeError(f"{type(learn.model).__name__} gives no activations to penalise; "
+                raise TypeError(f"{type(learn.model).__name__} returns no activations to penalise; "
                                 "its Reading needs raw and dropped")
             learn.loss = learn.loss + self.alpha * reading.dropped.square().mean()
             if len(reading.raw) > 1:
                 learn.loss = learn.loss + self.beta * reading.raw.diff(dim=0).square().mean()
 
 
-# cell 989b53be 88d253 · Writing
+# cell 989b53be 4ce3e5 · Writing
 @torch.no_grad()
 def generate_text(model: nn.Module, vocab: CharacterVocab, prompt: str, n: int = 200,
                   temperature: float = 1.0, unknown: str | None = None,
                   generator: torch.Generator | None = None) -> str:
-    """Read the prompt, then draw `n` characters, each given back as the next input, and no other.
+    """Read the prompt, then draw `n` characters, each of which is the next input; return all.
 
-    `temperature` 0 takes the likeliest; `generator`, of the CPU, makes the text repeatable;
-    `unknown` replaces characters of the prompt that `vocab` lacks. The model keeps its modes.
+    At `temperature` 0 the likeliest is taken; a `generator` on the CPU makes the text repeatable;
+    `unknown` replaces characters of the prompt that `vocab` lacks. The model's modes are kept.
     Raises: ValueError for an empty prompt, an unknown character without a replacement, or a
-        temperature below 0.
+        negative temperature.
     """
     if not prompt or n < 0 or not 0 <= temperature < math.inf:
-        raise ValueError(f"a text needs a prompt of at least one character, n >= 0 and a finite "
-                         f"temperature >= 0, got {prompt!r}, {n} and {temperature}")
+        raise ValueError("generate_text needs a prompt of at least one character, n >= 0 and a "
+                         f"finite temperature >= 0, got {prompt!r}, {n} and {temperature}")
     read, state = torch.tensor(vocab.encode(prompt, unknown))[:, None], None  # (T, 1)
     written, device = [read], model_device(model)
     with evaluating(model):

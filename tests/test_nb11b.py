@@ -100,7 +100,7 @@ def test_split_is_in_order():
     train, tail = split_tail(torch.arange(100), 0.1)
     test_eq((train.tolist(), tail.tolist()), (list(range(90)), list(range(90, 100))))
     for share in (0.0, 1.0, 2.0):
-        with pytest.raises(ValueError, match="both sides"):
+        with pytest.raises(ValueError, match="leaves one of the two parts empty"):
             split_tail(torch.arange(100), share)
 
 
@@ -214,6 +214,42 @@ def test_locked_dropout():
     test_near((out == 0).double().mean(), 0.99, tol=0.01)
 
 
+@pytest.mark.parametrize("name", ["window", "rnn", "lstm", "awd"])
+def test_a_batch_with_other_rows_is_refused_with_what_to_do(name):
+    batches = [(torch.zeros(5, n, dtype=torch.long),) * 2 for n in (4, 4, 3)]
+    with pytest.raises(ValueError, match="had 4 rows; this batch has shape .*drop_last=True"):
+        learner(make(name), batches=batches).fit(1)
+    ends_early = [(torch.zeros(steps, 4, dtype=torch.long),) * 2 for steps in (5, 5, 3)]
+    learner(make(name), batches=ends_early).fit(1)
+
+
+def test_the_loss_of_an_epoch_counts_characters():
+    batches = [(torch.zeros(steps, 4, dtype=torch.long),) * 2 for steps in (9, 9, 1)]
+    learn = learner(make("gru"), batches=batches)
+    wanted = text_bits(learn.model, batches)
+    test_near(bits_per_character(learn.evaluate(batches)["loss"]), wanted, tol=1e-6)
+
+
+def test_a_language_model_in_a_dozen_lines(capsys):
+    code = """
+import torch
+from exp import (CharacterVocab, DataLoaders, Learner, RecurrentLM, StatefulTraining, TextBatches,
+                 fit_one_cycle, generate_text, sequence_loss, split_tail)
+
+text = "the cat sat on the mat. " * 100
+vocab = CharacterVocab(text, end=None)
+train, tail = split_tail(torch.tensor(vocab.encode(text)))
+dls = DataLoaders(TextBatches(train, 8, 20), TextBatches(tail, 8, 20))
+learn = Learner(RecurrentLM(len(vocab), 32, 1), dls, sequence_loss, 0.05, torch.optim.AdamW,
+                callbacks=StatefulTraining())
+fit_one_cycle(learn, 5)
+print(generate_text(learn.model, vocab, "the ", temperature=0))
+"""
+    torch.manual_seed(0)
+    exec(code, {})
+    assert "cat sat on the mat. the cat sat on the mat." in capsys.readouterr().out
+
+
 def test_penalties_act_in_training_only():
     learn = learner(make("lstm"), ActivationPenalty(5.0, 5.0))
     plain = learner(make("lstm"))
@@ -227,9 +263,9 @@ def test_penalties_act_in_training_only():
             ActivationPenalty(alpha, beta)
     with pytest.raises(TypeError, match="no activations"):
         learner(make("window"), ActivationPenalty(1.0)).fit(1)
-    with pytest.raises(ValueError, match="requires StatefulTraining"):
-        Learner(make("lstm"), DataLoaders(batches, None), sequence_loss, 0.1,
-                callbacks=[ActivationPenalty(1.0)])
+    alone = Learner(make("lstm"), DataLoaders(batches, None), sequence_loss, 0.1,
+                    callbacks=ActivationPenalty(1.0))
+    assert alone.callback(StatefulTraining)  # what it requires comes along
 
 
 def test_time_budget_counts_training_only():
@@ -244,7 +280,7 @@ def test_time_budget_counts_training_only():
     assert len(learn.recorder.losses) == 20 and rates[-1] < 0.05
     learn.fit(1000)  # the whole budget again
     assert len(budget.spent) == 20
-    with pytest.raises(ValueError, match="above 0"):
+    with pytest.raises(ValueError, match="greater than 0"):
         TimeBudget(0.0, 0.1)
 
 
@@ -289,7 +325,7 @@ def test_writing_refuses():
         generate_text(model, ALPHABET, "abz", 5)
     assert generate_text(model, ALPHABET, "abz", 5, unknown="c").startswith("abc")
     for options in ({"prompt": ""}, {"temperature": -1.0}, {"temperature": math.inf}, {"n": -1}):
-        with pytest.raises(ValueError, match="a text needs"):
+        with pytest.raises(ValueError, match="generate_text needs"):
             generate_text(model, ALPHABET, **{"prompt": "a", **options})
     assert model.training
 
