@@ -18,6 +18,8 @@ nb00 (exports): How this works: a notebook becomes a module, and a test
     Timing            The time that a call takes, measured several times.
     timed             Time a call: `repeat` samples of `number` calls each, after `warmup` calls
                       that do not count.
+    build_folder      Return `build` beside the nearest settings.ini here or above, or else in this
+                      folder.
     record_result     Record a figure: print it, keep it in build/results.json, and fail if it
                       misses its target.
 
@@ -607,30 +609,30 @@ nb06c (scale): Scale: half precision and many processes
                          metrics over all.
 
 nb10 (makemore): Makemore: names, letter by letter
-    read_names       Read `names.txt`: one name a line, in the order of the file.
-    CharacterVocab   Number the characters of texts in sorted order, behind `end`, which is 0 if
-                     there is one.
-    NameSplit        The names of the training set, the dev set and the test set.
-    split_lines      Shuffle the lines once and cut them at 80 and 90 %; a repeated name may be on
-                     both sides.
-    split_by_name    Shuffle the different names, cut at 80 and 90 % of them; the lines of one stay
+    read_names       Return the names of `names.txt`, one per line, in the order of the file.
+    CharacterVocab   Number the characters of texts in sorted order, after `end`, which is number 0
+                     if given.
+    NameSplit        The names of the training, dev and test sets.
+    split_lines      Shuffle the lines and split them at 80 and 90 %; a repeated name may be in
+                     several parts.
+    split_by_name    Shuffle the distinct names and split them at 80 and 90 %; equal lines stay
                      together.
-    make_contexts    Give each character of each name, the end included, with the characters before
-                     it.
-    count_targets    Gather equal contexts, and count for each how often each target followed.
-    count_loss       Average the cross-entropy over all examples that were counted.
-    draw_characters  Draw one class from each row of logits; at temperature 0 the likeliest.
+    make_contexts    Return the context of each character of each name, the end included, and the
+                     character.
+    count_targets    Gather equal contexts, and count how often each target followed each of them.
+    count_loss       Return the mean cross-entropy over all examples that were counted.
+    draw_characters  Draw one class from each row of logits; at temperature 0, take the likeliest.
     generate_names   Draw names that begin with `prompt`, until each has ended or has `max_length`
                      characters.
-    ContextMLP       Embed the characters of a context, put them side by side, and send them through
-                     one layer.
-    counted_loaders  Make an epoch of `steps` steps, each through all distinct contexts of the
-                     training set.
-    DeepContextMLP   Embed the characters of a context, then layers of: linear, batch norm, ReLU,
+    ContextMLP       Embed the characters of a context, concatenate them, and apply one hidden
+                     layer.
+    counted_loaders  Make loaders with epochs of `steps` steps, each over all distinct training
+                     contexts.
+    DeepContextMLP   Embed the characters of a context; then layers of linear, batch norm, ReLU and
                      dropout.
     sweep_storage    Open the database of sweeps: by default a SQLite file, `build/sweeps.db`.
-    run_sweep        Try settings until `n_trials` are finished in the sweep of this name; return
-                     the study.
+    run_sweep        Try settings until the sweep of this name has `n_trials` finished trials;
+                     return the study.
 
 nb11 (rnn): Recurrent networks: one cell, any length
     load_nietzsche  Return the data set `nietzsche` as one text.
@@ -670,7 +672,11 @@ nb11b (language_model): A language model, character by character
                         return all.
 """
 
+<<<<<<< HEAD
 # generated from the notebooks: do not edit · 22ff2a
+=======
+# generated from the notebooks: do not edit · ac9bd5
+>>>>>>> e80801e (10: plain English, build_folder is public; 11, 11b as run)
 
 import importlib as _importlib
 import importlib.machinery as _machinery
@@ -679,7 +685,7 @@ from typing import TYPE_CHECKING
 
 _names = {
     "nb00": """test first_difference test_eq near test_near test_near_zero test_raises Timing
-              timed record_result""",
+              timed build_folder record_result""",
     "nb00a": """Download DataSource DATASETS find_dataset DatasetTable datasets data_mode
                cache_path DataError download_file file_sha256 check_sha256 check_files
                unpack_archive missing_files is_complete provide_folder sample_version data_path
@@ -841,7 +847,8 @@ if TYPE_CHECKING:  # what editors and type checkers read
     from .nb00 import (
         test as test, first_difference as first_difference, test_eq as test_eq, near as near,
         test_near as test_near, test_near_zero as test_near_zero, test_raises as test_raises,
-        Timing as Timing, timed as timed, record_result as record_result,
+        Timing as Timing, timed as timed, build_folder as build_folder,
+        record_result as record_result,
     )
     from .nb00a import (
         Download as Download, DataSource as DataSource, DATASETS as DATASETS,

@@ -3,7 +3,7 @@
 By the end you will be able to turn the marked cells of a notebook into a Python module, check any value in one line, time code honestly, and run a notebook as a test.
 """
 
-# generated from nbs/00_exports.ipynb: do not edit · cc8a03
+# generated from nbs/00_exports.ipynb: do not edit · ef9493
 __all__ = [
     "test",
     "first_difference",
@@ -14,6 +14,7 @@ __all__ = [
     "test_raises",
     "Timing",
     "timed",
+    "build_folder",
     "record_result",
 ]
 
@@ -349,7 +350,7 @@ def _parse_target(target: str) -> Callable[[float], bool]:
     return lambda value: getattr(operator, signs[match[1]])(value, bound)
 
 
-# cell e4f40af7 1adafd · Results
+# cell e4f40af7 b54638 · Results
 def _merge_json(path: Path, entries: dict[str, Any]) -> None:
     """Add entries to a JSON file in one atomic step, one process at a time."""
     from filelock import FileLock
@@ -366,14 +367,14 @@ def _merge_json(path: Path, entries: dict[str, Any]) -> None:
         os.replace(draft, path)
 
 
-def _build_folder() -> Path:
+def build_folder() -> Path:
     """Return `build` beside the nearest settings.ini here or above, or else in this folder."""
     here = Path.cwd()
     homes = (folder for folder in (here, *here.parents) if (folder / "settings.ini").is_file())
     return next(homes, here) / "build"
 
 
-# cell d4668547 d6979c · Results
+# cell d4668547 49652d · Results
 def record_result(name: str, value: float, target: str | None = None, source: str = "",
                   unit: str = "", strict: bool = True) -> None:
     """Record a figure: print it, keep it in build/results.json, and fail if it misses its target.
@@ -391,7 +392,7 @@ def record_result(name: str, value: float, target: str | None = None, source: st
     entry = {"notebook": notebook, "name": name, "value": value, "unit": unit, "target": target,
              "met": met, "mode": mode, "device": device, "source": source}
     key = " | ".join((notebook, name, mode, device))
-    _merge_json(_build_folder() / "results.json", {key: entry})
+    _merge_json(build_folder() / "results.json", {key: entry})
     verdict = "" if target is None else f" (target {target}: {'met' if met else 'MISSED'})"
     line = f"{name}: {' '.join([f'{value:.6g}', unit]).strip()}{verdict}"
     print(line)

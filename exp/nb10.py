@@ -1,12 +1,12 @@
 """Makemore: names, letter by letter
 
-In the end you have four language models of growing power, each trained, judged against the best that is possible, and used to invent names; and you know by measurement what made each better than the one before.
+By the end you will have four language models of growing power, each trained, judged against the best possible loss, and used to invent names; and you will have measured what made each better than the one before.
 """
 
 # cell 45d081c2 a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/10_makemore.ipynb: do not edit · f13d61
+# generated from nbs/10_makemore.ipynb: do not edit · 9b251b
 __all__ = [
     "read_names",
     "CharacterVocab",
@@ -25,7 +25,7 @@ __all__ = [
     "run_sweep",
 ]
 
-# cell 45d081c2 b9860d · Imports
+# cell 45d081c2 05d41d · Imports
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -38,14 +38,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from exp.nb00 import build_folder
 from exp.nb03b import DataLoaders
 from exp.nb03d import evaluating
+from exp.nb03e import divides_by
 from exp.nb04b import model_device
 
 
-# cell 05918266 1674c2 · Data
+# cell 05918266 355498 · Data
 def read_names(folder: Path) -> list[str]:
-    """Read `names.txt`: one name a line, in the order of the file.
+    """Return the names of `names.txt`, one per line, in the order of the file.
 
     Raises: ValueError for an empty line.
     """
@@ -55,9 +57,9 @@ def read_names(folder: Path) -> list[str]:
     return names
 
 
-# cell 2697f39a addf8d · Characters as numbers
+# cell 2697f39a ab0568 · Characters as numbers
 class CharacterVocab:
-    """Number the characters of texts in sorted order, behind `end`, which is 0 if there is one.
+    """Number the characters of texts in sorted order, after `end`, which is number 0 if given.
 
     Raises: ValueError if there is no character, or if `end` is one of them.
     """
@@ -65,8 +67,8 @@ class CharacterVocab:
     def __init__(self, texts: Iterable[str], end: str | None = "."):
         characters = sorted(set("".join(texts)))
         if not characters or end in characters:
-            raise ValueError(f"{end!r} marks the end of a text and cannot stand inside one"
-                             if characters else "empty texts have no characters to number")
+            raise ValueError(f"{end!r} marks the end of a text and cannot occur inside one; choose "
+                             "another end" if characters else "the texts have no characters")
         self.end = end
         self.characters = "".join([*filter(None, [end]), *characters])
         self.numbers = {character: i for i, character in enumerate(self.characters)}
@@ -75,30 +77,30 @@ class CharacterVocab:
         return len(self.characters)
 
     def encode(self, text: str, unknown: str | None = None) -> list[int]:
-        """Turn characters into numbers; `unknown` replaces those that have none.
+        """Convert text to numbers; the known character `unknown` replaces those that have none.
 
-        Raises: ValueError that names the unknown characters, if there is no valid replacement.
+        Raises: ValueError, with the characters, if some are unknown and there is no replacement.
         """
         fallback = self.numbers.get(unknown)
         found = [self.numbers.get(character, fallback) for character in text]
         if None in found or (unknown is not None and fallback is None):
             odd = sorted(set(text) - set(self.numbers))
             raise ValueError(f"characters {odd} were never seen; known are {self.characters!r}. "
-                             f"Leave them out, or set unknown to a known one, got {unknown!r}")
+                             f"Leave them out, or set unknown, now {unknown!r}, to a known one")
         return found
 
     def decode(self, numbers: Iterable[int] | Tensor) -> str:
-        """Turn numbers into text; IndexError for one that no character has."""
+        """Convert numbers to text. Raises: IndexError for a number without a character."""
         numbers = [*map(int, numbers.tolist() if isinstance(numbers, Tensor) else numbers)]
         if wrong := [number for number in numbers if not 0 <= number < len(self)]:
-            raise IndexError(f"characters have the numbers 0..{len(self) - 1}, got {wrong[:5]}")
+            raise IndexError(f"numbers of characters are 0..{len(self) - 1}, got {wrong[:5]}")
         return "".join(self.characters[number] for number in numbers)
 
 
-# cell dde65631 09e7c8 · Three sets, frozen
+# cell dde65631 eb6490 · Three sets, frozen
 @dataclass(frozen=True)
 class NameSplit:
-    """The names of the training set, the dev set and the test set."""
+    """The names of the training, dev and test sets."""
 
     train: list[str]
     dev: list[str]
@@ -106,51 +108,53 @@ class NameSplit:
 
     @property
     def sha256(self) -> str:
-        """A fingerprint of all three, the order included."""
+        """A hash of all three, including their order."""
         parts = ("\n".join(part) for part in (self.train, self.dev, self.test))
         return sha256("\n\n".join(parts).encode()).hexdigest()
 
 
-# cell f92da61b 3125b8 · Three sets, frozen
+# cell f92da61b b4723b · Three sets, frozen
 def split_lines(names: Sequence[str], seed: int = 42) -> NameSplit:
-    """Shuffle the lines once and cut them at 80 and 90 %; a repeated name may be on both sides.
+    """Shuffle the lines and split them at 80 and 90 %; a repeated name may be in several parts.
 
-    Raises: ValueError if there are too few for three parts.
+    Raises: ValueError if there are too few lines for three parts.
     """
     return _cut([[name] for name in names], seed)
 
 
 def split_by_name(names: Sequence[str], seed: int = 42) -> NameSplit:
-    """Shuffle the different names, cut at 80 and 90 % of them; the lines of one stay together.
+    """Shuffle the distinct names and split them at 80 and 90 %; equal lines stay together.
 
-    Raises: ValueError if there are too few for three parts.
+    Raises: ValueError if there are too few names for three parts.
     """
     return _cut([list(lines) for _, lines in groupby(sorted(names))], seed)
 
 
 def _cut(groups: list[list[str]], seed: int) -> NameSplit:
-    """Shuffle groups of lines and cut them at 80 and 90 %."""
+    """Shuffle groups of lines and split them at 80 and 90 %."""
     random.Random(seed).shuffle(groups)
     cuts = (0, int(0.8 * len(groups)), int(0.9 * len(groups)), len(groups))
     if len(set(cuts)) < 4:
-        raise ValueError(f"three parts need 6 names or more, got {len(groups)}")
+        raise ValueError(f"three parts need at least 6 names, got {len(groups)}")
     parts = ([line for group in groups[a:b] for line in group] for a, b in pairwise(cuts))
     return NameSplit(*parts)
 
 
-# cell 40814fc0 ee5549 · Contexts and what follows
+# cell 40814fc0 16242b · Contexts and what follows
 def make_contexts(names: Iterable[str], vocab: CharacterVocab, context_length: int
                   ) -> tuple[Tensor, Tensor]:
-    """Give each character of each name, the end included, with the characters before it.
+    """Return the context of each character of each name, the end included, and the character.
 
-    Shape: contexts (N, K), next characters (N,); before the start stands character 0, the end.
-    Raises: ValueError for a context length below 1, a vocabulary without an end, a name with one.
+    Shape: contexts (N, K), next characters (N,); names are preceded by character 0, the end.
+    Raises: ValueError for a context length below 1, or if the vocabulary has no end or a name
+        contains it.
     """
     encoded = [vocab.encode(name) for name in names]
     if context_length < 1:
-        raise ValueError(f"context_length must be 1 or more, got {context_length}")
+        raise ValueError(f"context_length must be at least 1, got {context_length}")
     if vocab.end is None or any(0 in numbers for numbers in encoded):
-        raise ValueError(f"the end of names must be a character that stands in none: {vocab.end!r}")
+        raise ValueError("the vocabulary needs an end that occurs in no name, got end="
+                         f"{vocab.end!r}")
     start = [0] * context_length
     text = torch.tensor([n for numbers in encoded for n in (*start, *numbers, 0)]).long()
     lengths = torch.tensor([len(numbers) + 1 for numbers in encoded]).long()
@@ -159,17 +163,18 @@ def make_contexts(names: Iterable[str], vocab: CharacterVocab, context_length: i
     return text[places[:, None] + torch.arange(-context_length, 0)], text[places]
 
 
-# cell bf2def79 b2b8ee · The same questions, again and again
+# cell bf2def79 d1ddd2 · The same questions, again and again
 def count_targets(contexts: Tensor, targets: Tensor, n: int) -> tuple[Tensor, Tensor]:
-    """Gather equal contexts, and count for each how often each target followed.
+    """Gather equal contexts, and count how often each target followed each of them.
 
     Shape: contexts (N, K), targets (N,), all in 0..n-1 -> distinct contexts (U, K), counts (U, n).
     Raises: ValueError for numbers outside 0..n-1, and if there is no example.
     """
     numbers = torch.cat([contexts.flatten(), targets])
     if not len(targets) or numbers.min() < 0 or numbers.max() >= n:
-        raise ValueError(f"{len(targets)} examples; there must be some, and their numbers all in "
-                         f"0..{n - 1}")
+        raise ValueError(f"at least one example is needed, and all numbers in 0..{n - 1}, got "
+                         f"{len(targets)} examples" + (f" with numbers in {int(numbers.min())}.."
+                         f"{int(numbers.max())}" if len(numbers) else ""))
     place = torch.zeros_like(targets)  # equal for equal contexts, as far as they were looked at
     for column in contexts.unbind(1):
         _, place = (place * n + column).unique(return_inverse=True)
@@ -180,37 +185,38 @@ def count_targets(contexts: Tensor, targets: Tensor, n: int) -> tuple[Tensor, Te
     return contexts[example], counts.reshape(-1, n).float()
 
 
-# cell bf32f6dc 12e976 · The same questions, again and again
+# cell bf32f6dc fef259 · The same questions, again and again
+@divides_by(lambda logits, counts: counts.sum())
 def count_loss(logits: Tensor, counts: Tensor) -> Tensor:
-    """Average the cross-entropy over all examples that were counted.
+    """Return the mean cross-entropy over all examples that were counted.
 
     Shape: logits (U, n), counts (U, n) -> ().
     Units: nats per example.
     Raises: ValueError if the shapes differ.
     """
     if logits.shape != counts.shape:
-        raise ValueError(f"logits and counts must be of one shape (U, n), got "
+        raise ValueError("logits and counts must have the same shape (U, n), got "
                          f"{tuple(logits.shape)} and {tuple(counts.shape)}")
     return -(counts * F.log_softmax(logits, 1)).sum() / counts.sum()
 
 
-# cell 073855b0 2e5aac · Making more
+# cell 073855b0 8f7073 · Making more
 def draw_characters(logits: Tensor, temperature: float = 1.0,
                     generator: torch.Generator | None = None) -> Tensor:
-    """Draw one class from each row of logits; at temperature 0 the likeliest.
+    """Draw one class from each row of logits; at temperature 0, take the likeliest.
 
     Shape: logits (B, V) -> (B, 1).
-    Raises: ValueError for a temperature below 0 or without end.
+    Raises: ValueError for a negative or infinite temperature.
     """
     if not 0 <= temperature < float("inf"):
-        raise ValueError(f"temperature must be 0 or more, and finite, got {temperature}")
+        raise ValueError(f"temperature must be at least 0 and finite, got {temperature}")
     if temperature == 0:
         return logits.argmax(1, keepdim=True)
     scaled = (logits - logits.amax(1, keepdim=True)) / temperature  # the largest is 0: no overflow
     return torch.multinomial(F.softmax(scaled, 1), 1, generator=generator)
 
 
-# cell fd5012da d18de3 · Making more
+# cell fd5012da 849e28 · Making more
 @torch.no_grad()
 def generate_names(model: Callable[[Tensor], Tensor], vocab: CharacterVocab, context_length: int,
                    n: int = 10, prompt: str = "", temperature: float = 1.0, max_length: int = 50,
@@ -218,14 +224,15 @@ def generate_names(model: Callable[[Tensor], Tensor], vocab: CharacterVocab, con
                    generator: torch.Generator | None = None) -> list[str]:
     """Draw names that begin with `prompt`, until each has ended or has `max_length` characters.
 
-    `temperature` 0 takes the likeliest character; `generator`, of the CPU, makes the names
+    At `temperature` 0 the likeliest character is taken; a `generator` on the CPU makes the names
     repeatable; `unknown` replaces characters of the prompt that the vocabulary lacks.
-    Raises: ValueError for a wrong temperature, for an unknown character without a replacement,
-        and for the end inside the prompt.
+    Raises: ValueError for a negative or infinite temperature, an unknown character without a
+        replacement, and a prompt that contains the end.
     """
     begun = vocab.encode(prompt, unknown)
     if vocab.end is None or 0 in begun:
-        raise ValueError(f"the prompt {prompt!r} must not hold the end of names, {vocab.end!r}")
+        raise ValueError(f"the vocabulary needs an end, and the prompt must not contain it, got "
+                         f"end={vocab.end!r} and prompt={prompt!r}")
     texts = torch.tensor([0] * context_length + begun).repeat(n, 1)
     going, device = torch.ones(n, dtype=torch.bool), model_device(model)
     with evaluating(model):
@@ -238,9 +245,9 @@ def generate_names(model: Callable[[Tensor], Tensor], vocab: CharacterVocab, con
     return [vocab.decode(text).split(vocab.end)[0] for text in texts[:, context_length:]]
 
 
-# cell 01343650 d3ab2c · The same, as a module, with a Learner
+# cell 01343650 68d769 · The same, as a module, with a Learner
 class ContextMLP(nn.Module):
-    """Embed the characters of a context, put them side by side, and send them through one layer.
+    """Embed the characters of a context, concatenate them, and apply one hidden layer.
 
     Shape: contexts (B, K) -> logits (B, n).
     Source: Bengio and others 2003, equation 1, without the direct connections (W = 0).
@@ -253,7 +260,7 @@ class ContextMLP(nn.Module):
         self.hidden = nn.Linear(context_length * embedding_size, hidden_size)
         self.dropout = nn.Dropout(dropout)
         self.output = nn.Linear(hidden_size, n)
-        with torch.no_grad():  # no opinion at the start: the loss is ln n
+        with torch.no_grad():  # nearly equal scores at the start: the loss is ln n
             self.output.weight.mul_(0.1)
             self.output.bias.zero_()
 
@@ -262,24 +269,24 @@ class ContextMLP(nn.Module):
         return self.output(self.dropout(self.hidden(e).tanh()))
 
 
-# cell 0c5349b4 6528e6 · The same, as a module, with a Learner
+# cell 0c5349b4 5209c8 · The same, as a module, with a Learner
 def counted_loaders(train: tuple[Tensor, Tensor], dev: tuple[Tensor, Tensor], n: int,
                     steps: int = 100) -> DataLoaders:
-    """Make an epoch of `steps` steps, each through all distinct contexts of the training set.
+    """Make loaders with epochs of `steps` steps, each over all distinct training contexts.
 
     Shape: train and dev are (contexts (N, K), targets (N,)); the batches (contexts, counts).
-    Differs: the gradient is that of all examples together, not an estimate from a few.
+    Differs: the gradient is that of all examples together, not an estimate from a batch.
     """
     return DataLoaders([count_targets(*train, n)] * steps, [count_targets(*dev, n)])
 
 
-# cell 2c008a9c 463980 · Deeper, and further back
+# cell 2c008a9c 08c2d9 · Deeper, and further back
 class DeepContextMLP(nn.Module):
-    """Embed the characters of a context, then layers of: linear, batch norm, ReLU, dropout.
+    """Embed the characters of a context; then layers of linear, batch norm, ReLU and dropout.
 
     Shape: contexts (B, K) -> logits (B, n).
     Source: Ioffe and Szegedy 2015 for the order, batch norm before the nonlinearity.
-    Differs: without `norm`, the linear layers have biases instead.
+    Differs: without `norm`, the linear layers have biases.
     """
 
     def __init__(self, n: int, context_length: int, embedding_size: int = 16,
@@ -295,7 +302,7 @@ class DeepContextMLP(nn.Module):
             layers += [nn.ReLU(), nn.Dropout(dropout)]
         self.hidden = nn.Sequential(*layers)
         self.output = nn.Linear(sizes[-1], n)
-        with torch.no_grad():  # no opinion at the start: the loss is ln n
+        with torch.no_grad():  # nearly equal scores at the start: the loss is ln n
             self.output.weight.mul_(0.1)
             self.output.bias.zero_()
 
@@ -303,15 +310,13 @@ class DeepContextMLP(nn.Module):
         return self.output(self.hidden(self.embedding(x).flatten(1)))
 
 
-# cell c1ca0787 764dbf · A sweep
+# cell c1ca0787 67ac5f · A sweep
 def sweep_storage(url: str = "") -> Any:
     """Open the database of sweeps: by default a SQLite file, `build/sweeps.db`."""
     from filelock import FileLock
     from optuna.storages import RDBStorage
 
-    from exp.nb00 import _build_folder
-
-    url = url or f"sqlite:///{_build_folder() / 'sweeps.db'}"
+    url = url or f"sqlite:///{build_folder() / 'sweeps.db'}"
     if not url.startswith("sqlite:///"):
         return RDBStorage(url)
     file = Path(url.removeprefix("sqlite:///"))
@@ -320,14 +325,14 @@ def sweep_storage(url: str = "") -> Any:
         return RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})
 
 
-# cell 662c38df 920521 · A sweep
+# cell 662c38df 5423db · A sweep
 def run_sweep(objective: Callable[[Any], float], n_trials: int, name: str, storage: str = "",
               seed: int | None = None) -> Any:
-    """Try settings until `n_trials` are finished in the sweep of this name; return the study.
+    """Try settings until the sweep of this name has `n_trials` finished trials; return the study.
 
-    `objective` gets an optuna trial, asks it for settings, and returns what is to be small. Trials
-    that stand in the storage count; several processes may run this at once, and together overshoot
-    by less than one trial each. `seed` is for one process alone: two with one seed draw the same.
+    `objective` gets an optuna trial, asks it for settings, and returns the number to minimise.
+    Trials in the storage count; several processes may run this at once, and together overshoot by
+    less than one trial each. `seed` is for a single process: two with one seed draw the same.
     Source: Akiba and others 2019; Bergstra and others 2011 for the sampler.
     """
     import optuna

@@ -142,7 +142,9 @@ def test_the_state_is_saved_with_the_callback():
 
 
 class Stop(Callback):
-    """Break a training off after so many steps."""
+    """Interrupt a training after some steps."""
+
+    only_watches = True
 
     def after_batch(self, learn):
         if learn.n_steps == 15:
@@ -359,6 +361,8 @@ def test_a_resumed_fit_has_what_was_left_of_its_budget(tmp_path):
     from small_learner import learner
 
     class Stop(Callback):
+        only_watches = True
+
         order = 20_000
 
         def after_batch(self, learn):
