@@ -6,11 +6,10 @@ By the end you can give parts of a model their own learning rate, freeze and unf
 # cell 3579890a a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/04e_recipes.ipynb: do not edit · e4ab8a
+# generated from nbs/04e_recipes.ipynb: do not edit · 903355
 __all__ = [
     "renew_statistics",
     "WeightAverage",
-    "Groups",
     "by_parts",
     "spread_rates",
     "no_decay",
@@ -188,11 +187,11 @@ def _statistics(model: nn.Module) -> dict[str, Tensor]:
             if id(part) in layers for key, buffer in part.named_buffers(recurse=False)}
 
 
-# cell 36f0fc68 a564b1 · Parts of a model with settings of their own
-Groups = Callable[[nn.Module], list[dict[str, Any]]]
+# cell af9219cb bfeceb · Parts of a model with settings of their own
+_Groups = Callable[[nn.Module], list[dict[str, Any]]]
 
 
-def by_parts(*names: str, lr: Sequence[float] | None = None) -> Groups:
+def by_parts(*names: str, lr: Sequence[float] | None = None) -> _Groups:
     """Make a function that puts the parameters of each named part into a group of its own.
 
     A part is a module or parameter such as "head" or "body.0"; of nested ones the longest name
@@ -263,8 +262,8 @@ def no_decay(model: nn.Module) -> list[dict[str, Any]]:
     return [group for group in groups if group["params"]]
 
 
-# cell d6ca9ec7 fe2f88 · Parts of a model with settings of their own
-def combine_groups(*makers: Groups) -> Groups:
+# cell 337aeff2 600a23 · Parts of a model with settings of their own
+def combine_groups(*makers: _Groups) -> _Groups:
     """Make a function that splits the groups of the first maker by those of the second, and so on.
 
     Where both set something, the later maker wins.
