@@ -672,11 +672,7 @@ nb11b (language_model): A language model, character by character
                         return all.
 """
 
-<<<<<<< HEAD
-# generated from the notebooks: do not edit · 22ff2a
-=======
-# generated from the notebooks: do not edit · ac9bd5
->>>>>>> e80801e (10: plain English, build_folder is public; 11, 11b as run)
+# generated from the notebooks: do not edit · 237001
 
 import importlib as _importlib
 import importlib.machinery as _machinery
