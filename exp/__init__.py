@@ -448,7 +448,6 @@ nb04e (recipes): Recipes: what people look for, each in a few lines
                        training batches.
     WeightAverage      Average the weights over a training, validate with the average, and end with
                        it.
-    Groups             = Callable[[nn.Module], list[dict[str, Any]]]
     by_parts           Make a function that puts the parameters of each named part into a group of
                        its own.
     spread_rates       Return `n` learning rates from the lowest to the highest, each the same
@@ -672,7 +671,7 @@ nb11b (language_model): A language model, character by character
                         return all.
 """
 
-# generated from the notebooks: do not edit · 237001
+# generated from the notebooks: do not edit · 2b5ce5
 
 import importlib as _importlib
 import importlib.machinery as _machinery
@@ -730,8 +729,8 @@ _names = {
                export_model load_exported""",
     "nb04d": """learner_state restore_learner save_learner load_learner checkpoint_files
                Checkpoint SaveBest""",
-    "nb04e": """renew_statistics WeightAverage Groups by_parts spread_rates no_decay
-               combine_groups freeze unfreeze SchedulerCallback ValidateEvery""",
+    "nb04e": """renew_statistics WeightAverage by_parts spread_rates no_decay combine_groups
+               freeze unfreeze SchedulerCallback ValidateEvery""",
     "nb04f": """TensorBoardLogger ClosureStep LearnerEstimator""",
     "nb05": """Schedule ConstantSchedule LinearSchedule CosineSchedule ExponentialSchedule
               PolynomialSchedule CombinedSchedule restarts_schedule one_cycle
@@ -980,7 +979,7 @@ if TYPE_CHECKING:  # what editors and type checkers read
         checkpoint_files as checkpoint_files, Checkpoint as Checkpoint, SaveBest as SaveBest,
     )
     from .nb04e import (
-        renew_statistics as renew_statistics, WeightAverage as WeightAverage, Groups as Groups,
+        renew_statistics as renew_statistics, WeightAverage as WeightAverage,
         by_parts as by_parts, spread_rates as spread_rates, no_decay as no_decay,
         combine_groups as combine_groups, freeze as freeze, unfreeze as unfreeze,
         SchedulerCallback as SchedulerCallback, ValidateEvery as ValidateEvery,
