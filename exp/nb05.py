@@ -23,7 +23,7 @@ __all__ = [
     "fit_one_cycle",
 ]
 
-# cell 2d81e2ab c71a08 · Imports
+# cell 2d81e2ab 0a8d62 · Imports
 import math
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
@@ -35,6 +35,7 @@ from exp.nb03f import Callback, callback_list
 from exp.nb03g import Recorder
 from exp.nb03i import check_fit
 from exp.nb04 import Learner
+from exp.nb04e import SchedulerCallback
 
 
 # cell a181ce09 dc3d99 · A schedule is a function of the position
@@ -255,11 +256,12 @@ def _one_for_each(given: Any, groups: list[Any]) -> list[Any]:
     return items
 
 
-# cell eff9816b febbcd · A callback that follows a schedule
+# cell eff9816b 12e366 · A callback that follows a schedule
 def _check_schedule(name: str, learn: Learner) -> None:
     """Refuse a setting that cannot be scheduled, and two schedules for one setting."""
     names = [c.name for c in learn.callbacks if isinstance(c, ScheduleCallback)]
-    if names.count(name) > 1:
+    rivals = [c for c in learn.callbacks if isinstance(c, SchedulerCallback) and name == "lr"]
+    if names.count(name) + len(rivals) > 1:
         raise ValueError(f"there are two schedules for {name!r}; put them into one "
                          "CombinedSchedule, or leave one out")
     for group in learn.opt.param_groups:

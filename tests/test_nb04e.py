@@ -30,6 +30,7 @@ from exp.nb04e import (
     spread_rates,
     unfreeze,
 )
+from exp.nb05 import fit_one_cycle
 
 torch.set_num_threads(1)
 momentum = partial(torch.optim.SGD, momentum=0.9)
@@ -604,3 +605,8 @@ def test_validation_in_between_needs_a_validation_set():
         learn.fit(1)
     with pytest.raises(ValueError, match="n_steps must be"):
         ValidateEvery(0)
+
+
+def test_a_scheduler_and_a_schedule_of_the_rate_are_refused():
+    with pytest.raises(ValueError, match="two schedules for 'lr'"):
+        fit_one_cycle(learner([SchedulerCallback(SCHEDULERS["step"])], opt_func=momentum), 2)
