@@ -93,12 +93,13 @@ nb01: Matrix multiplication: from three loops to tiles
     IDX_DTYPES       = {8: torch.uint8, 9: torch.int8, 11: torch.int16, 12: …
     read_idx         Read a file in the idx format: a magic number, the length of each dimension,
                      the values.
-    load_mnist       Read the training files: the first five sixths are to train on, the rest to
-                     validate.
-    load_mnist_test  Read the test files, which are kept apart for a last look: images and labels.
+    load_mnist       Read the training files: the first five sixths to train on, the rest to
+                     validate on.
+    load_mnist_test  Read the test files, which are kept for the final evaluation: images and
+                     labels.
     show_images      Draw grey images in a grid, each below its title; `options` go to matplotlib's
                      `imshow`.
-    matmul_shape     Give M, K and N of a product of two matrices, (M, K) times (K, N).
+    matmul_shape     Return M, K and N of a product of two matrices, (M, K) times (K, N).
     frobenius_norm   Take the square root of the sum of the squares of all elements.
     matmul           Multiply two matrices: entry (i, j) is the sum over k of a[i, k] * b[k, j].
 
@@ -671,7 +672,7 @@ nb11b (language_model): A language model, character by character
                         return all.
 """
 
-# generated from the notebooks: do not edit · 2b5ce5
+# generated from the notebooks: do not edit · eb3ca4
 
 import importlib as _importlib
 import importlib.machinery as _machinery

@@ -1,9 +1,9 @@
 """Matrix multiplication: from three loops to tiles
 
-At the end you can read handwritten digits byte by byte from their files, and have built the operation that all of deep learning waits for, from three loops to tiles in registers, under one test and on one clock.
+By the end you will have read handwritten digits byte by byte from their files, and built the operation on which deep learning spends most of its time, from three loops to tiles in registers, under one test and on one clock.
 """
 
-# generated from nbs/01_matmul.ipynb: do not edit · 2345b3
+# generated from nbs/01_matmul.ipynb: do not edit · 18305d
 __all__ = [
     "IDX_DTYPES",
     "read_idx",
@@ -46,11 +46,11 @@ def _read_bytes(path: Path) -> bytes:
         raise ValueError(f"{path} is damaged ({error}): delete it and fetch it again") from error
 
 
-# cell 088dc6ed cd6c63 · A header and a heap of bytes
+# cell 088dc6ed 9e271d · A header and a heap of bytes
 def read_idx(path: str | Path) -> Tensor:
     """Read a file in the idx format: a magic number, the length of each dimension, the values.
 
-    Raises: ValueError if the magic number is no idx file's, or the file is longer or shorter than
+    Raises: ValueError if it does not begin as an idx file does, or is longer or shorter than
     its dimensions say.
     Source: the MNIST database, "the idx file format".
     """
@@ -58,8 +58,9 @@ def read_idx(path: str | Path) -> Tensor:
     zeros, code, ndim = struct.unpack(">HBB", data[:4].ljust(4, b"\xff"))
     if zeros != 0 or code not in IDX_DTYPES:
         codes = ", ".join(f"{code:02x}" for code in IDX_DTYPES)
-        raise ValueError(f"{path} is no idx file: it starts with {data[:4].hex(' ') or 'nothing'}, "
-                         f"valid is 00 00, one of {codes}, and the number of dimensions")
+        raise ValueError(f"{path} is not an idx file: it begins with "
+                         f"{data[:4].hex(' ') or 'nothing'}, which must be 00 00, one of {codes}, "
+                         "and the number of dimensions")
     dtype, start = IDX_DTYPES[code], 4 + 4 * ndim
     shape = struct.unpack(f">{ndim}I", data[4:start].ljust(4 * ndim, b"\0"))
     length = start + math.prod(shape) * dtype.itemsize
@@ -84,9 +85,9 @@ def _read_digits(name: str, part: str) -> tuple[Tensor, Tensor]:
     return x.flatten(1).float() / 255, y.long()
 
 
-# cell 5c10238a abd2e0 · Training, validation, test
+# cell 5c10238a b5ba81 · Training, validation, test
 def load_mnist(name: str = "mnist") -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Read the training files: the first five sixths are to train on, the rest to validate.
+    """Read the training files: the first five sixths to train on, the rest to validate on.
 
     `name` is any data set in MNIST's format, such as "fashion_mnist".
     Shape: images (n, 784), labels (n,), then both for validation; 60,000 give 50,000 and 10,000.
@@ -97,19 +98,19 @@ def load_mnist(name: str = "mnist") -> tuple[Tensor, Tensor, Tensor, Tensor]:
     return x[:n], y[:n], x[n:], y[n:]
 
 
-# cell d963a12f 21c929 · Training, validation, test
+# cell d963a12f 93e44b · Training, validation, test
 def load_mnist_test(name: str = "mnist") -> tuple[Tensor, Tensor]:
-    """Read the test files, which are kept apart for a last look: images and labels."""
+    """Read the test files, which are kept for the final evaluation: images and labels."""
     return _read_digits(name, "t10k")
 
 
-# cell b85f3f6f 0eaef3 · Training, validation, test
+# cell b85f3f6f 7c8eb9 · Training, validation, test
 def show_images(images: Tensor, titles=None, columns: int = 8, suptitle: str = "",
                 **options) -> None:
     """Draw grey images in a grid, each below its title; `options` go to matplotlib's `imshow`.
 
     Shape: images (n, height, width), or (n, p) for square images of p pixels.
-    Raises: ValueError if the rows are no square images, or the titles are not as many.
+    Raises: ValueError if the rows are not square images, or their number is not that of the titles.
     """
     import matplotlib.pyplot as plt
 
@@ -117,7 +118,7 @@ def show_images(images: Tensor, titles=None, columns: int = 8, suptitle: str = "
         images = images.unflatten(1, (math.isqrt(images.shape[1]),) * 2)  # (n, height, width)
     titles = [""] * len(images) if titles is None else list(titles)
     if images.ndim != 3 or len(titles) != len(images) or not titles:
-        raise ValueError(f"got images {tuple(images.shape)} and {len(titles)} titles: valid are "
+        raise ValueError(f"got images {tuple(images.shape)} and {len(titles)} titles, need "
                          "(n, height, width) or (n, side * side), n > 0, and n titles")
     columns = min(columns, len(images))
     rows = math.ceil(len(images) / columns)
@@ -134,24 +135,24 @@ def show_images(images: Tensor, titles=None, columns: int = 8, suptitle: str = "
     plt.show()
 
 
-# cell 70555684 9801bc · One test for every version
+# cell 70555684 c8232a · One test for every version
 def matmul_shape(a: Tensor, b: Tensor) -> tuple[int, int, int]:
-    """Give M, K and N of a product of two matrices, (M, K) times (K, N).
+    """Return M, K and N of a product of two matrices, (M, K) times (K, N).
 
-    Raises: ValueError if one of them is no matrix, or they do not fit.
+    Raises: ValueError if one of them is not a matrix, or their shapes do not fit.
     """
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[0]:
-        raise ValueError(f"cannot multiply {tuple(a.shape)} by {tuple(b.shape)}: valid is (M, K) "
+        raise ValueError(f"cannot multiply {tuple(a.shape)} by {tuple(b.shape)}: need (M, K) "
                          "by (K, N), as many columns on the left as rows on the right")
     return a.shape[0], a.shape[1], b.shape[1]
 
 
-# cell 3a49a56c 206486 · The size of a matrix
+# cell 3a49a56c 5e4ad7 · The size of a matrix
 def frobenius_norm(a: Tensor) -> Tensor:
     """Take the square root of the sum of the squares of all elements.
 
     Shape: a of any shape -> ().
-    Raises: TypeError if the elements are whole numbers, whose squares may not fit their type.
+    Raises: TypeError if the elements are integers, whose squares may overflow.
     Differs: like torch.linalg.norm, it is inf where a square is too large for the type.
     """
     if not a.is_floating_point():
@@ -160,12 +161,12 @@ def frobenius_norm(a: Tensor) -> Tensor:
     return (a * a).sum().sqrt()
 
 
-# cell 26721811 a356a3 · `@`, earned
+# cell 26721811 e80216 · `@`, earned
 def matmul(a: Tensor, b: Tensor) -> Tensor:
     """Multiply two matrices: entry (i, j) is the sum over k of a[i, k] * b[k, j].
 
     Shape: a (M, K), b (K, N) -> (M, N).
-    Raises: ValueError if one of them is no matrix, or they do not fit.
+    Raises: ValueError if one of them is not a matrix, or their shapes do not fit.
     Differs: `@` and torch.matmul take vectors and batches as well.
     """
     matmul_shape(a, b)
