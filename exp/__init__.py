@@ -107,15 +107,15 @@ nb02 (fully_connected): Fully connected networks: gradients by hand, then by a t
     normalize           Subtract a mean and divide by a standard deviation, both measured on the
                         training set.
     linear              Multiply by the transposed weights and add the bias.
-    fans                Count how many numbers enter and leave one unit of a layer with weights of
-                        this shape.
+    fans                Return fan in and fan out: how many numbers an output sums, how many outputs
+                        use an input.
     glorot_normal       Draw normal weights of variance 2 gain² / (n_in + n_out).
     kaiming_normal      Draw normal weights of variance 2 / ((1 + a²) n), for layers before a leaky
                         ReLU of slope a.
     kaiming_uniform     Draw uniform weights with the same variance as those of `kaiming_normal`.
     mse                 Average the squared differences of predictions and targets over all
                         elements.
-    numerical_gradient  Move each element of x a step up and down and divide the function's change
+    numerical_gradient  Move each element of x a step up and down; divide the change of the function
                         by the distance.
     Rule                An operation that can be differentiated: its value, and one gradient formula
                         per input.
@@ -133,21 +133,21 @@ nb02 (fully_connected): Fully connected networks: gradients by hand, then by a t
     TRANSPOSE           = Rule('transpose', lambda a, dim0, dim1: a.transpose(dim0, …
     INDEX               = Rule('index', lambda a, index: a[index], (_index_gradient,))
     sum_to_shape        Undo broadcasting: sum a gradient over the axes along which `shape` was
-                        repeated.
-    topological_order   List a node and all it was computed from, each after everything it depends
-                        on.
-    input_gradients     Pair each input of a node that is a node with its gradient, given the one at
-                        the output.
-    Node                A tensor that remembers the rule and the inputs it was computed with.
-    Operators           What lets a node be written into a formula: each operator applies a rule.
+                        stretched.
+    topological_order   List a node and all nodes it was computed from, each after everything it
+                        depends on.
+    input_gradients     Pair each input that is a node with its gradient, given the gradient at the
+                        output.
+    Node                A tensor that remembers the rule and the inputs it was computed from.
+    Operators           The operators with which nodes are written in formulas; each applies a rule.
     Value               A tensor whose arithmetic is recorded, so that `backward` can differentiate
                         all of it.
-    HasParameters       An object that finds its parameters, leaf Values, among its attributes and
-                        its parts'.
+    HasParameters       An object that finds its parameters, leaf Values, in its attributes and in
+                        its parts.
     Module              A model or a part of one: parameters, parts, and a `forward` that a call
                         runs.
     Linear              Multiply by the transposed weights and add the bias.
-    ReLU                Replace what is negative by 0.
+    ReLU                Replace negative numbers by 0.
     MSELoss             Average the squared differences over all elements; shapes must be equal, see
                         `mse`.
 
@@ -672,7 +672,7 @@ nb11b (language_model): A language model, character by character
                         return all.
 """
 
-# generated from the notebooks: do not edit · eb3ca4
+# generated from the notebooks: do not edit · d93947
 
 import importlib as _importlib
 import importlib.machinery as _machinery

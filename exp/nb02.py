@@ -1,12 +1,12 @@
 """Fully connected networks: gradients by hand, then by a tape
 
-In the end you have a neural network in which every gradient comes out of your own code, first by hand, then from a tape that differentiates whatever you write, and all of it agrees with PyTorch to the last digits of float64.
+By the end you will have a neural network whose gradients all come from your own code, first by hand, then from a tape that differentiates whatever you write, and all of it agrees with PyTorch to the last digits of float64.
 """
 
 # cell 2d3a9379 a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/02_fully_connected.ipynb: do not edit · 7a41ec
+# generated from nbs/02_fully_connected.ipynb: do not edit · da21ce
 __all__ = [
     "normalize",
     "linear",
@@ -53,7 +53,7 @@ import torch
 from torch import Tensor
 
 
-# cell 8d4b1ebb 24e7a8 · Normalise, with the statistics of the training set
+# cell 8d4b1ebb 888838 · Normalise, with the statistics of the training set
 def normalize(x: Tensor, mean: Tensor | float, std: Tensor | float) -> Tensor:
     """Subtract a mean and divide by a standard deviation, both measured on the training set.
 
@@ -62,27 +62,27 @@ def normalize(x: Tensor, mean: Tensor | float, std: Tensor | float) -> Tensor:
     """
     spread = torch.as_tensor(std)
     if not ((spread > 0) & spread.isfinite()).all():
-        raise ValueError(f"std must be positive and finite, got {std}; leave out what is constant")
+        raise ValueError(f"std must be positive and finite, got {std}; leave out constant columns")
     return (x - mean) / std
 
 
-# cell cf5d71a6 bce5b7 · A linear layer
+# cell cf5d71a6 09b93a · A linear layer
 def linear(x: Any, weight: Any, bias: Any = None) -> Any:
     """Multiply by the transposed weights and add the bias.
 
     Shape: x (…, n_in), weight (n_out, n_in), bias (n_out,) -> (…, n_out).
-    Raises: ValueError if x and weight disagree about n_in.
+    Raises: ValueError if x and weight differ in n_in.
     """
     if x.shape[-1] != weight.shape[1]:
-        raise ValueError(f"x has {x.shape[-1]} numbers in a row, this layer takes {weight.shape[1]}"
+        raise ValueError(f"x has {x.shape[-1]} numbers in its last axis, this layer takes {weight.shape[1]}"
                          f" (x {tuple(x.shape)}, weight {tuple(weight.shape)})")
     y = x @ weight.T  # (…, n_out)
     return y if bias is None else y + bias
 
 
-# cell f51d9e48 79cf12 · Glorot: a scale for both directions
+# cell f51d9e48 ad5e42 · Glorot: a scale for both directions
 def fans(shape: tuple[int, ...]) -> tuple[int, int]:
-    """Count how many numbers enter and leave one unit of a layer with weights of this shape.
+    """Return fan in and fan out: how many numbers an output sums, how many outputs use an input.
 
     Shape: (n_out, n_in, …), where further axes are those of a convolution's kernel.
     Raises: ValueError if there are fewer than two axes, or if one is empty.
@@ -107,9 +107,9 @@ def glorot_normal(shape: tuple[int, ...], gain: float = 1.0,
     return std * torch.randn(shape, generator=generator, dtype=dtype)
 
 
-# cell dc4ae48a 07bfef · Kaiming: the factor two
+# cell dc4ae48a 57b81f · Kaiming: the factor two
 def _kaiming_std(shape: tuple[int, ...], a: float, mode: str) -> float:
-    """Compute the standard deviation that keeps the squares' mean through a leaky ReLU."""
+    """Compute the standard deviation that preserves the mean square through a leaky ReLU."""
     if mode not in ("fan_in", "fan_out"):
         raise ValueError(f"mode must be 'fan_in' or 'fan_out', got {mode!r}")
     fan_in, fan_out = fans(shape)
@@ -142,12 +142,12 @@ def kaiming_uniform(shape: tuple[int, ...], a: float = 0.0, mode: str = "fan_in"
     return bound * (2 * torch.rand(shape, generator=generator, dtype=dtype) - 1)
 
 
-# cell afeb0d2b cd15ec · A loss, and a trap
+# cell afeb0d2b 0e9c78 · A loss, and a trap
 def mse(pred: Any, target: Any) -> Any:
     """Average the squared differences of predictions and targets over all elements.
 
-    Shape: pred and target alike (…) -> ().
-    Raises: ValueError if the shapes differ, also where broadcasting would make them fit.
+    Shape: pred (…) and target (…), the same -> ().
+    Raises: ValueError if the shapes differ, even where broadcasting would make them fit.
     Differs: torch's mse_loss warns in that case and broadcasts.
     """
     if pred.shape != target.shape:
@@ -156,12 +156,12 @@ def mse(pred: Any, target: Any) -> Any:
     return ((pred - target) ** 2).mean()
 
 
-# cell 3b1100b3 0bc134 · How to check a gradient
+# cell 3b1100b3 b5a795 · How to check a gradient
 def numerical_gradient(function: Callable[[Tensor], Any], x: Tensor, step: float = 6e-6) -> Tensor:
-    """Move each element of x a step up and down and divide the function's change by the distance.
+    """Move each element of x a step up and down; divide the change of the function by the distance.
 
-    Shape: x (…) -> gradient (…); function(x) holds one number.
-    Raises: TypeError unless x is float64; in float32 rounding drowns the difference.
+    Shape: x (…) -> gradient (…); function(x) is a single number.
+    Raises: TypeError unless x is float64; in float32 the difference is lost in rounding.
     """
     if x.dtype != torch.float64:
         raise TypeError(f"numerical_gradient needs float64, got {x.dtype}; pass x.double()")
@@ -200,9 +200,9 @@ TANH = Rule("tanh", lambda a: a.tanh(), (lambda g, y, a: g * (1 - y**2),))
 RELU = Rule("relu", lambda a: a.clamp(min=0), (lambda g, y, a: g * (a > 0),))
 
 
-# cell aa30a3ce 105111 · Rules: a table of derivatives
+# cell aa30a3ce 7cd435 · Rules: a table of derivatives
 def _as_matrices(g: Tensor, a: Tensor, b: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Give a vector on the left a row axis, one on the right a column axis, and g both."""
+    """Add a row axis to a vector on the left, a column axis to one on the right, and both to g."""
     if b.ndim == 1:
         b, g = b[:, None], g[..., None]
     if a.ndim == 1:
@@ -227,18 +227,18 @@ def _right_gradient(g: Tensor, y: Tensor, a: Tensor, b: Tensor) -> Tensor:
 MATMUL = Rule("matmul", lambda a, b: a @ b, (_left_gradient, _right_gradient))
 
 
-# cell b6a95f8c b3cdac · Rules: a table of derivatives
+# cell b6a95f8c 31de37 · Rules: a table of derivatives
 def _sum_gradient(g: Tensor, y: Tensor, a: Tensor, dim: int | tuple[int, ...] | None,
                   keepdim: bool) -> Tensor:
-    """Spread the gradient of each sum over all that was added."""
+    """Pass the gradient of each sum on to every number that was added."""
     dims = dim if isinstance(dim, tuple) else (dim,)
     summed = range(a.ndim) if dim is None else {d % max(a.ndim, 1) for d in dims}
     return g.reshape([1 if i in summed else n for i, n in enumerate(a.shape)]).expand(a.shape)
 
 
-# cell 63563685 76e3fb · Rules: a table of derivatives
+# cell 63563685 f24abf · Rules: a table of derivatives
 def _index_gradient(g: Tensor, y: Tensor, a: Tensor, index: Any) -> Tensor:
-    """Add each gradient to the place its number was taken from."""
+    """Add each gradient at the place where its number was taken from."""
     places = torch.arange(a.numel(), device=a.device).reshape(a.shape)[index].reshape(-1)
     return g.new_zeros(a.numel()).index_add(0, places, g.reshape(-1)).reshape(a.shape)
 
@@ -252,11 +252,11 @@ TRANSPOSE = Rule("transpose", lambda a, dim0, dim1: a.transpose(dim0, dim1),
 INDEX = Rule("index", lambda a, index: a[index], (_index_gradient,))
 
 
-# cell 991aaacf 47320f · Rules: a table of derivatives
+# cell 991aaacf 87538a · Rules: a table of derivatives
 def sum_to_shape(g: Tensor, shape: torch.Size) -> Tensor:
-    """Undo broadcasting: sum a gradient over the axes along which `shape` was repeated.
+    """Undo broadcasting: sum a gradient over the axes along which `shape` was stretched.
 
-    Shape: g, a shape that `shape` broadcasts to -> `shape`.
+    Shape: g (…), to which `shape` broadcasts -> `shape`.
     """
     if g.shape == shape:
         return g
@@ -265,11 +265,11 @@ def sum_to_shape(g: Tensor, shape: torch.Size) -> Tensor:
     return g.sum([*range(added), *stretched], keepdim=True).reshape(shape)
 
 
-# cell 5c53b60b 9588e4 · The tape
+# cell 5c53b60b 84ec68 · The tape
 def topological_order(last: Node) -> list[Node]:
-    """List a node and all it was computed from, each after everything it depends on.
+    """List a node and all nodes it was computed from, each after everything it depends on.
 
-    Visit the inputs of a node before the node itself; a stack holds what is still to do.
+    The inputs of a node are visited before the node itself; a stack holds what is still to do.
     """
     order: list[Node] = []
     seen: set[Node] = set()
@@ -285,17 +285,17 @@ def topological_order(last: Node) -> list[Node]:
     return order
 
 
-# cell fa837d54 51fe07 · The tape
+# cell fa837d54 003ea7 · The tape
 def _versions(tensors: tuple[Any, ...]) -> tuple[int, ...]:
-    """Read how often each tensor has been changed in place."""
+    """Return how often each tensor has been changed in place."""
     return tuple(t._version for t in tensors if isinstance(t, Tensor))
 
 
-# cell d75d2f70 3ba572 · The tape
+# cell d75d2f70 00d376 · The tape
 def input_gradients(node: Node, g: Tensor) -> Iterator[tuple[Node, Tensor]]:
-    """Pair each input of a node that is a node with its gradient, given the one at the output.
+    """Pair each input that is a node with its gradient, given the gradient at the output.
 
-    Raises: RuntimeError if a tensor that the rule used was changed in place since.
+    Raises: RuntimeError if a tensor that the rule used has been changed in place since then.
     """
     if _versions(node.saved) != node.versions:
         raise RuntimeError(f"a tensor that {node.rule.name!r} used has been changed in place; "
@@ -307,9 +307,9 @@ def input_gradients(node: Node, g: Tensor) -> Iterator[tuple[Node, Tensor]]:
             yield parent, sum_to_shape(gradient, value.shape).to(value)
 
 
-# cell eeae87ef f25b72 · The tape
+# cell eeae87ef 9d60e3 · The tape
 def _first_gradient(y: Tensor, gradient: Tensor | None) -> Tensor:
-    """Check the gradient that a backward pass starts with; for one number it is 1."""
+    """Return the gradient that a backward pass starts with, checked; for one number it is 1."""
     if gradient is None and y.numel() == 1:
         return torch.ones_like(y)
     if gradient is None or gradient.shape != y.shape:
@@ -319,11 +319,11 @@ def _first_gradient(y: Tensor, gradient: Tensor | None) -> Tensor:
     return gradient
 
 
-# cell e6530f98 52b589 · The tape
+# cell e6530f98 aca7ec · The tape
 class Node:
-    """A tensor that remembers the rule and the inputs it was computed with.
+    """A tensor that remembers the rule and the inputs it was computed from.
 
-    A leaf, which no rule made, collects in `grad` what every `backward` brings.
+    A leaf, which no rule computed, accumulates in `grad` the gradient of every `backward`.
     Raises: TypeError unless the data is a tensor of floating-point numbers.
     Differs: its gradients are plain tensors; PyTorch can differentiate them again.
     """
@@ -331,14 +331,14 @@ class Node:
     def __init__(self, data: Tensor):
         if not (isinstance(data, Tensor) and data.is_floating_point()):
             got = data.dtype if isinstance(data, Tensor) else type(data).__name__
-            raise TypeError(f"only a tensor of floating-point numbers has gradients, got {got}")
+            raise TypeError(f"only tensors of floating-point numbers have gradients, got {got}")
         self.data, self.grad = data, None
         self.rule, self.inputs, self.options = None, (), {}
         self.saved, self.versions = (), ()
 
     @classmethod
     def apply(cls, rule: Rule, *inputs: Any, **options: Any) -> Node:
-        """Compute a rule's output and write down where it came from."""
+        """Compute a rule's output and record where it came from."""
         values = [i.data if isinstance(i, Node) else i for i in inputs]
         node = cls(rule.forward(*values, **options))
         node.rule, node.inputs, node.options = rule, inputs, options
@@ -361,9 +361,9 @@ class Node:
                 received[parent] = received[parent] + part if parent in received else part
 
 
-# cell 6f8bcc05 e01e9c · Values: the same with operators
+# cell 6f8bcc05 8b5603 · Values: the same with operators
 class Operators:
-    """What lets a node be written into a formula: each operator applies a rule."""
+    """The operators with which nodes are written in formulas; each applies a rule."""
 
     __array_ufunc__ = None  # or numpy would make array + value an array of objects
 
@@ -419,9 +419,9 @@ class Value(Operators, Node):
         return f"Value({what}, {made})"
 
 
-# cell 2122ce13 10ec55 · Module
+# cell 2122ce13 02a17b · Module
 def _members(pairs: Iterable[tuple[Any, Any]], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """Go through names and what they stand for, and through lists, tuples and dicts inside."""
+    """Yield names and their values, including those inside lists, tuples and dicts."""
     for name, item in pairs:
         if isinstance(item, (list, tuple, dict)):
             inside = item.items() if isinstance(item, dict) else enumerate(item)
@@ -430,9 +430,9 @@ def _members(pairs: Iterable[tuple[Any, Any]], prefix: str = "") -> Iterator[tup
             yield f"{prefix}{name}", item
 
 
-# cell acfa9fea 647f67 · Module
+# cell acfa9fea 849994 · Module
 class HasParameters:
-    """An object that finds its parameters, leaf Values, among its attributes and its parts'."""
+    """An object that finds its parameters, leaf Values, in its attributes and in its parts."""
 
     def __getattr__(self, name: str) -> Any:  # Python asks here only if there is no such attribute
         close = get_close_matches(name, dir(self), n=1)
@@ -440,13 +440,13 @@ class HasParameters:
         raise AttributeError(f"{type(self).__name__} has no attribute {name!r}{hint}")
 
     def named_children(self) -> Iterator[tuple[str, HasParameters]]:
-        """Go through the parts by name."""
+        """Yield the parts with their names."""
         return ((name, part) for name, part in _members(vars(self).items())
                 if isinstance(part, HasParameters))
 
     def named_parameters(self, prefix: str = "", remove_duplicate: bool = True
                          ) -> Iterator[tuple[str, Value]]:
-        """Go through all parameters by name, an object's own before those of its parts.
+        """Yield all parameters with their names, an object's own before those of its parts.
 
         A parameter that has several names comes once, under the first.
         """
@@ -458,31 +458,31 @@ class HasParameters:
         return ((n, v) for n, v in found if not remove_duplicate or first[v] == n)
 
     def parameters(self) -> Iterator[Value]:
-        """Go through all parameters, each once."""
+        """Yield all parameters, each once."""
         return (value for _, value in self.named_parameters())
 
     def zero_grad(self) -> None:
-        """Forget all gradients, which would otherwise add up from one backward to the next."""
+        """Clear all gradients, which would otherwise add up from one backward to the next."""
         for value in self.parameters():
             value.grad = None
 
 
-# cell 9ff1c07d 6ba831 · Module
+# cell 9ff1c07d 8fbe42 · Module
 class Module(HasParameters):
     """A model or a part of one: parameters, parts, and a `forward` that a call runs.
 
-    Differs: torch's Module wants `Parameter` and `ModuleList`, and overlooks a plain list.
+    Differs: torch's Module needs `Parameter` and `ModuleList`, and overlooks a plain list.
     """
 
     def __call__(self, *inputs: Any, **options: Any) -> Any:
         return self.forward(*inputs, **options)
 
     def forward(self, *inputs: Any, **options: Any) -> Any:
-        """Compute the output; each kind of module says how."""
-        raise NotImplementedError(f"{type(self).__name__} needs a method forward(self, …)")
+        """Compute the output; each subclass defines how."""
+        raise NotImplementedError(f"{type(self).__name__} must define forward(self, …)")
 
     def state_dict(self) -> dict[str, Tensor]:
-        """Give the tensors of all parameters by name; they are the model's own, not copies."""
+        """Return the tensors of all parameters by name: the model's own, not copies."""
         return {name: value.data for name, value in self.named_parameters(remove_duplicate=False)}
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
@@ -530,9 +530,9 @@ class Linear(Module):
         return linear(x, self.weight, self.bias)
 
 
-# cell cc8dcd7e 6ac934 · Module
+# cell cc8dcd7e 2aae37 · Module
 class ReLU(Module):
-    """Replace what is negative by 0."""
+    """Replace negative numbers by 0."""
 
     def forward(self, x: Tensor | Value) -> Tensor | Value:
         return x.relu()

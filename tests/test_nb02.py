@@ -416,7 +416,7 @@ def test_numpy_does_not_take_values_apart():
 def test_mistakes_on_the_tape():
     value = Value(draw(2, 3))
     for data, got in (([1.0], "list"), (torch.tensor([1]), "int64"), (1.0, "float")):
-        with pytest.raises(TypeError, match=f"floating-point numbers has gradients, got.*{got}"):
+        with pytest.raises(TypeError, match=f"floating-point numbers have gradients, got.*{got}"):
             Value(data)
     with pytest.raises(ValueError, match=r"shape \(2, 3\) needs a gradient"):
         value.backward()
@@ -580,12 +580,12 @@ def test_zero_grad_forgets():
 
 
 def test_modules_say_what_is_missing():
-    with pytest.raises(NotImplementedError, match=r"Module needs a method forward\(self, …\)"):
+    with pytest.raises(NotImplementedError, match=r"Module must define forward\(self, …\)"):
         Module()(1)
     for sizes in ((0, 3), (3, 0), (-1, 1)):
         with pytest.raises(ValueError, match="at least 1"):
             Linear(*sizes)
-    with pytest.raises(ValueError, match="has 3 numbers in a row, this layer takes 4"):
+    with pytest.raises(ValueError, match="has 3 numbers in its last axis, this layer takes 4"):
         Net()(draw(2, 3))
     with pytest.raises(ValueError, match="this layer takes 4"):
         linear(draw(2, 3), draw(5, 4))
