@@ -139,11 +139,17 @@ def explicit_imports(module: Module) -> str:
 
 
 def topic_imports(topics: dict[str, str]) -> str:
-    if not topics:
-        return ""
-    assignments = "".join(f"\n    {topic} = {module}" for topic, module in topics.items())
-    modules = wrapped(topics.values(), 8, ", ")
-    return f"\n    from . import (\n        {modules},\n    ){assignments}"
+    """The topics as names of modules, for editors."""
+    lines = [f"from . import {wrapped((m for m in topics.values() if '.' not in m), 8, ', ')}"]
+    if "," in lines[0]:
+        lines = [f"from . import (\n        {lines[0].removeprefix('from . import ')},\n    )"]
+    lines = lines if any("." not in m for m in topics.values()) else []
+    for topic, module in topics.items():
+        package, _, name = module.rpartition(".")
+        if package:
+            lines.append(f"from .{package} import {name}")
+        lines.append(f"{topic} = {name}")
+    return "".join(f"\n    {line}" for line in lines)
 
 
 INIT = '''

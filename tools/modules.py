@@ -12,7 +12,7 @@ from itertools import pairwise
 from pathlib import Path
 
 from names import decorator_name, extends
-from notebooks import Block, Cell, Notebook, find, read, short_hash
+from notebooks import Block, Cell, Notebook, find, importable, read, short_hash
 from project import ToolError, settings, show
 
 MARKER = re.compile(r"# cell ([\w-]+) ([0-9a-f]{6})(?: in (\S.*?\.ipynb))?(?: · .*)?")
@@ -109,7 +109,7 @@ def gather(notebooks: Iterable[Notebook]) -> list[Module]:
     for notebook in notebooks:
         for cell in notebook.exported:
             name, part = cell.target or notebook.module, Part(notebook, cell)
-            if name is None:
+            if name is None or not importable(name):
                 continue  # refused elsewhere
             if own.get(name) is notebook:
                 parts.setdefault(name, []).append(part)

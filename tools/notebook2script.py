@@ -31,7 +31,7 @@ from modules import (
     sections,
     where,
 )
-from notebooks import NotebookError, Problem, find, read
+from notebooks import NotebookError, Problem, find, importable, read
 from project import Settings, ToolError, cli, settings, show
 
 # --- plan: every text and every problem, before anything is written ------------------------------
@@ -65,7 +65,7 @@ def plan(
     """
     config = config or settings()
     nbs, lib = Path(nbs or config.nbs), Path(lib or config.lib)
-    if not refusals.importable(lib.name):
+    if not importable(lib.name):
         raise ToolError(f"the library folder {show(lib)} cannot be imported under that name; "
                         "use letters, digits and _")  # fmt: skip
     chosen = named(names, config.recursive)

@@ -8,6 +8,7 @@ import functools
 import hashlib
 import itertools
 import json
+import keyword
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -265,6 +266,13 @@ def lines_of(statements: list[ast.stmt]) -> list[list[ast.stmt]]:
         else:
             groups.append([node])
     return groups
+
+
+def importable(name: str) -> bool:
+    """Whether a dotted name can be that of a module inside a library."""
+    parts = name.split(".")
+    odd = any(part == "__init__" or keyword.iskeyword(part) or len(part) > 100 for part in parts)
+    return bool(MODULE_NAME.fullmatch(name)) and not odd
 
 
 def nbdev_directives(metadata: object) -> dict[str, str]:

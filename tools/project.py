@@ -61,15 +61,22 @@ class Settings:
 def settings(start: str | Path = ".") -> Settings:
     """Read the settings of the project that a folder belongs to.
 
-    The project is the nearest folder, here or above, with a settings.ini, a pyproject.toml or a
-    .git; without any of them it is the folder itself. `[tool.ground-up]` of pyproject.toml wins
-    over settings.ini, which wins over `[tool.nbdev]`.
+    The project is the nearest folder, here or above, with a settings.ini or a pyproject.toml that
+    has a table for these tools; the search ends where another project does. Without any of them
+    it is the folder itself. `[tool.ground-up]` wins over settings.ini, and that over
+    `[tool.nbdev]`.
     """
     start = Path(start).resolve()
-    marks = ("settings.ini", "pyproject.toml", ".git")
-    roots = (p for p in [start, *start.parents] if any((p / mark).exists() for mark in marks))
-    root = next(roots, start)
-    values = read_pyproject(root / "pyproject.toml", read_ini(root / "settings.ini"))
+    root = start
+    for folder in [start, *start.parents]:
+        content = read_toml(folder / "pyproject.toml")
+        tool = content.get("tool")
+        if (folder / "settings.ini").exists() or isinstance(tool, dict) and set(TABLES) & set(tool):
+            root = folder
+            break
+        if content or (folder / ".git").exists():
+            break
+    values = all_values(read_toml(root / "pyproject.toml"), read_ini(root / "settings.ini"))
     lib_name = values.get("lib_name", "exp").replace("-", "_").replace(".", "_")
     nbs, lib = values.get("nbs_path") or "nbs", values.get("lib_path") or lib_name
     return Settings(root, root / nbs, root / lib, values)
@@ -91,15 +98,18 @@ def read_ini(path: Path) -> dict[str, str]:
     return values
 
 
-def read_pyproject(path: Path, ini: dict[str, str]) -> dict[str, str]:
-    """The values of pyproject.toml around those of settings.ini."""
+def read_toml(path: Path) -> dict:
     try:
-        content = tomllib.loads(path.read_bytes().decode("utf-8-sig"))
-    except FileNotFoundError:
-        return ini
+        return tomllib.loads(path.read_bytes().decode("utf-8-sig"))
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
     except (ValueError, OSError) as error:
         raise ToolError(f"{show(path)} cannot be read: {error}") from None
-    about, tool = (content.get(name) for name in ("project", "tool"))
+
+
+def all_values(pyproject: dict, ini: dict[str, str]) -> dict[str, str]:
+    """The values of pyproject.toml around those of settings.ini."""
+    about, tool = (pyproject.get(name) for name in ("project", "tool"))
     about, tool = (part if isinstance(part, dict) else {} for part in (about, tool))
     nbdev, ours = (tool[name] if isinstance(tool.get(name), dict) else {} for name in TABLES)
     found = {"lib_name": about.get("name"), "description": about.get("description")}

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import ast
 import builtins
-import keyword
 import re
 import tokenize
 import unicodedata
@@ -15,14 +14,14 @@ from functools import cached_property
 from io import StringIO
 from pathlib import Path
 
-from modules import Module, Part
+from modules import Module, Part, listed
 from names import Event, absolute, decorator_name, star_imports
 from notebooks import (
     EXPORTS,
-    MODULE_NAME,
     Cell,
     Notebook,
     Problem,
+    importable,
     imports_of,
     parse_directive,
     resembles_export,
@@ -81,12 +80,6 @@ def bad_target(notebook: Notebook) -> Iterator[Problem]:
         if cell.target and not importable(cell.target):
             what = f"its module {cell.target!r} is no name inside the library"
             yield Problem(notebook.path, what, "use letters, digits, _ and dots", cell, 1)
-
-
-def importable(name: str) -> bool:
-    return bool(MODULE_NAME.fullmatch(name)) and not any(
-        part == "__init__" or keyword.iskeyword(part) for part in name.split(".")
-    )
 
 
 def other_language(notebook: Notebook) -> Iterator[Problem]:
@@ -246,7 +239,7 @@ def names_left_behind(library: Library) -> Iterator[Problem]:
                     missing.setdefault(event.name, event)
             for name in sorted(missing):
                 yield from left_behind(library, module, part, missing[name], stars)
-        yield from too_late(parts, brought)
+        yield from too_late(library, parts, brought)
 
 
 def left_behind(
@@ -256,7 +249,7 @@ def left_behind(
     that, if importing the module would fail, or the house is strict; else it is mentioned."""
     name, mild = use.name, False
     unseen = sorted(source for source, names in stars.items() if names is None)
-    home = hidden_home(part, name)
+    home = hidden_home(library, part, name)
     if home:
         what = f"uses `{name}`, which only cell {home.number} ({home.id}) defines"
         remedy = "export that cell too, or pass the value in"
@@ -278,6 +271,19 @@ def left_behind(
     yield Problem(part.notebook.path, what, remedy, part.cell, line_of(use.node, part.cell), mild)
 
 
+def listed_without_being_there(library: Library) -> Iterator[Problem]:
+    """nbdev's `_all_` puts names into `__all__`; one that the module lacks breaks star imports."""
+    for module in library.modules:
+        for part in module.parts:
+            for statement in part.cell.tree.body if part.cell.tree else ():
+                for name in listed(statement):
+                    if not has_name(library, module, name):
+                        what = f"`_all_` lists `{name}`, which the module does not define"
+                        line = line_of(statement, part.cell)
+                        remedy = "import or define it in an exported cell"
+                        yield Problem(part.notebook.path, what, remedy, part.cell, line)
+
+
 def is_dynamic(module: Module, name: str) -> bool:
     """Whether code may make a name that it does not write: by `globals`, or from a string."""
     cells = [part.cell for part in module.parts]
@@ -292,13 +298,19 @@ def line_of(node: ast.AST, cell: Cell) -> int:
     return getattr(node, "lineno", 1) + cell.first_line - 1
 
 
-def hidden_home(part: Part, name: str) -> Cell | None:
+def hidden_home(library: Library, part: Part, name: str) -> Cell | None:
     """The first cell of a part's notebook that defines a name and is not exported."""
-    cells = (c for c in part.notebook.cells if c.kind == "code" and not c.exported)
-    return next((c for c in cells if name in c.code and name in c.names), None)
+    for cell in part.notebook.cells:
+        if cell.kind == "code" and not cell.exported:
+            if name in cell.code and name in cell.names:
+                return cell
+            for node in star_imports(cell.tree) if "*" in cell.code and cell.tree else ():
+                if name in (library.stars.names(absolute(node, library.package + ".x")) or ()):
+                    return cell
+    return None
 
 
-def too_late(parts: list[Part], brought: set[str]) -> Iterator[Problem]:
+def too_late(library: Library, parts: list[Part], brought: set[str]) -> Iterator[Problem]:
     """A name that a hidden cell defines first, and an exported one after it was needed."""
     coming = {e.name for part in parts for e in part.cell.events if e.binds} - GIVEN - brought
     needs: dict[str, set[str]] = {}  # what a function or class reads when it is called
@@ -315,7 +327,7 @@ def too_late(parts: list[Part], brought: set[str]) -> Iterator[Problem]:
                 needs[event.name] = later.get(event.statement, set())
                 continue
             for name in sorted(closure(event.name, needs) & coming):
-                home = hidden_home(part, name)
+                home = hidden_home(library, part, name)
                 if home is None or home.index > part.cell.index:
                     continue
                 what = f"needs `{name}` of cell {home.number} ({home.id}), which is not exported"
@@ -497,4 +509,7 @@ def whole_module(module: Module, text: str, place: Callable) -> Iterator[Problem
 
 
 ALONE = (bad_target, other_language, near_miss, not_python)
-TOGETHER = (one_module, unknown_module, two_homes, later_import, names_left_behind)
+TOGETHER = (
+    one_module, unknown_module, two_homes, later_import, names_left_behind,
+    listed_without_being_there,
+)  # fmt: skip
