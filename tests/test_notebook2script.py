@@ -2,7 +2,6 @@
 
 import ast
 import importlib
-import json
 import os
 import re
 import subprocess
@@ -12,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_notebooks import cell, save
 
 import files
 import modules
@@ -21,22 +21,6 @@ from notebook2script import notebook2script, plan
 from notebooks import Cell, NotebookError, ToolError, read, short_hash
 
 TOOL = Path(exporter.__file__)
-
-
-def cell(source, id="", kind="code"):
-    made = {"cell_type": kind, "metadata": {}, "source": source}
-    if kind == "code":
-        made |= {"outputs": [], "execution_count": None}
-    return made | ({"id": id} if id else {})
-
-
-def save(path, *cells, nbformat=4, **extra):
-    """Write a notebook of these code cells (strings) or ready-made cells."""
-    path.parent.mkdir(exist_ok=True, parents=True)
-    cells = [c if isinstance(c, dict) else cell(c, f"c{i}") for i, c in enumerate(cells)]
-    notebook = {"cells": cells, "metadata": {}, "nbformat": nbformat, "nbformat_minor": 5}
-    path.write_text(json.dumps(notebook | extra), encoding="utf-8")
-    return path
 
 
 @pytest.fixture

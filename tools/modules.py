@@ -189,6 +189,8 @@ def arranged(module: Module) -> list[tuple[Part, Block]]:
             touched |= {e.name for p, _ in above for e in p.cell.events} if moving else set()
             above.clear()
             statements = statements_of(part, imports)
+            quoted = not all(isinstance(s, ast.Import | ast.ImportFrom) for s in statements)
+            moving = moving and not (quoted and any(block.kind == "body" for _, block in found))
             aliases = [alias for s in statements for alias in getattr(s, "names", ())]
             bound = {alias.asname or alias.name.split(".")[0] for alias in aliases}
             moving = moving and not (touched if "*" in bound else bound & touched)

@@ -398,7 +398,7 @@ def headings(markdown: str) -> Iterator[tuple[str, str]]:
         elif mark and mark[1].startswith(fence):
             fence = ""
         elif not fence and (match := re.match(r"#{1,6} +(.+?)( +#+)? *$", line)):
-            yield line, re.sub(r"[^\S ]|[\ud800-\udfff]", " ", match[1]).strip()
+            yield line, re.sub(r"[^\S ]|[\0-\x1f\x7f\ud800-\udfff]", " ", match[1]).strip()
 
 
 def find(folder: str | Path, recursive: bool = True) -> list[Path]:

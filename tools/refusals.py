@@ -239,7 +239,7 @@ def names_left_behind(library: Library) -> Iterator[Problem]:
                     missing.setdefault(event.name, event)
             for name in sorted(missing):
                 yield from left_behind(library, module, part, missing[name], stars)
-        yield from too_late(library, parts, brought)
+        yield from too_late(library, module, parts)
 
 
 def left_behind(
@@ -259,7 +259,7 @@ def left_behind(
     elif any(name in p.names for p in part.notebook.exported):
         what = f"uses `{name}`, which another module than {module.name} gets"
         remedy = "import it from there"
-    elif unseen or is_dynamic(module, name):
+    elif unseen or is_dynamic(module) or is_quoted(module, name):
         return
     else:
         what = f"uses `{name}`, which nothing in the notebook defines"
@@ -284,14 +284,17 @@ def listed_without_being_there(library: Library) -> Iterator[Problem]:
                         yield Problem(part.notebook.path, what, remedy, part.cell, line)
 
 
-def is_dynamic(module: Module, name: str) -> bool:
-    """Whether code may make a name that it does not write: by `globals`, or from a string."""
-    cells = [part.cell for part in module.parts]
+def is_dynamic(module: Module) -> bool:
+    """Whether code may give the module names that no reader of it can know."""
     makers = {"globals", "exec", "setattr", "__getattr__"}
-    if any(event.name in makers for cell in cells for event in cell.events):
-        return True
-    trees = (cell.tree for cell in cells if cell.tree and name in cell.code)
-    return any(getattr(node, "value", None) == name for tree in trees for node in ast.walk(tree))
+    return any(event.name in makers for part in module.parts for event in part.cell.events)
+
+
+def is_quoted(module: Module, name: str) -> bool:
+    """Whether a name stands in a string of its own, from which a call may make it."""
+    trees = (part.cell.tree for part in module.parts if name in part.cell.code)
+    nodes = (node for tree in trees if tree for node in ast.walk(tree))
+    return any(isinstance(node, ast.Constant) and node.value == name for node in nodes)
 
 
 def line_of(node: ast.AST, cell: Cell) -> int:
@@ -310,23 +313,29 @@ def hidden_home(library: Library, part: Part, name: str) -> Cell | None:
     return None
 
 
-def too_late(library: Library, parts: list[Part], brought: set[str]) -> Iterator[Problem]:
+def too_late(library: Library, module: Module, parts: list[Part]) -> Iterator[Problem]:
     """A name that a hidden cell defines first, and an exported one after it was needed."""
-    coming = {e.name for part in parts for e in part.cell.events if e.binds} - GIVEN - brought
+    arrivals = {event.name for part in parts for event in part.cell.events if event.binds}
+    for star in (star for part in parts for star in stars_of(part)):
+        arrivals |= brought_by(library, module, star, set())
+    there: set[str] = set(GIVEN)
     needs: dict[str, set[str]] = {}  # what a function or class reads when it is called
     for part in parts:
+        stars = stars_of(part)
         later: dict[ast.stmt, set[str]] = {}
         for event in part.cell.events:
             if event.later and event.how == "read":
                 later.setdefault(event.statement, set()).add(event.name)
         for event in part.cell.events:
+            while stars and stars[0].lineno < event.statement.lineno:
+                there |= brought_by(library, module, stars.pop(0), arrivals)
             if event.later:
                 continue
             if event.binds:
-                coming.discard(event.name)
+                there.add(event.name)
                 needs[event.name] = later.get(event.statement, set())
                 continue
-            for name in sorted(closure(event.name, needs) & coming):
+            for name in sorted(arrivals & closure(event.name, needs) - there):
                 home = hidden_home(library, part, name)
                 if home is None or home.index > part.cell.index:
                     continue
@@ -334,7 +343,21 @@ def too_late(library: Library, parts: list[Part], brought: set[str]) -> Iterator
                 remedy = "export that cell too; the cell that exports the name comes too late"
                 line = line_of(event.node, part.cell)
                 yield Problem(part.notebook.path, what, remedy, part.cell, line)
-                coming.discard(name)
+                there.add(name)
+        for star in stars:
+            there |= brought_by(library, module, star, arrivals)
+
+
+def stars_of(part: Part) -> list[ast.ImportFrom]:
+    return list(star_imports(part.cell.tree)) if "*" in part.cell.code else []
+
+
+def brought_by(
+    library: Library, module: Module, star: ast.ImportFrom, all_names: set[str]
+) -> set[str]:
+    """What a star import brings; if that cannot be told, it may be any name."""
+    names = library.stars.names(absolute(star, library.full_name(module)))
+    return all_names if names is None else names
 
 
 def closure(name: str, needs: dict[str, set[str]]) -> set[str]:
@@ -479,7 +502,7 @@ def later_import(library: Library) -> Iterator[Problem]:
 def has_name(library: Library, module: Module, name: str) -> bool:
     if name in module.names or name.startswith("__") or f"{module.name}.{name}" in library.by_name:
         return True
-    if is_dynamic(module, name):
+    if is_dynamic(module):
         return True
     for part in module.parts:
         for node in star_imports(part.cell.tree) if part.cell.tree else ():

@@ -21,7 +21,7 @@ class Stars:
 
     def __init__(self, made: dict[str, Iterable[str]], root: Path):
         self.known: dict[str, set[str] | None] = {name: set(names) for name, names in made.items()}
-        self.path = [str(root), *sys.path]
+        self.root, self.path = root, [str(root), *sys.path]
 
     def names(self, module: str) -> set[str] | None:
         """The names that a star import of a module brings; None if that cannot be told."""
@@ -45,6 +45,10 @@ class Stars:
         """The source of a module, without importing it or the package that it is in."""
         if module in ("os.path", *sys.builtin_module_names):
             return None
+        own = self.root.joinpath(*module.split("."))
+        for file in (own / "__init__.py", own.with_suffix(".py")):
+            if file.is_file():
+                return file
         path, spec = self.path, None
         parts = module.split(".")
         for end in range(1, len(parts) + 1):
