@@ -33,6 +33,7 @@ NUMBERED_MODULE = re.compile(r"nb\d+[a-z]?")
 GIVEN = {*dir(builtins), "__name__", "__file__", "__doc__", "__spec__", "__package__", "__path__",
          "__all__", "__class__", "__builtins__", "__loader__", "__annotations__"}  # fmt: skip
 IPYTHON = {"display", "get_ipython", "In", "Out", "exit", "quit", "_"}  # at hand in a notebook only
+STAR = re.compile(r"import\s*\*")
 UNCOMPILABLE = (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError)
 
 
@@ -100,9 +101,11 @@ def near_miss(notebook: Notebook) -> Iterator[Problem]:
                 what = f"a cell of {cell.kind} begins with `{first.strip()}`"
                 yield Problem(notebook.path, what, "make it a code cell, or reword it", cell, 1)
             continue
-        if cell.exported or (cell.tree and not cell.tree.body):
-            continue  # nothing is lost
+        if cell.exported:
+            continue
         for line, text, at_top in suspects(cell):
+            if cell.tree and not cell.tree.body:
+                break  # only comments: nothing is lost
             plain = unmask(text)
             word, rest = COMMENT.fullmatch(plain).groups()
             prose = text.startswith("# ") and len(rest.split()) > 1
@@ -228,7 +231,7 @@ def names_left_behind(library: Library) -> Iterator[Problem]:
         used = {e.name for part in parts for e in part.cell.events if e.how == "read"}
         stars: dict[str, set[str] | None] = {}  # what each star import brings, if that can be told
         for part in parts if used - bound else ():
-            for node in star_imports(part.cell.tree):
+            for node in stars_of(part):
                 source = absolute(node, library.full_name(module))
                 stars[source] = library.stars.names(source)
         brought = set().union(*filter(None, stars.values()))
@@ -307,7 +310,7 @@ def hidden_home(library: Library, part: Part, name: str) -> Cell | None:
         if cell.kind == "code" and not cell.exported:
             if name in cell.code and name in cell.names:
                 return cell
-            for node in star_imports(cell.tree) if "*" in cell.code and cell.tree else ():
+            for node in star_imports(cell.tree) if STAR.search(cell.code) and cell.tree else ():
                 if name in (library.stars.names(absolute(node, library.package + ".x")) or ()):
                     return cell
     return None
@@ -349,7 +352,7 @@ def too_late(library: Library, module: Module, parts: list[Part]) -> Iterator[Pr
 
 
 def stars_of(part: Part) -> list[ast.ImportFrom]:
-    return list(star_imports(part.cell.tree)) if "*" in part.cell.code else []
+    return list(star_imports(part.cell.tree)) if STAR.search(part.cell.code) else []
 
 
 def brought_by(
@@ -505,7 +508,7 @@ def has_name(library: Library, module: Module, name: str) -> bool:
     if is_dynamic(module):
         return True
     for part in module.parts:
-        for node in star_imports(part.cell.tree) if part.cell.tree else ():
+        for node in stars_of(part) if part.cell.tree else ():
             names = library.stars.names(absolute(node, library.full_name(module)))
             if names is None or name in names:
                 return True
