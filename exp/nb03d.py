@@ -205,7 +205,7 @@ def set_random_state(state: Mapping[str, Any], loaders: Iterable[Any] = ()) -> N
         torch.cuda.set_rng_state_all(state["cuda"])
 
 
-# cell d04e7d01 c1e914 · Random numbers
+# cell d04e7d01 3863af · Random numbers
 @contextmanager
 def random_kept(loaders: Iterable[Any] = ()) -> Iterator[None]:
     """Put all random numbers, those of the loaders included, back when the block ends."""
@@ -225,11 +225,10 @@ def seed_everything(seed: int) -> None:
     """
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
         raise ValueError(f"seed must be a whole number in 0..2**32 - 1, got {seed!r}")
-    import numpy
-
     random.seed(seed)
-    numpy.random.seed(seed)
     torch.manual_seed(seed)
+    if numpy := sys.modules.get("numpy"):  # PyTorch imports it, where it is installed
+        numpy.random.seed(seed)
 
 
 # cell f13ebb7b 85627e · Random numbers

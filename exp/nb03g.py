@@ -404,7 +404,7 @@ class ModelSummary:
         return f"{format_html(self.rows)}<div>{self._last_line()}</div>"
 
 
-# cell 12f2bccd 48e810 · What a model consists of
+# cell 12f2bccd 206fcb · What a model consists of
 def summarize(model: nn.Module, inputs: Sequence[Any] | Mapping[str, Any] | None = None,
               ) -> ModelSummary:
     """Summarise a model: each layer's name, class, output shape, parameters, and what is trained.
@@ -438,7 +438,7 @@ def summarize(model: nn.Module, inputs: Sequence[Any] | Mapping[str, Any] | None
 
 
 def _size(p: Tensor) -> int:
-    return 0 if nn.parameter.is_lazy(p) else p.numel()  # a lazy one has no size yet
+    return 0 if hasattr(p, "materialize") else p.numel()  # a lazy one has no size yet
 
 
 def _note_shape(shapes: dict[str, str], name: str) -> Any:

@@ -65,7 +65,7 @@ from exp.nb03i import (
 )
 
 
-# cell 5c5a3c8e 6da3dd · The Learner
+# cell 5c5a3c8e c98597 · The Learner
 class Learner:
     """A model, its data, a loss and an optimizer, and the callbacks that take part in training.
 
@@ -340,7 +340,7 @@ class Learner:
     # questions; they change nothing
 
     def __repr__(self) -> str:
-        n = sum(p.numel() for p in self.model.parameters() if not nn.parameter.is_lazy(p))
+        n = summarize(self.model).n_parameters
         name = getattr(self.loss_func, "__name__", type(self.loss_func).__name__)
         metrics = f", metrics {', '.join(self.metrics)}" if self.metrics else ""
         return (f"Learner({type(self.model).__name__}, {n:,} parameters, {name}, "
