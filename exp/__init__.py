@@ -445,7 +445,7 @@ nb04d (checkpoints): Checkpoints: a training that survives
                       fit so far.
 
 nb04e (recipes): Recipes: what people look for, each in a few lines
-    renew_statistics   Take the running statistics of normalisation layers anew: the mean over the
+    renew_statistics   Compute running statistics of normalisation layers anew, as means over the
                        training batches.
     WeightAverage      Average the weights over a training, validate with the average, and end with
                        it.
@@ -672,7 +672,7 @@ nb11b (language_model): A language model, character by character
                         return all.
 """
 
-# generated from the notebooks: do not edit · d93947
+# generated from the notebooks: do not edit · f08725
 
 import importlib as _importlib
 import importlib.machinery as _machinery

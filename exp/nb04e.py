@@ -35,9 +35,9 @@ from exp.nb04 import Learner
 from exp.nb04b import known_mode
 
 
-# cell 01f2ab8f 60ce5a · The average is better than any of its parts
+# cell 01f2ab8f 315f63 · An average of weights
 def renew_statistics(learn: Learner, layers: Iterable[nn.Module] | None = None) -> None:
-    """Take the running statistics of normalisation layers anew: the mean over the training batches.
+    """Compute running statistics of normalisation layers anew, as means over the training batches.
 
     `layers`: by default all that have running statistics. Random numbers stay as they are.
     Differs: `torch.optim.swa_utils.update_bn` also switches dropout on, and resets layers that
@@ -69,24 +69,24 @@ class _Renew(Callback):
             layer.momentum = momentum
 
 
-# cell ad494179 ae218e · The average is better than any of its parts
+# cell ad494179 ae218e · An average of weights
 def _running(model: nn.Module) -> list[nn.Module]:
     """List the layers that keep running statistics."""
     return [part for part in model.modules() if getattr(part, "running_mean", None) is not None]
 
 
-# cell e815f8ac 52f97c · The average is better than any of its parts
+# cell e815f8ac 673461 · An average of weights
 class WeightAverage(Callback):
     """Average the weights over a training, validate with the average, and end with it.
 
     `decay`: after each step, average = decay * average + (1 - decay) * weights (EMA). With None it
-    is the mean of the weights after each epoch from `start` on, counted from 0 (SWA), and running
-    statistics are taken anew for it, in one pass over the training data an epoch.
+    is the mean of the weights after each epoch from `start` on, counted from 0 (SWA), and for it
+    running statistics are computed anew, in one pass over the training data an epoch.
     Raises: ValueError for a decay outside (0, 1), or a negative start.
     Differs: the average of half-precision weights is kept in float32.
     """
 
-    order = 90  # above SaveBest, so that at the end of the fit this comes before its best weights
+    order = 90  # above SaveBest: at the end of the fit this acts first, then SaveBest puts its weights back
 
     def __init__(self, decay: float | None = 0.999, start: int = 0):
         if not (decay is None or 0 < decay < 1) or start < 0:
@@ -173,7 +173,7 @@ class WeightAverage(Callback):
         self.n_averaged, self._last_epoch = state["n_averaged"], state["last_epoch"]
 
 
-# cell 6ecbd52f fcd06f · The average is better than any of its parts
+# cell 6ecbd52f fcd06f · An average of weights
 def _copy(values: Mapping[str, Tensor], into: Mapping[str, Tensor]) -> None:
     with torch.no_grad():
         for name, value in values.items():
@@ -187,7 +187,7 @@ def _statistics(model: nn.Module) -> dict[str, Tensor]:
             if id(part) in layers for key, buffer in part.named_buffers(recurse=False)}
 
 
-# cell af9219cb bfeceb · Parts of a model with settings of their own
+# cell af9219cb d5492c · Parts of a model with settings of their own
 _Groups = Callable[[nn.Module], list[dict[str, Any]]]
 
 
@@ -195,7 +195,7 @@ def by_parts(*names: str, lr: Sequence[float] | None = None) -> _Groups:
     """Make a function that puts the parameters of each named part into a group of its own.
 
     A part is a module or parameter such as "head" or "body.0"; of nested ones the longest name
-    counts; "" is all that is left. `lr`: a learning rate for each.
+    counts; "" means everything else. `lr`: a learning rate for each.
     Raises: ValueError for another number of rates; and from that function, for a part that is not
         there, or parameters that belong to none.
     """
