@@ -103,31 +103,34 @@ class MixedPrecision(Callback):
         self.scaler, self._saved = None, dict(state)
 
 
-# cell 9b1ac8ab d1ab39 · The layout of an image
+# cell 9b1ac8ab 737fea · The layout of an image
 class ChannelsLast(Callback):
     """Store images and kernels pixel by pixel during a fit; afterwards the layout is as before."""
 
     order = DeviceCallback.order + 10  # when the batch is on its device
     evaluates = True
 
-    def __init__(self) -> None:
-        self._found: list[tuple[Tensor, tuple[int, ...]]] = []
-
     def before_fit(self, learn: Learner) -> None:
-        tensors = [*learn.model.parameters(), *learn.model.buffers()]
-        self._found = [(t, t.stride()) for t in tensors if t.ndim == 4]
+        self._layouts = {part: _layout_of(part) for part in learn.model.modules()}
         learn.model.to(memory_format=torch.channels_last)
 
     def before_batch(self, learn: Learner) -> None:
-        learn.inputs = [x.contiguous(memory_format=torch.channels_last)
-                        if isinstance(x, Tensor) and x.ndim == 4 else x for x in learn.inputs]
+        learn.inputs = map_tensors(_by_pixel, learn.inputs)
 
     def cleanup_fit(self, learn: Learner) -> None:
-        for t, stride in self._found:
-            if t.stride() != stride:
-                t.data = torch.empty_strided(t.shape, stride, dtype=t.dtype,
-                                             device=t.device).copy_(t.data)
-        self._found = []
+        for part, layout in self._layouts.items():  # the whole before its parts
+            part.to(memory_format=layout)
+        self._layouts = {}
+
+
+def _layout_of(part: nn.Module) -> Any:
+    """Return the layout of the kernels that a module itself holds."""
+    by_channel = all(t.is_contiguous() for t in part.parameters(recurse=False) if t.ndim == 4)
+    return torch.contiguous_format if by_channel else torch.channels_last
+
+
+def _by_pixel(x: Tensor) -> Tensor:
+    return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
 
 
 # cell 90275cef ae8149 · Many processes, one model

@@ -85,7 +85,7 @@ FREE = {
     "torch." + name
     for name in """
     tensor as_tensor asarray from_numpy frombuffer zeros ones full empty zeros_like ones_like
-    full_like empty_like empty_strided arange linspace logspace eye meshgrid tril_indices
+    full_like empty_like arange linspace logspace eye meshgrid tril_indices
     triu_indices cartesian_prod combinations
 
     manual_seed seed initial_seed Generator default_generator get_rng_state set_rng_state random
