@@ -732,7 +732,7 @@ class FirstBatches:
         return f"FirstBatches({self.loader!r}, {self.n})"
 
 
-# cell 6299c282 fd8aaa · The DataLoader
+# cell 6299c282 f9f41d · The DataLoader
 @dataclass(frozen=True)
 class DataLoaders:
     """The two loaders of a training: `train` to learn from, `valid` to check on, or None."""
@@ -769,9 +769,13 @@ class DataLoaders:
         """Return the first training batch, fixed, as both loaders, to overfit on purpose.
 
         Afterwards all random generators are in the state they were in before.
+        Raises: ValueError if the training loader yields no batch.
         """
         with _random_numbers_kept(self.train):
             batches = list(FirstBatches(self.train, 1))
+        if not batches:
+            raise ValueError("the training loader yields no batch: is its data set empty, or "
+                             "smaller than a batch with drop_last?")
         return DataLoaders(batches, batches)
 
     def __repr__(self) -> str:

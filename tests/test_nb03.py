@@ -786,6 +786,8 @@ def test_the_first_batches_and_one_batch(workers):
     before = everything_random(theirs)
     assert len(list(DataLoaders(theirs).one_batch().train)) == 1
     test_eq(everything_random(theirs), before)
+    with pytest.raises(ValueError, match="no batch"):
+        DataLoaders([]).one_batch()
 
 
 def test_an_endless_loader_has_epochs_of_first_batches():
