@@ -5,11 +5,11 @@ Both must end alike to the last bit, unless the pair is refused before the first
 are collected from `exp`; one that has no entry in CALLBACKS fails the first test.
 """
 
+import faulthandler
 import json
 import os
 import random
 import signal
-import socket
 import subprocess
 import sys
 from collections import Counter
@@ -18,6 +18,7 @@ from functools import cache, partial
 from importlib import import_module
 from itertools import combinations, count
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy
 import pytest
@@ -237,7 +238,7 @@ def chosen_for_two():
 def main(folder):
     """Try them in one of two processes, and write down what has come of each."""
     found = {}
-    with process_group() as (rank, _):
+    with meet() as (rank, _):
         for names in chosen_for_two():
             try:
                 found["+".join(names)] = check_pair(names, folder / "+".join(names),
@@ -249,7 +250,7 @@ def main(folder):
 
 def one_training(folder, n):
     """Train in one of two processes; the second one is killed by SIGKILL after n batches."""
-    with process_group() as (rank, _):
+    with meet() as (rank, _):
         names = ["SaveBest", "GradientAccumulation", "CSVLogger", "DistributedCallback"]
         power_cut = [PowerCut(n)] if rank == 1 and n else []
         learn = train(names, folder, Checkpoint(folder / "checkpoints", every=2), *power_cut)
@@ -267,22 +268,25 @@ class PowerCut(Kill):
 
 def run_two(*arguments):
     """Run this file in two processes, and return their exit codes and errors."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    keep = {**os.environ, "OMP_NUM_THREADS": "1", "EXP_DEVICE": "cpu",
+    keep = {**os.environ, "OMP_NUM_THREADS": "1", "EXP_DEVICE": "cpu", "WORLD_SIZE": "2",
             "PYTHONPATH": str(Path(exp.__file__).parent.parent)}
     command = [sys.executable, __file__, *map(str, arguments)]
-    processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True,
-                                  env={**keep, **place, "RANK": str(r), "LOCAL_RANK": str(r)})
-                 for r in range(2)]
-    try:
-        errors = [process.communicate(timeout=300)[1] for process in processes]
-    finally:
-        for process in processes:
-            process.kill()
+    with TemporaryDirectory() as meeting:
+        processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True,
+                                      env={**keep, "RANK": str(r), "MEETING": meeting})
+                     for r in range(2)]
+        try:
+            errors = [process.communicate(timeout=200)[1] for process in processes]
+        finally:
+            for process in processes:
+                process.kill()
     return [process.returncode for process in processes], errors
+
+
+def meet():
+    """Let the two processes meet in a file; a port could be taken by someone else."""
+    return process_group(init_method=f"file://{os.environ['MEETING']}/store", world_size=2,
+                         rank=int(os.environ["RANK"]))
 
 
 @pytest.mark.slow
@@ -369,6 +373,7 @@ def test_many_at_once(seed, tmp_path):
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
+    faulthandler.dump_traceback_later(180, exit=True)
     os.fsync = lambda handle: None
     if sys.argv[2:]:
         one_training(Path(sys.argv[1]), int(sys.argv[2]))
