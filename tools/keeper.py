@@ -27,7 +27,8 @@ from warm import Warm
 
 # what every kernel has imported before its first cell, so that it is no secret in a fork either
 BASE = ("IPython.core.interactiveshell", "ipykernel.kernelapp", "ipykernel.zmqshell",
-        "multiprocessing.util", "concurrent.futures")  # fmt: skip
+        "multiprocessing.util", "concurrent.futures", "sqlite3",  # and what its debugger imports:
+        "http.server", "xmlrpc.server", "xml.parsers.expat")  # fmt: skip
 GRACE = 0.3  # seconds for what ends by itself after its notebook
 
 

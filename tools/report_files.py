@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import copy
-import os
 import re
-import shutil
 import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
+from files import write_all
 from notebooks import ToolError, read, show
 from outcomes import Step
 from reports import Result, Results, explain
@@ -41,7 +40,7 @@ def write_junit(results: Results, file: str | Path) -> None:
                 ElementTree.SubElement(case, "failure", message=clean(what)).text = clean(text)
         for count, tag in (("tests", "testcase"), ("failures", "failure"), ("skipped", "skipped")):
             suite.set(count, str(sum(1 for _ in suite.iter(tag))))
-    write(file, ElementTree.tostring(root, encoding="unicode"))
+    write_all({Path(file).resolve(): ElementTree.tostring(root, encoding="unicode")})
 
 
 def executed(result: Result, counts: bool = False):
@@ -98,7 +97,7 @@ def save(result: Result) -> None:
         raise ToolError("the notebook changed while it ran; run it again")
     text = nbformat.v4.writes(executed(result)) + "\n"
     if text != path.read_text("utf-8"):
-        write(path, text)
+        write_all({path.resolve(): text})
 
 
 def write_html(results: Results, folder: str | Path) -> None:
@@ -112,17 +111,3 @@ def write_html(results: Results, folder: str | Path) -> None:
     ]  # fmt: skip
     for problem in write_book(pages, folder):
         print(problem, file=sys.stderr)
-
-
-def write(file: str | Path, text: str) -> None:
-    """Write a file as a whole or not at all."""
-    file = Path(file).resolve()
-    file.parent.mkdir(parents=True, exist_ok=True)
-    temporary = file.with_name(f".{file.name}.{os.getpid()}")
-    try:
-        temporary.write_text(text, "utf-8", newline="\n")
-        if file.exists():
-            shutil.copymode(file, temporary)
-        os.replace(temporary, file)
-    finally:
-        temporary.unlink(missing_ok=True)

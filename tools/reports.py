@@ -163,7 +163,7 @@ def trace(result: Result, file: int | str, line: int, name: str) -> str:
         return f"    cell {file}, line {line}{within}: {text.strip()}"
     origin = ""
     with contextlib.suppress(Exception):  # then it is no generated module
-        from notebook2script import where
+        from modules import where
 
         notebook, cell, at = where(file, line, result.notebook.path.parent)
         origin = f" = {show(notebook.path)}, cell {cell.number} ({cell.id}), line {at}"

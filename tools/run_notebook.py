@@ -25,12 +25,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from engines import Engine
+from files import write_all
 from fork_engine import ForkEngine
 from kernel_engine import KernelEngine
 from notebooks import Settings, ToolError, cli, settings, show
 from outcomes import Failure, Outcome, Task
 from plan import chosen, planned
-from report_files import save_outputs, write, write_html, write_junit
+from report_files import save_outputs, write_html, write_junit
 from reports import Results
 
 # what a word in a notebook or a module says is worth importing once, in the server
@@ -175,7 +176,7 @@ class Timings:
         done = [result for result in results if result.status == "passed"]
         self.last |= {show(r.notebook.path): round(r.seconds, 2) for r in done}
         with contextlib.suppress(OSError):  # a read-only checkout
-            write(self.file, json.dumps(self.all, indent=1, sort_keys=True))
+            write_all({self.file: json.dumps(self.all, indent=1, sort_keys=True)})
 
 
 def timings_file(home: Settings) -> Path:

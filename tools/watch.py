@@ -14,7 +14,6 @@ import functools
 import gc
 import hashlib
 import logging
-import os
 import re
 import signal
 import sys
@@ -54,7 +53,11 @@ class Watch:
         shell.showtraceback = self._noting(shell.showtraceback)
         shell.showsyntaxerror = self._noting(shell.showsyntaxerror)
         shell.transform_ast = self._transforming(shell.transform_ast)
-        shell.run_line_magic = self._changing_folder(shell.run_line_magic)
+        shell._format_exception_for_storage = lambda error, *_, **__: {}  # slow, and for nobody
+        manager = shell.magics_manager
+        if hasattr(manager, "load_lazy"):
+            manager.load_lazy = self._loading(manager.load_lazy)
+        self._hear_magics()
         logging.root.addFilter(self._log)
         sys.excepthook = lambda kind, error, trace: self.note("at the exit: ", error)
         sys.unraisablehook = self._unraisable(sys.unraisablehook)
@@ -121,8 +124,9 @@ class Watch:
             kind, error, _ = given or sys.exc_info()
             exits = isinstance(error, SystemExit) and not self.raises
             self.note("sys.exit ends no notebook: " * exits, error, raised=True)
-            if error is not None and len(text := safe_str(error)) > MESSAGE_LIMIT:
-                # IPython would colour all of it, which takes a minute for 50 MB
+            text = safe_str(error) if error is not None else ""
+            if len(text) > MESSAGE_LIMIT or isinstance(error, RecursionError):
+                # IPython would colour all of it: a minute for 50 MB, a second for 3,000 frames
                 trace = traceback.format_tb(error.__traceback__, -5)
                 lines = [*trace, f"{kind.__name__}: {shorten(text)}"]
                 return self.shell._showtraceback(kind, shorten(text), lines)
@@ -143,28 +147,31 @@ class Watch:
 
         return transforming
 
-    def _changing_folder(self, run):
-        """`%cd` and its like only print that there is no such folder."""
+    def _loading(self, load):
+        """IPython imports a magic when it is first used."""
 
-        def changing(name, *args, **options):
-            if name not in ("cd", "pushd", "popd"):
-                return run(name, *args, _stack_depth=options.pop("_stack_depth", 1) + 1, **options)
-            change = os.chdir
+        def loading(*args, **options):
+            load(*args, **options)
+            self._hear_magics()
 
-            def noting(path):
-                try:
-                    return change(path)
-                except OSError as error:
-                    self.note(f"the magic %{name} failed: ", error, raised=True)
-                    raise
+        return loading
 
-            os.chdir = noting
-            try:
-                return run(name, *args, **options)
-            finally:
-                os.chdir = change
+    def _hear_magics(self) -> None:
+        for name, module in list(sys.modules.items()):
+            if name.startswith("IPython.core.magics.") and "print" not in vars(module):
+                module.print = self._printing(module.__file__)
 
-        return changing
+    def _printing(self, file: str):
+        """Some magics only print what went wrong: `%cd nowhere`, or `%%ruby` without a Ruby."""
+
+        def printing(*args, **options):
+            print(*args, **options)
+            error = sys.exc_info()[1]
+            trace = error.__traceback__ if error else None
+            if trace and trace.tb_frame.f_code.co_filename == file:  # the magic has caught it
+                self.note("a magic failed: ", error, raised=True)
+
+        return printing
 
     def _reloaded(self) -> None:
         """%autoreload prints that a module could not be reloaded, and goes on with the old one."""
@@ -173,7 +180,7 @@ class Watch:
         for module, changed in dict(failed).items():
             if self.reloads.get(module) != changed:
                 self.reloads[module] = changed
-                self.note(f"%autoreload could not reload the module {module}")
+                self.note(f"%autoreload could not reload {module}")
 
     def _log(self, record: logging.LogRecord) -> bool:
         """Some magics report a mistake with `logging.error` and go on."""
