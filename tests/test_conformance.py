@@ -29,8 +29,8 @@ def write(folder: Path, name: str, case: Case) -> None:
     for number, cell in enumerate(case.cells):
         source, metadata = (cell, {}) if isinstance(cell, str) else cell
         kind = next((k for k in ("md", "raw") if source.startswith(f"{k}:")), "code")
-        made = {"id": f"id{number}", "metadata": metadata, "source": source.removeprefix(f"{kind}:"),
-                "cell_type": {"md": "markdown"}.get(kind, kind)}  # fmt: skip
+        made = {"id": f"id{number}", "metadata": metadata, "source": source.removeprefix(f"{kind}:")}
+        made["cell_type"] = "markdown" if kind == "md" else kind
         cells.append(made | ({"outputs": [], "execution_count": None} if kind == "code" else {}))
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python", "language": "python"}}
     metadata = case.metadata or (kernel if name != "marks_no_metadata" else {})
@@ -51,11 +51,11 @@ class Run:
         env = {k: v for k, v in os.environ.items() if not k.startswith("EXP_")}
         env |= {"OMP_NUM_THREADS": "1", "NO_COLOR": "1"}
         self.text, self.cases = "", {}
-        for slow, limit in ((False, 30), (True, 5)):  # seconds; the slow ones wait for the end of it
-            names = [f"{name}.ipynb" for name, case in cases.items() if case.slow == slow]
+        for waits, limit in ((False, 60), (True, 5)):  # seconds
+            names = [f"{name}.ipynb" for name, case in cases.items() if case.waits == waits]
             if names:
-                command = [sys.executable, TOOL, "--engine", engine, "--jobs", "2", "--cell_timeout",
-                           str(limit), "--junit", "junit.xml", *names]  # fmt: skip
+                command = [sys.executable, TOOL, "--engine", engine, "--jobs", "2", *names]
+                command += ["--cell_timeout", str(limit), "--junit", "junit.xml"]
                 done = subprocess.run(command, cwd=root, env=env, capture_output=True, text=True)
                 assert "Traceback (most recent call last)" not in done.stderr, done.stderr
                 self.text += done.stdout
@@ -76,28 +76,36 @@ class Run:
         assert self.rows[name] == verdict, report or self.text[-300:]
         assert re.search(says, report + self.notes.get(name, ""), re.S), report
         if at is not None:
-            failed = [case.get("name") for case in self.cases[name] if case.find("failure") is not None]
+            failed = [c.get("name") for c in self.cases[name] if c.find("failure") is not None]
             assert failed[0].startswith(f"cell {at} " if at else "as a whole"), report
 
 
-def run(tmp_path_factory, engine: str, slow: bool) -> Run:
-    cases = {name: case for name, case in CASES.items() if engine == "kernel" or case.slow == slow}
-    return Run(tmp_path_factory.mktemp(engine), engine, cases)
+def run(request, tmp_path_factory) -> Run:
+    """Run the cases of those tests that were selected, and of this one's kind."""
+    kind = request.node.originalname
+    chosen = [item for item in request.session.items if getattr(item, "originalname", "") == kind]
+    names = [item.callspec.params["name"] for item in chosen]
+    engine = "kernel" if "kernel" in kind else "fork"
+    return Run(tmp_path_factory.mktemp(engine), engine, {name: CASES[name] for name in names})
 
 
 @pytest.fixture(scope="module")
-def quick(tmp_path_factory):
-    return run(tmp_path_factory, "fork", slow=False)
+def runs():
+    """The runs so far, by the name of their test."""
+    return {}
 
 
-@pytest.fixture(scope="module")
-def waiting(tmp_path_factory):
-    return run(tmp_path_factory, "fork", slow=True)
+@pytest.fixture
+def check(runs, request, tmp_path_factory):
+    """Check a case in the run of its kind, which the first test of a kind starts."""
 
+    def check(name, *expected):
+        kind = request.node.originalname
+        if kind not in runs:
+            runs[kind] = run(request, tmp_path_factory)
+        runs[kind].check(name, *expected)
 
-@pytest.fixture(scope="module")
-def kernels(tmp_path_factory):
-    return run(tmp_path_factory, "kernel", slow=False)
+    return check
 
 
 def names(slow: bool) -> list[str]:
@@ -106,49 +114,44 @@ def names(slow: bool) -> list[str]:
 
 @POSIX
 @pytest.mark.parametrize("name", names(slow=False))
-def test_fork(quick, name):
+def test_fork(check, name):
     case = CASES[name]
-    quick.check(name, case.verdict, case.says, case.at)
+    check(name, case.verdict, case.says, case.at)
 
 
 @POSIX
 @pytest.mark.slow
 @pytest.mark.parametrize("name", names(slow=True))
-def test_fork_that_waits(waiting, name):
+def test_fork_that_waits(check, name):
     case = CASES[name]
-    waiting.check(name, case.verdict, case.says, case.at)
+    check(name, case.verdict, case.says, case.at)
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", CASES)
-def test_kernel(kernels, name):
+def test_kernel(check, name):
     case = CASES[name]
     if case.kernel:
         assert case.why, "a difference between the engines needs a reason"
-        kernels.check(name, *case.kernel, None)
+        check(name, *case.kernel, None)
     else:
-        kernels.check(name, case.verdict, case.says, case.at)
+        check(name, case.verdict, case.says, case.at)
 
 
 def left_behind(folder: Path, within: float = 3.0) -> list:
     """The processes that still work in a folder."""
     until, found = time.monotonic() + within, [None]
     while found and time.monotonic() < until:
-        processes = psutil.process_iter(["cwd", "cmdline"])
-        found = [p.info["cmdline"] for p in processes if (p.info["cwd"] or "").startswith(str(folder))]
+        processes = [p.info for p in psutil.process_iter(["cwd", "cmdline"])]
+        found = [p["cmdline"] for p in processes if (p["cwd"] or "").startswith(str(folder))]
         time.sleep(0.1)
     return found
 
 
-@POSIX
-def test_a_fork_leaves_no_process(quick):
-    assert not left_behind(quick.nbs)
-
-
-@pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="the report says what is not seen elsewhere")
-def test_a_kernel_leaves_no_process(kernels):
-    assert not left_behind(kernels.nbs)
+def test_no_process_is_left(runs):
+    for finished in runs.values():
+        assert not left_behind(finished.nbs)
 
 
 def test_there_are_enough_situations():

@@ -8,8 +8,8 @@ and all that it started. When the runner is gone, in whatever way, each keeper n
 
 Both engines give the same verdict, with these exceptions (tests/test_conformance.py holds each):
 
-- What breaks the kernel's own connection (a patched `json.dumps` or `os.getpid`, a closed
-  `os.close(2)`) fails in a kernel, as it does in Jupyter; a forked shell survives it.
+- What breaks a kernel's own connection (a patched `json.dumps` or `os.getpid`, `sys.stdout = None`)
+  fails in a kernel, as it does in Jupyter; a forked shell survives it.
 - A kernel has threads and an event loop of its own: `threading.active_count() == 1` holds only
   in a forked shell, as in a script.
 - Where a process cannot become the parent of orphans (anywhere but on Linux), a child that
@@ -18,9 +18,11 @@ Both engines give the same verdict, with these exceptions (tests/test_conformanc
 
 from __future__ import annotations
 
+import contextlib
 import os
 import tempfile
 from collections.abc import Iterator
+from pathlib import Path
 
 from notebooks import ToolError
 from outcomes import Outcome, Task
@@ -38,7 +40,12 @@ class Engine:
             raise ToolError(f"no folder for temporary files can be made: {error}; "
                             "free some space, or set TMPDIR") from None  # fmt: skip
         self.env = os.environ | env
+        self.env.pop("PYTEST_CURRENT_TEST", None)  # with it a kernel hears only Python's output
         self.env["IPYTHONDIR"] = self.path("ipython")
+        readme = Path(self.path("ipython"), "profile_default", "startup", "README")
+        with contextlib.suppress(OSError):
+            readme.parent.mkdir(parents=True)
+            readme.touch()  # or each notebook would copy IPython's
         if "MPLCONFIGDIR" not in self.env and not writable_home():
             self.env["MPLCONFIGDIR"] = self.path("matplotlib")
         self.stopped = ""
@@ -68,7 +75,12 @@ def writable_home() -> bool:
 
     Where it cannot it makes a temporary folder and removes it at its exit: in each fork.
     """
-    home = os.path.expanduser("~")
-    places = [os.environ.get("XDG_CONFIG_HOME") or os.path.join(home, ".config"),
-              os.environ.get("XDG_CACHE_HOME") or os.path.join(home, ".cache")]  # fmt: skip
-    return all(os.access(place if os.path.isdir(place) else home, os.W_OK) for place in places)
+    home = Path("~").expanduser()
+    for variable, name in (("XDG_CONFIG_HOME", ".config"), ("XDG_CACHE_HOME", ".cache")):
+        place = Path(os.environ.get(variable) or home / name, "matplotlib")
+        existing = next(folder for folder in [place, *place.parents] if folder.exists())
+        try:
+            tempfile.TemporaryFile(dir=existing).close()
+        except OSError:
+            return False
+    return True

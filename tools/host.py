@@ -148,7 +148,11 @@ def make_shell(channel: Channel):
     class ZMQInteractiveShell(InteractiveShell):  # by this name libraries know Jupyter
         display_pub_class = Type(Publisher)
         displayhook_class = Type(Hook)
-        system = InteractiveShell.system_raw  # the command writes to our descriptors 1 and 2
+
+        def system(self, cmd):
+            if cmd.rstrip().endswith("&"):  # this is what every kernel says to it
+                raise OSError("Background processes not supported.")
+            return self.system_raw(cmd)  # the command writes to our descriptors 1 and 2
 
         def _showtraceback(self, etype, evalue, stb):
             what = shorten(safe_str(evalue))

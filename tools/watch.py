@@ -6,6 +6,7 @@ it: this module and `host` take what they need when they are imported.
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import atexit
 import contextlib
@@ -14,6 +15,7 @@ import functools
 import gc
 import hashlib
 import logging
+import os
 import re
 import signal
 import sys
@@ -31,6 +33,14 @@ from outcomes import Failure, in_cells
 MESSAGE_LIMIT = 10_000  # characters of an exception's message
 # whose tasks and coroutines are no business of the notebook's
 NOT_CELLS = re.compile(r"[/\\](IPython|ipykernel|tornado|zmq|anyio|watch\.py|host\.py)\b")
+
+
+def refuse_input(*_, **__):
+    raise RuntimeError("input() waits for a person, and a notebook that runs as a test has none")
+
+
+def refuse_breakpoint(*_, **__):
+    raise RuntimeError("breakpoint() waits for a person, and a test has none; remove it")
 
 
 class Watch:
@@ -59,6 +69,8 @@ class Watch:
             manager.load_lazy = self._loading(manager.load_lazy)
         self._hear_magics()
         logging.root.addFilter(self._log)
+        if os.environ.get("PYTHONBREAKPOINT") != "0":
+            sys.breakpointhook = refuse_breakpoint
         sys.excepthook = lambda kind, error, trace: self.note("at the exit: ", error)
         sys.unraisablehook = self._unraisable(sys.unraisablehook)
         threading.excepthook = self._thread(threading.excepthook)
@@ -138,6 +150,9 @@ class Watch:
         """IPython drops an AST transformer that raises, and only warns."""
 
         def transforming(node):
+            last = node.body[-1] if node.body else None
+            if isinstance(last, ast.Expr) and "run_notebook_watch" in ast.dump(last):
+                return node  # a cell of the runner's, which no transformer should see
             before = list(self.shell.ast_transformers)
             node = transform(node)
             for lost in before:
@@ -354,5 +369,3 @@ async def finish() -> None:
     gc.collect()
 
 
-def refuse_input(*_, **__):
-    raise RuntimeError("input() waits for a person, and a notebook that runs as a test has none")
