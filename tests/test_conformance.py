@@ -29,7 +29,8 @@ def write(folder: Path, name: str, case: Case) -> None:
     for number, cell in enumerate(case.cells):
         source, metadata = (cell, {}) if isinstance(cell, str) else cell
         kind = next((k for k in ("md", "raw") if source.startswith(f"{k}:")), "code")
-        made = {"id": f"id{number}", "metadata": metadata, "source": source.removeprefix(f"{kind}:")}
+        source = source.removeprefix(f"{kind}:")
+        made = {"id": f"id{number}", "metadata": metadata, "source": source}
         made["cell_type"] = "markdown" if kind == "md" else kind
         cells.append(made | ({"outputs": [], "execution_count": None} if kind == "code" else {}))
     kernel = {"kernelspec": {"name": "python3", "display_name": "Python", "language": "python"}}
