@@ -7,8 +7,10 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as theirs
+from torch import nn
 
-from exp.nb03e import EpochMetric
+from exp.nb03b import DataLoaders
+from exp.nb03e import EpochMetric, MeanMetric
 from exp.nb03j import (
     ConfusionMatrix,
     F1Score,
@@ -18,6 +20,8 @@ from exp.nb03j import (
     roc_auc,
     show_confusion,
 )
+from exp.nb04 import Callback, Learner, MetricsCallback
+from exp.nb04d import Checkpoint
 
 torch.set_num_threads(1)
 
@@ -174,3 +178,95 @@ def test_the_picture_of_a_matrix(monkeypatch):
     plt.close("all")
     with pytest.raises(ValueError, match="3 classes"):
         show_confusion(torch.eye(2), range(3))
+
+
+def data(size, n=60):
+    x = torch.randn(n, 5, generator=torch.Generator().manual_seed(0))
+    y = x[:, :3].argmax(1)
+    y[::7] = -100  # does not count
+    return list(zip(x.split(size), y.split(size), strict=True))
+
+
+def all_kinds():
+    import torchmetrics.classification as theirs
+
+    loss = nn.CrossEntropyLoss(torch.tensor([1.0, 2, 9]))
+    return {
+        "weighted loss": loss,
+        "the same": MeanMetric(loss),
+        "f1": F1Score(3),
+        "their f1": theirs.MulticlassF1Score(num_classes=3, ignore_index=-100),
+        "matrix": ConfusionMatrix(3),
+        "found": EpochMetric(lambda pred, target: (target >= 0).sum(), training=True),
+        "mAP": EpochMetric(lambda p, t: mean_average_precision(p[t >= 0], t[t >= 0])),
+    }
+
+
+@pytest.mark.parametrize("size", [1, 7, 60])
+def test_a_learner_reports_the_same_whatever_the_batch_size(size):
+    torch.manual_seed(1)
+    model = nn.Linear(5, 3)
+    found, wanted = (
+        Learner(
+            model, DataLoaders(None, data(n)), nn.CrossEntropyLoss(), metrics=all_kinds()
+        ).evaluate()
+        for n in (size, 60)
+    )
+    assert list(found) == ["loss", *all_kinds()]
+    assert found.pop("matrix").tolist() == wanted.pop("matrix").tolist()
+    assert found == pytest.approx(wanted, rel=1e-5)
+    assert found["weighted loss"] == pytest.approx(found["the same"], rel=1e-9)
+    assert found["f1"] == pytest.approx(found["their f1"], rel=1e-5)
+
+
+def test_a_learner_keeps_a_copy_for_each_phase_and_the_matrix_can_be_read():
+    torch.manual_seed(1)
+    dls = DataLoaders(data(8), data(20, n=40))
+    metrics = all_kinds()
+    learn = Learner(nn.Linear(5, 3), dls, nn.CrossEntropyLoss(), 0.5, metrics=metrics)
+    learn.fit(2)
+    last = learn.recorder.epochs[-1]
+    assert last["train_found"] == 60 - 9 and last["valid_found"] == 40 - 6
+    assert "train_mAP" not in last and "valid_mAP" in last
+    matrix = learn.callback(MetricsCallback).computed["valid_matrix"]
+    assert matrix.sum() == 40 - 6 and metrics["matrix"].compute().sum() == 0
+
+
+class Stop(Callback):
+    """Interrupt a training after some batches, in training or in validation."""
+
+    order, only_watches = 20_000, True
+
+    def __init__(self, batches):
+        self.left = batches
+
+    def after_batch(self, learn):
+        self.left -= 1
+        if not self.left:
+            raise KeyboardInterrupt
+
+
+@pytest.mark.parametrize("stop", [1, 3, 8, 9, 14, 18])
+def test_metrics_of_all_kinds_resume_to_the_same_bits(tmp_path, stop):
+    def learner(folder, *callbacks):
+        torch.manual_seed(1)
+        dls = DataLoaders(data(8), data(20, n=40))  # 8 and 2 batches
+        callbacks = [Checkpoint(tmp_path / folder, every=1), *callbacks]
+        return Learner(nn.Linear(5, 3), dls, nn.CrossEntropyLoss(), 0.5, metrics=all_kinds(),
+                       callbacks=callbacks)  # fmt: skip
+
+    whole = learner("whole")
+    whole.fit(2)
+    with pytest.raises(KeyboardInterrupt):
+        learner("broken", Stop(stop)).fit(2)
+    again = learner("broken")
+    again.fit(2)
+
+    def without_seconds(epochs):
+        return [{k: v for k, v in epoch.items() if "second" not in k} for epoch in epochs]
+
+    assert without_seconds(again.recorder.epochs) == without_seconds(whole.recorder.epochs)
+    matrices = [
+        learn.callback(MetricsCallback).computed["train_matrix"] for learn in (again, whole)
+    ]
+    assert matrices[0].tolist() == matrices[1].tolist()
