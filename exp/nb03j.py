@@ -54,7 +54,7 @@ def show_confusion(matrix: Tensor, classes: Sequence[Any] | None = None) -> None
     plt.show()
 
 
-# cell 10061872 a2a923 · From batches
+# cell 10061872 b62fb1 · From batches
 class ConfusionMatrix(Metric):
     """Count how often items of each class were predicted as each class.
 
@@ -73,17 +73,20 @@ class ConfusionMatrix(Metric):
         self.reset()
 
     def reset(self) -> None:
-        self.counts = torch.zeros(self.n_classes**2 + 2, dtype=torch.int64)  # ignored, invalid
+        self.counts = torch.zeros((self.n_classes + 2) * self.n_classes, dtype=torch.int64)
 
     def update(self, pred: Tensor, target: Tensor) -> None:
         """Count a batch; this waits for nothing."""
-        C, pred, given = self.n_classes, self._classes(pred, target).flatten(), target.flatten()
+        C, classes, given = self.n_classes, self._classes(pred, target).flatten(), target.flatten()
         target = given.long()
-        valid = (target >= 0) & (target < C) & (pred >= 0) & (pred < C) & (target == given)
-        place = torch.where(valid, target * C + pred, C * C + 1)
-        place = torch.where(target == self.ignore_index, C * C, place)
-        counts = self.counts.to(place.device, non_blocking=True)
-        self.counts = counts.index_add(0, place, torch.ones_like(place))
+        row = target.clamp(-1, C).remainder(C + 1)  # row C is for what is not a class
+        if given.is_floating_point():
+            row = torch.where(target == given, row, C)
+        if not pred.is_floating_point():  # classes that were chosen elsewhere
+            row = torch.where((classes >= 0) & (classes < C), row, C)
+            classes = classes.clamp(0, C - 1)
+        place = torch.where(target == self.ignore_index, C + 1, row) * C + classes
+        self.counts = self.counts.to(place.device, non_blocking=True) + _count(place, (C + 2) * C)
 
     def _classes(self, pred: Tensor, target: Tensor) -> Tensor:
         """Bring predictions to classes, in the shape of the targets."""
@@ -100,13 +103,21 @@ class ConfusionMatrix(Metric):
 
     def compute(self) -> Tensor:
         """Return the counts. Shape: -> (C, C)."""
-        if self.counts[-1]:
-            raise ValueError(f"metric {self.name!r}: {self.counts[-1]} targets or predictions were "
+        *classes, invalid, _ = self.counts.view(-1, self.n_classes)
+        if invalid.any():
+            raise ValueError(f"metric {self.name!r}: {invalid.sum()} targets or predictions were "
                              f"not a class in 0..{self.n_classes - 1}")
-        return self.counts[:-2].view(self.n_classes, self.n_classes)
+        return torch.stack(classes)
 
     def merge(self, states: Sequence[Mapping[str, Any]]) -> None:
         self.counts = torch.stack([state["counts"] for state in states]).sum(0)
+
+
+def _count(place: Tensor, n: int) -> Tensor:
+    """Count how often each number in 0..n-1 occurs. `bincount` would make Python wait for a GPU."""
+    if place.is_cpu:
+        return place.bincount(minlength=n)
+    return place.new_zeros(n).index_add(0, place, torch.ones_like(place))
 
 
 # cell 4d79207d ce3953 · Found, missed, and false alarms
