@@ -14,9 +14,9 @@ import pytest
 
 import exp
 import front_door
-from modules import gather
 from notebook2script import notebook2script
 from notebooks import find, read
+from render import gather
 
 ROOT = Path(__file__).parents[1]
 MODULES = gather(map(read, find(ROOT / "nbs")))

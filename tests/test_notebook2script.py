@@ -16,9 +16,11 @@ from made_notebooks import cell, save
 import files
 import modules
 import notebook2script as exporter
-from modules import gather, place, render, where
+from modules import place, where
 from notebook2script import notebook2script, plan
 from notebooks import Cell, NotebookError, ToolError, read, short_hash
+from order import arranged
+from render import gather, render
 
 TOOL = Path(exporter.__file__)
 
@@ -706,7 +708,7 @@ def test_every_statement_once_in_order_and_mapped_back(tmp_path_factory, sources
     assert module == render(gather([read(path)])[0], path.parent)
     compile(module, "module", "exec")
 
-    blocks = modules.arranged(made[0])
+    blocks = arranged([part.cell for part in made[0].parts])
     kinds = ("future", "imports", "body")
     in_blocks = [
         ast.dump(node)

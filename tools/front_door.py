@@ -9,8 +9,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from modules import Module, docstring, read_module
+from modules import read_module
 from notebooks import Cell, Problem, short_hash
+from render import Module, docstring
 
 WIDTH = 100
 

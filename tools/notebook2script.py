@@ -17,22 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import refusals
+from directives import importable
 from files import write_all
 from front_door import edited_init, render_init
-from modules import (
-    Module,
-    gather,
-    hand_edits,
-    header,
-    is_generated,
-    place,
-    read_module,
-    render,
-    sections,
-    where,
-)
-from notebooks import NotebookError, Problem, find, importable, read
+from left_behind import names_left_behind
+from library import TOGETHER, Library
+from modules import hand_edits, header, is_generated, place, read_module, sections, where
+from notebooks import NotebookError, Problem, find, read
 from project import Settings, ToolError, cli, settings, show
+from render import Module, gather, render
 
 # --- plan: every text and every problem, before anything is written ------------------------------
 
@@ -86,12 +79,12 @@ def plan(
     known.sort(key=lambda notebook: notebook.order)
     mine = [n for n in known if not chosen or n.path.absolute() in chosen]
     modules = gather(known)
-    library = refusals.Library(known, modules, lib, config.house_rules)
+    library = Library(known, modules, lib, config.house_rules)
 
     problems += [p for refuse in refusals.ALONE for notebook in mine for p in refuse(notebook)]
     problems += [
         problem
-        for refuse in refusals.TOGETHER
+        for refuse in (*TOGETHER, names_left_behind)
         for problem in refuse(library)
         if any(problem.path == notebook.path for notebook in mine)
     ]

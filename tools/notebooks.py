@@ -3,12 +3,9 @@
 from __future__ import annotations
 
 import ast
-import difflib
-import functools
 import hashlib
 import itertools
 import json
-import keyword
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -16,15 +13,11 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 
-from names import Event, absolute, bound_names, events, is_future  # noqa: F401
+from directives import EXPORTS, MODULE_NAME, nbdev_directives, parse_directive
+from names import Event, bound_names, events, is_future  # noqa: F401 - passed on
 from project import Settings, ToolError, cli, settings, show  # noqa: F401 - passed on
 
 NUMBERED = re.compile(r"(\d+)([a-z]?)_(.+)")
-DIRECTIVE = re.compile(r"#\s*(\|?)\s*(\w+)(.*)")
-EXPORTS = {"export", "exports", "exporti"}  # the last two are nbdev's: shown, and private
-SKIPS = {"slow", "cuda", "skip"}
-FLAGS = EXPORTS | SKIPS | {"hide"}  # directives that stand alone
-MODULE_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)
 CONFLICT = re.compile(r"^(<{7}|\|{7}|={7}|>{7})( .*)?$", re.MULTILINE)
 
 
@@ -268,53 +261,6 @@ def lines_of(statements: list[ast.stmt]) -> list[list[ast.stmt]]:
     return groups
 
 
-def importable(name: str) -> bool:
-    """Whether a dotted name can be that of a module inside a library."""
-    parts = name.split(".")
-    odd = any(part == "__init__" or keyword.iskeyword(part) or len(part) > 100 for part in parts)
-    return bool(MODULE_NAME.fullmatch(name)) and not odd
-
-
-def nbdev_directives(metadata: object) -> dict[str, str]:
-    """The directives in nbdev's part of a cell's or a notebook's metadata."""
-    found = metadata.get("nbdev") if isinstance(metadata, dict) else None
-    if not isinstance(found, dict):
-        return {}
-    texts = {k: str(v).strip() for k, v in found.items() if v is not False}
-    return {k: "" if v.lower() == "true" else v for k, v in texts.items()}
-
-
-def parse_directive(line: str) -> tuple[str, str] | None:
-    """Read `#export`, `# export`, `#|export`, `#| export` as one directive: (name, argument).
-
-    A comment is a directive if it says so alone on its line (`# hide`), if it is `#earns …`,
-    `#export NAME` or `#export replaces …`, or if it starts with `#|`; `# skip the header` is only
-    a comment, and so is `# slow` or `# skip`: what keeps a cell from running must not look like
-    English; and `#| exprot` is a misspelling.
-    """
-    match = DIRECTIVE.fullmatch(line.strip())
-    if match is None:
-        return None
-    bar, name, argument = match[1], match[2], match[3].strip().removeprefix(":").strip()
-    if name in SKIPS and not bar and not line.strip().startswith(f"#{name}"):
-        return None
-    if name in FLAGS and not argument:
-        return name, ""
-    sent = MODULE_NAME.fullmatch(argument) or re.match(r"replaces\s+\w", argument)
-    if name in EXPORTS and sent:
-        return name, argument
-    if name in ("earns", "default_exp") and argument and match[3][0] in " \t":
-        return name, argument
-    # other lines with a bar are options of nbdev and Quarto
-    known = name not in FLAGS and not (resembles_export(name.lower()) and name != "exportd")
-    return (name, argument) if bar and known else None
-
-
-@functools.cache
-def resembles_export(word: str) -> bool:
-    return difflib.SequenceMatcher(None, word, "export").ratio() > 0.8
-
-
 def read(path: str | Path) -> Notebook:
     """Read and validate one notebook file.
 
@@ -418,27 +364,3 @@ def short_hash(text: str, length: int = 6) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:length]
 
 
-def imports_of(
-    cell: Cell, package: str, everywhere: bool = True, within: str = "x"
-) -> Iterator[tuple[int, str, str | None]]:
-    """Each import from the package in a cell: (line, module, name or None).
-
-    `from exp.nb01 import f` is `(1, "nb01", "f")`, `import exp.nb01` is `(1, "nb01", None)`. With
-    `everywhere` those inside functions, too. `within` is the module that the cell is in.
-    """
-    if not re.search(rf"\b{re.escape(package)}\b|\bfrom\s+\.", cell.code):  # parsing is slow
-        return
-    tree = cell.tree or ast.Module([], [])
-    for node in ast.walk(tree) if everywhere else tree.body:
-        line = getattr(node, "lineno", 1) + cell.first_line - 1
-        if isinstance(node, ast.Import):
-            for alias in node.names:
-                if alias.name.startswith(package + "."):
-                    yield line, alias.name.removeprefix(package + "."), None
-        elif isinstance(node, ast.ImportFrom):
-            module = absolute(node, f"{package}.{within}")
-            for alias in node.names:
-                if module == package:
-                    yield line, alias.name, None
-                elif module.startswith(package + "."):
-                    yield line, module.removeprefix(package + "."), alias.name
