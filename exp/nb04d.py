@@ -433,7 +433,7 @@ def _extended(learn: Learner, then: Mapping[str, Any], state: Mapping[str, Any])
     return now
 
 
-# cell 5e52804e 0d8c0a · The best weights
+# cell 5e52804e b07e18 · The best weights
 class SaveBest(Monitor):
     """Write the weights into a file whenever the monitored result is the best of the fit so far.
 
@@ -447,8 +447,8 @@ class SaveBest(Monitor):
         self.path, self.restore, self._n_seen = Path(path), restore, 0
 
     def before_fit(self, learn: Learner) -> None:
-        getattr(super(), "before_fit", lambda learn: None)(learn)
-        self.best, self.best_epoch, self._n_seen = None, None, 0
+        super().before_fit(learn)
+        self._n_seen = 0
 
     def before_epoch(self, learn: Learner) -> None:
         if self.restore and self.best is not None and not self.path.exists():

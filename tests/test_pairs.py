@@ -25,6 +25,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from torch import nn
+from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
 
 import exp
 from exp.nb03b import DataLoaders, TensorDataset
@@ -43,6 +44,8 @@ from exp.nb04b import (
     StopOnNaN,
 )
 from exp.nb04d import Checkpoint, SaveBest, learner_state
+from exp.nb04e import SchedulerCallback, ValidateEvery, WeightAverage
+from exp.nb04f import ClosureStep, TensorBoardLogger
 from exp.nb05 import CosineSchedule, LinearSchedule, ScheduleCallback
 from exp.nb06 import ActivationStatsCallback
 from exp.nb06c import (
@@ -77,6 +80,14 @@ CALLBACKS = {  # how to make each, given a folder for its files
     "SaveBest": lambda folder: SaveBest(folder / "best.safetensors"),
     "ScheduleCallback": lambda folder: ScheduleCallback("lr", CosineSchedule(0.2, 0.01)),
     "ScheduleCallback 2": lambda folder: ScheduleCallback("momentum", LinearSchedule(0.5, 0.9)),
+    "SchedulerCallback": lambda folder: SchedulerCallback(partial(StepLR, step_size=3, gamma=0.5)),
+    "SchedulerCallback 2": lambda folder: SchedulerCallback(
+        partial(ReduceLROnPlateau, patience=0, threshold=0.1), "epoch", "train_loss"),
+    "WeightAverage": lambda folder: WeightAverage(0.8),
+    "WeightAverage 2": lambda folder: WeightAverage(None, start=1),
+    "ValidateEvery": lambda folder: ValidateEvery(4),
+    "TensorBoardLogger": lambda folder: TensorBoardLogger(folder / "board", every=2),
+    "ClosureStep": lambda folder: ClosureStep(),
     "ActivationStatsCallback": lambda folder: ActivationStatsCallback(nn.Linear),
     "MixedPrecision": lambda folder: MixedPrecision(torch.bfloat16),
     "MixedPrecision 2": lambda folder: MixedPrecision(torch.float16),
@@ -153,6 +164,8 @@ def new_learner(names, folder, *others):
     rank, n_processes = process_rank()
     seed_everything(3 + rank)
     opt_func = partial(torch.optim.SGD, momentum=0.9)
+    if "ClosureStep" in names:
+        opt_func = partial(torch.optim.LBFGS, max_iter=2)
     callbacks = [CALLBACKS[name](folder) for name in names] + [Noise(), *others]
     if set(TEXTS) & set(names):
         model = RecurrentLM(6, 4, 1, dropout_in=0.1, layer=partial(WeightDropLSTM, weight_drop=0.2))
