@@ -75,7 +75,7 @@ def _running(model: nn.Module) -> list[nn.Module]:
     return [part for part in model.modules() if getattr(part, "running_mean", None) is not None]
 
 
-# cell e815f8ac 673461 · An average of weights
+# cell e815f8ac 8ba0a5 · An average of weights
 class WeightAverage(Callback):
     """Average the weights over a training, validate with the average, and end with it.
 
@@ -86,7 +86,7 @@ class WeightAverage(Callback):
     Differs: the average of half-precision weights is kept in float32.
     """
 
-    order = 90  # above SaveBest: at the end of the fit this acts first, then SaveBest puts its weights back
+    order = 90  # above SaveBest, which must have the last word when the fit ends
 
     def __init__(self, decay: float | None = 0.999, start: int = 0):
         if not (decay is None or 0 < decay < 1) or start < 0:
@@ -390,14 +390,14 @@ def _watched(learn: Learner, scheduler: Any, monitor: str | None, each: str) -> 
     return monitor
 
 
-# cell ab3c36d2 64ea4d · Steps instead of epochs, and validation in between
+# cell ab3c36d2 6e94b6 · Steps instead of epochs, and validation in between
 class ValidateEvery(Callback):
     """Evaluate on the validation set after every n-th step; `rows` keeps what came out.
 
     Beside a `WeightAverage`, the average is evaluated.
     """
 
-    order = 95  # after WeightAverage
+    order, only_watches = 95, True  # after WeightAverage
 
     def __init__(self, n_steps: int):
         check_counts(n_steps=n_steps)

@@ -30,7 +30,7 @@ from exp.nb04 import Learner
 from exp.nb04b import GradientAccumulation, GradientClip
 
 
-# cell c52d1b6e 342d10 · Loggers
+# cell c52d1b6e 80b8f0 · Loggers
 class TensorBoardLogger(Callback):
     """Write losses and rates by step, and the results of each epoch, into a folder for TensorBoard.
 
@@ -38,7 +38,7 @@ class TensorBoardLogger(Callback):
     Raises: ModuleNotFoundError if the package `tensorboard` is not installed.
     """
 
-    order = 40  # after the results of an epoch are there
+    order, only_watches = 40, True  # after the results of an epoch are there
 
     def __init__(self, folder: str | Path, every: int = 10):
         check_counts(every=every)
