@@ -243,6 +243,20 @@ def test_a_package_on_the_path_wins(tmp_path):
 
 
 @POSIX
+@pytest.mark.parametrize("engine", ["fork", "kernel"])
+def test_as_an_installed_command(tmp_path, engine):
+    """As pip installs it: the tools are a package, in a Python that does not look beside scripts."""
+    (tmp_path / "site").mkdir()
+    (tmp_path / "site" / "ground_up_tools").symlink_to(TOOL.parent)
+    write(tmp_path / "work", "1", "import sys\nassert not any('tools' in p for p in sys.path)")
+    code = "import sys; from ground_up_tools import run_notebook; sys.exit(run_notebook())"
+    env = ENVIRONMENT | {"PYTHONPATH": str(tmp_path / "site"), "PYTHONSAFEPATH": "1"}
+    command = [sys.executable, "-c", code, ".", "--engine", engine]
+    done = subprocess.run(command, cwd=tmp_path / "work", env=env, capture_output=True, text=True)
+    assert done.returncode == 0 and "1 passed" in done.stdout, done.stdout + done.stderr
+
+
+@POSIX
 def test_a_home_that_cannot_be_written(tmp_path):
     """Matplotlib then makes a temporary folder, which no notebook may remove from the others."""
     plot = ["import matplotlib.pyplot as plt\nplt.plot([1, 2]);"]

@@ -19,6 +19,9 @@ import tempfile
 import time
 import traceback
 from dataclasses import asdict
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parent))  # not there yet where PYTHONSAFEPATH is set
 
 from host import host
 from outcomes import STOPPED, Failure, Record, Step, Task, how_it_ended, read_stack

@@ -13,6 +13,8 @@ import signal
 import sys
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parent))  # not there yet where PYTHONSAFEPATH is set
+
 from processes import adopt_orphans, end_descendants, end_with_parent
 
 GRACE = 0.3  # seconds for what ends by itself after the kernel

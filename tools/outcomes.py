@@ -193,13 +193,16 @@ class Record:
             total = f"{self.lines:,} lines, {self.size:,} characters in all"
             self.cut["text"] = f"\n… cut here: {total}\n"
             self.tail_size -= excess
+        gone = set()
         while excess > 0:
             first = self.tail[0]
             dropped = min(excess, first.size)
             first.drop(dropped)
             excess -= dropped
             if not first.size:
-                self.outputs.remove(self.tail.popleft())
+                gone.add(id(self.tail.popleft()))
+        if gone:
+            self.outputs[:] = [output for output in self.outputs if id(output) not in gone]
 
     def show(self, output: dict, id: str | None = None) -> None:
         self._now()
