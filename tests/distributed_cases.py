@@ -21,6 +21,7 @@ from exp.nb03e import EpochMetric, MeanMetric
 from exp.nb03f import Callback, CancelFit
 from exp.nb03j import ConfusionMatrix, F1Score
 from exp.nb04 import Learner
+from exp.nb04b import GradientAccumulation
 from exp.nb06c import DistributedCallback, process_group, shared_loaders
 
 CASES = {}
@@ -202,6 +203,11 @@ def weighted_and_padded(rank, *callbacks):
 def losses_that_divide_by_something_else(rank):
     """Class weights and padding: the weights and figures of one process with the whole batches."""
     return weighted_and_padded(rank)
+
+
+@case
+def accumulated_losses_that_divide_by_something_else(rank):
+    return weighted_and_padded(rank, GradientAccumulation(2))
 
 
 @case

@@ -114,8 +114,9 @@ def test_all_processes_validate_the_same_model(found):
 
 
 def test_gradients_and_figures_are_weighted_by_what_the_loss_divided_by(found):
-    first, second = found["losses_that_divide_by_something_else"]
-    assert first == second and first["difference"] < 1e-6
+    for case in ("losses", "accumulated_losses"):
+        first, second = found[f"{case}_that_divide_by_something_else"]
+        assert first == second and first["difference"] < 1e-6
     first, second = found["a_share_of_nothing_but_padding"]
     assert first == second and first["finite"]
 

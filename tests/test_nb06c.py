@@ -160,7 +160,7 @@ def test_an_evaluation_inside_a_step_changes_nothing(dtype, event):
 
 
 class Die(Callback):
-    order = 20_000
+    order, only_watches = 20_000, True
 
     def after_batch(self, learn):
         if learn.training and learn.epoch == 1 and learn.batch_index == 2:
