@@ -1,12 +1,12 @@
 """Annealing: a rate for every moment
 
-By the end you will have schedules that move any setting of the optimizer during training, and the one-cycle policy, equal to PyTorch's at every step and measured against constant rates.
+By the end you will have schedules that move any setting of the optimizer during training, and the one-cycle policy, equal to PyTorch's at every step and measured against constant rates and a plain cosine.
 """
 
 # cell 2d81e2ab a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/05_anneal.ipynb: do not edit · be2e78
+# generated from nbs/05_anneal.ipynb: do not edit · 52db12
 __all__ = [
     "Schedule",
     "ConstantSchedule",
