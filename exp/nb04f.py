@@ -13,7 +13,7 @@ __all__ = [
     "LearnerEstimator",
 ]
 
-# cell 764afe02 2e57a3 · Imports
+# cell 764afe02 d26b41 · Imports
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from inspect import signature
@@ -27,7 +27,7 @@ from exp.nb03b import DataLoader, TensorDataset
 from exp.nb03d import check_counts, is_first_process
 from exp.nb03f import Callback
 from exp.nb04 import Learner
-from exp.nb04b import GradientAccumulation, GradientClip
+from exp.nb04b import StopOnNaN
 
 
 # cell c52d1b6e 80b8f0 · Loggers
@@ -76,7 +76,7 @@ class TensorBoardLogger(Callback):
                 self._writer.add_scalar(name, value, learn.n_steps)
 
 
-# cell 5a1fa38c 45329c · Optimizers that ask more than once
+# cell 5a1fa38c 3c8dfd · Optimizers that ask more than once
 class ClosureStep(Callback):
     """Step with an optimizer that needs a closure, such as `torch.optim.LBFGS`.
 
@@ -87,8 +87,10 @@ class ClosureStep(Callback):
 
     def before_fit(self, learn: Learner) -> None:
         for other in learn.callbacks:
-            acts = any(hasattr(other, name) for name in ("do_predict", "do_loss", "do_backward"))
-            if acts or isinstance(other, GradientAccumulation | GradientClip):
+            acts = any(hasattr(other, name) for name in (
+                "do_predict", "after_pred", "do_loss", "after_loss", "do_backward",
+                "after_backward"))
+            if acts and not (other.only_watches or isinstance(other, StopOnNaN)):
                 raise ValueError(f"{type(other).__name__} does not go with ClosureStep, which "
                                  "evaluates loss and gradient several times a step; leave one out")
 
