@@ -289,8 +289,8 @@ def test_tools_come_with_their_notebook(play):
     code = (
         "import pandas as pd\nfrom sklearn.tree import DecisionTreeRegressor as T\nT(pd.Series())"
     )
-    assert len(play(_06_hooks=[code])[1]) == 2
-    assert len(play(_08b_devise=[code])[1]) == 1
+    assert len(play(_04_learner=[code])[1]) == 2
+    assert len(play(_06_hooks=[code])[1]) == 1
     assert not play(_09_collab=[code])[1]
     assert not play(_01_first=[], appendix=[code])[1]  # without a number: after all others
     assert play(_01_first=["#earns @\ntest_near(x @ y, z)"], appendix=["x @ y"])[1] == []
