@@ -321,10 +321,11 @@ def test_two_processes(tmp_path):
     """Both are killed at the same batch, and both resume; each has its own random numbers."""
     codes, errors = run_two(tmp_path)
     assert codes == [0, 0], errors[0][-3000:]
-    for r in range(2):
-        found = json.loads((tmp_path / f"rank{r}.json").read_text())
-        print(f"\nprocess {r}: {Counter(found.values())}")
-        assert {names: result for names, result in found.items() if result != "resumed"} == {}
+    first, second = (json.loads((tmp_path / f"rank{r}.json").read_text()) for r in range(2))
+    print(f"\non two processes: {Counter(first.values())}")
+    assert first == second
+    assert not [result for result in first.values() if result.startswith("process")]
+    assert list(first.values()).count("resumed") >= 0.8 * len(first)
 
 
 @pytest.fixture(autouse=True)
