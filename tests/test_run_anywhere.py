@@ -266,6 +266,29 @@ def test_a_home_that_cannot_be_written(tmp_path):
     assert "3 passed, 0 failed" in done.stdout, done.stdout + done.stderr
 
 
+@POSIX
+def test_the_flags_of_nbdev_skip_cells(tmp_path):
+    cells = ["#| cpp\n1/0", "#|fortran\n1/0", "#| slow\n1/0", "#| other\nx = 1", "# cpp\ny = 1"]
+    write(tmp_path / "nbs", "1", *cells)
+    ini = "[DEFAULT]\nnbs_path = nbs\ntst_flags = slow|cpp fortran\ndata = data\n"
+    (tmp_path / "settings.ini").write_text(ini)
+    done = run(tmp_path)
+    assert done.returncode == 0 and "2 + 3 skipped" in done.stdout, done.stdout + done.stderr
+
+
+@POSIX
+def test_exported_cells_of_other_kinds(tmp_path):
+    """A star import binds no name that could be listed; a cell may go to another module."""
+    root = make_project(tmp_path, a00_core=[
+        "#| default_exp core", "#| export\nfrom math import *\ndef half(x): return x / 2",
+        "#| export utils\ndef third(x): return x / 3", "assert half(4) == 2 == sqrt(4)\nthird(3)",
+    ])  # fmt: skip
+    (root / "lib" / "core.py").write_text("from math import *\ndef half(x): return x / 2\n")
+    (root / "lib" / "utils.py").write_text("def third(x): return x / 3\n")
+    done = run(root, "--exported")
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
 # --- the warm start changes nothing --------------------------------------------------------------
 
 

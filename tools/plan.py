@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import glob
 import os
 import re
@@ -85,8 +86,8 @@ def places(names: tuple[str, ...], nbs: Path) -> Iterator[Path]:
 # --- which cells ----------------------------------------------------------------------------------
 
 
-def why_skip(cell: Cell, device: str, slow: bool) -> str:
-    """The reason in a cell's directives not to run it, or nothing."""
+def why_skip(cell: Cell, device: str, slow: bool, flags: frozenset[str] = frozenset()) -> str:
+    """The reason in a cell's directives not to run it, or nothing; `flags`: nbdev's tst_flags."""
     directives = cell.directives
     if "skip" in directives:
         return "#skip"
@@ -96,13 +97,13 @@ def why_skip(cell: Cell, device: str, slow: bool) -> str:
         return "#slow: give --slow to run it"
     if "cuda" in directives and device != "cuda":
         return "#cuda: give --device cuda to run it"
-    return ""
+    flagged = flags.intersection(directives) - {"slow", "cuda"}
+    return ", ".join(f"#| {flag}: one of tst_flags" for flag in sorted(flagged))
 
 
-def tags(cell: Cell, notebook: Notebook) -> set[str]:
+def tags(cell: Cell) -> set[str]:
     """A cell's tags as Jupyter keeps them; nbval's comments mean the same as its tags."""
-    metadata = notebook.raw["cells"][cell.index].get("metadata") or {}
-    found = metadata.get("tags") if isinstance(metadata, dict) else None
+    found = cell.metadata.get("tags")
     named = {tag for tag in found if isinstance(tag, str)} if isinstance(found, list) else set()
     said = {f"nbval-{word.lower().replace('_', '-')}" for word in NBVAL.findall(cell.source)}
     return named | said
@@ -130,14 +131,20 @@ def why_skip_all(notebook: Notebook) -> str:
 
 def imported(cell: Cell, notebook: Notebook, package: str) -> str:
     """What stands in for an exported cell: the import of each name that it binds."""
-    if cell.tree is None or notebook.module is None:
+    module = cell.target or notebook.module
+    if cell.tree is None or module is None:
         what = f"{show(notebook.path)}: cell {cell.number} cannot be exported"
         raise ToolError(f"{what}; see what tools/notebook2script.py says")
     future = [block.text for block in cell.blocks() if block.kind == "future"]
     names = {name: None for name, how, *_ in cell.bindings if how != "loop"}
-    module = f"{package}.{notebook.module}"
+    module = f"{package}.{module}"
     what = f"from {module} import {', '.join(names)}" if names else f"import {module}"
-    return "\n".join([*future, what])
+    stars = [ast.unparse(node) for node in cell.tree.body if is_star(node)]  # they bind no name
+    return "\n".join([*future, *stars, what])
+
+
+def is_star(node: ast.stmt) -> bool:
+    return isinstance(node, ast.ImportFrom) and node.names[0].name == "*" and not node.level
 
 
 def plan(
@@ -146,6 +153,7 @@ def plan(
     device: str = "cpu",
     slow: bool = False,
     exported: bool = False,
+    flags: frozenset[str] = frozenset(),
     **limits: float,
 ) -> Task:
     """The code cells of a notebook as steps to run or to skip."""
@@ -154,8 +162,8 @@ def plan(
         if cell.number:  # an empty cell has none, as in Jupyter
             instead = exported and cell.exported and cell.code
             source = imported(cell, notebook, package) if instead and not never else cell.source
-            tagged = tags(cell, notebook)
-            skip = never or why_skip(cell, device, slow) or ", ".join(tagged & SKIPS)
+            tagged = tags(cell)
+            skip = never or why_skip(cell, device, slow, flags) or ", ".join(tagged & SKIPS)
             steps.append(Step(cell.number, source, skip, not tagged.isdisjoint(RAISES)))
     return Task(str(notebook.path.resolve()), tuple(steps), **limits)
 

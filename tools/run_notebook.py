@@ -236,7 +236,9 @@ def run_notebook(
         nbs: the folder of the notebooks; by default what settings.ini says.
     """
     home = settings()
-    data = data or os.environ.get("EXP_DATA") or home.values.get("data", "sample")
+    given_data = data or os.environ.get("EXP_DATA")
+    wanted = home.values.get("data")  # in another project this may be a folder
+    data = given_data or (wanted if wanted in ("sample", "full") else "sample")
     if data not in ("sample", "full"):
         raise ToolError(f"--data is sample or full, not {data}")
     if engine not in ("", "fork", "kernel"):
@@ -251,6 +253,7 @@ def run_notebook(
     timings = Timings(home, data, device, *["exported"] * exported)
     paths, left_out = chosen(notebooks, Path(nbs) if nbs else home.nbs)
     options = {"package": home.lib.name, "device": device, "slow": slow, "exported": exported}
+    options["flags"] = frozenset(re.findall(r"\w+", home.values.get("tst_flags", "")))
     results = Results([planned(path, **options, **limits) for path in timings.slowest_first(paths)])
     results.notes += [f"left out: {show(path)}: name it to run it" for path in left_out]
     tasks = [result.task for result in results if result.status == "not run"]

@@ -16,6 +16,7 @@ import importlib
 import os
 import shutil
 import sys
+import threading
 import weakref
 from collections.abc import Iterable, Iterator
 from importlib.machinery import ModuleSpec
@@ -33,6 +34,7 @@ class Warm:
         self.loaded: set[str] = set()  # by the import system, not put into sys.modules by others
         self.at_exit: dict[str | None, list[tuple]] = {}  # module -> its exit handlers
         self.hidden: dict[str, ModuleType] = {}
+        self.lock = threading.RLock()
         self.holders: dict[str, tuple[ModuleType, str]] = {}  # hidden -> package, attribute
 
     def load(self, modules: Iterable[str]) -> None:
@@ -109,17 +111,18 @@ class Warm:
     def find_spec(self, name: str, path=None, target=None) -> ModuleSpec | None:
         """Asked by the import system: note a module that it loads, or bring back a hidden one."""
         loads = sys._getframe(2).f_code.co_name == "_find_and_load_unlocked"
-        if name in self.hidden:
-            return ModuleSpec(name, self) if loads else self.hidden[name].__spec__
+        if hidden := self.hidden.get(name):
+            return ModuleSpec(name, self) if loads else hidden.__spec__
         if loads and not self.hidden:
             self.loaded.add(name)
             self.needs.setdefault(importing(), set()).add(name)
         return None
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
-        module = self.hidden[spec.name]
-        spec.loader_state = getattr(module, "__spec__", None)
-        self._bring_back(spec.name)
+        with self.lock:
+            module = self.hidden.get(spec.name) or sys.modules[spec.name]  # a thread was faster
+            spec.loader_state = getattr(module, "__spec__", None)
+            self._bring_back(spec.name)
         return module
 
     def exec_module(self, module: ModuleType) -> None:
