@@ -11,7 +11,7 @@ __all__ = [
     "Learner",
 ]
 
-# cell a177f35a 1628b7 · Imports
+# cell a177f35a 8f9462 · Imports
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from math import inf
@@ -31,7 +31,7 @@ from exp.nb03d import (
     random_kept,
     set_training,
 )
-from exp.nb03e import divisor_of
+from exp.nb03e import divisor_of, name_metrics  # noqa: F401  also looked for here
 from exp.nb03f import (
     EVENTS,
     Callback,
@@ -65,7 +65,7 @@ from exp.nb03i import (
 )
 
 
-# cell 5c5a3c8e c98597 · The Learner
+# cell 5c5a3c8e 151930 · The Learner
 class Learner:
     """A model, its data, a loss and an optimizer, and the callbacks that take part in training.
 
@@ -75,8 +75,7 @@ class Learner:
     `lr` None is the optimizer's own default. `groups` maps the model to parameter groups, as
     torch.optim takes them. `metrics` are functions (pred, target) -> mean over the batch, or
     objects with reset, update, compute, in a list, or in a dict by name.
-    MetricsCallback and Recorder take part without being named; so does ProgressCallback, unless
-    `progress` is False.
+    MetricsCallback, Recorder and, unless `progress` is False, ProgressCallback take part unasked.
     Raises: TypeError or ValueError for parts that cannot work together: here or in the first batch.
     """
 
@@ -140,8 +139,7 @@ class Learner:
                     pass
         except Cancel as cancel:
             raise RuntimeError(f"{type(cancel).__name__} was raised at an event that it cannot "
-                               "cancel; the table in 04_callbacks says which event allows "
-                               "which") from cancel
+                               "cancel; see the table in 04_callbacks") from cancel
 
     def _run_epochs(self, train: Any, valid: Any) -> None:
         """Run the epochs that are left; without `train`, only the validation of one."""
@@ -283,10 +281,10 @@ class Learner:
         self._last_epoch = inf if n_epochs is None else n_epochs
         self._first_step = self.n_steps
         self._last_step = inf if n_steps is None else self.n_steps + n_steps
-        self.batch_index, self.n_batches, self.training = 0, None, False
+        self.batch_index, self.n_batches, self.training, self.exhausted = 0, None, False, False
         self.numbered, self._checked, self._events = enumerate, set(), EVENTS
         self.step_batches, self.step_weight, self.postponed = 0, 0, False
-        self._n_groups, self.exhausted = len(self.opt.param_groups), False
+        self._n_groups = len(self.opt.param_groups)
         self._forget_batch()
 
     def _take(self, batch: Any) -> None:
@@ -300,8 +298,8 @@ class Learner:
         if self.training not in self._checked:
             check_loss(self)
             self._checked.add(self.training)
-        divisor = self._divisor
-        self.loss_weight = self.n_items if divisor is None else divisor(self.pred, self.target)
+        count = self._divisor
+        self.loss_weight = count(self.pred, self.target) if count else self.n_items
 
     def _forget_gradients(self) -> None:
         """Clear the gradients that the optimizer steps with."""
@@ -388,16 +386,15 @@ class Learner:
 
     def result_names(self) -> list[str]:
         """List the names of the results of an epoch that are known before a fit."""
-        names, metrics = [], self.callback(MetricsCallback)
-        for phase in ["train"] + ["valid"] * (self.dls.valid is not None):
-            names += metrics.names(phase)
-        return names + [name for callback in self.callbacks for name in callback.writes]
+        phases = ["train", "valid"] if self.dls.valid is not None else ["train"]
+        known = [name for p in phases for name in self.callback(MetricsCallback).names(p)]
+        return known + [name for callback in self.callbacks for name in callback.writes]
 
     def evaluate(self, loader: Any = None) -> dict[str, Any]:
         """Compute loss and metrics over a loader, by default the validation set."""
         found = self._look(MetricsCallback(self.metrics), loader)
-        scores = {**found.computed, **found.results}
-        return {name.removeprefix("valid_"): value for name, value in scores.items()}
+        return {name.removeprefix("valid_"): value
+                for name, value in {**found.computed, **found.results}.items()}
 
     def get_preds(self, loader: Any = None) -> tuple[Any, Any]:
         """Return predictions and targets (N, …) on the CPU, by default of the validation set."""

@@ -13,16 +13,28 @@ __all__ = [
     "CSVLogger",
 ]
 
-# cell f84825e1 fde259 · Imports
+# cell f84825e1 949b6b · Imports
 import csv
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from exp.nb03d import is_first_process
+# some of these are only looked for here
+from exp.nb03d import format_line, format_table, is_first_process  # noqa: F401
 from exp.nb03f import Callback
-from exp.nb03g import ProgressCallback, Recorder, new_axes, plot_losses  # noqa: F401
+from exp.nb03g import (  # noqa: F401
+    Display,
+    LinesDisplay,
+    NotebookDisplay,
+    ProgressCallback,
+    Recorder,
+    TerminalDisplay,
+    new_axes,
+    plot_losses,
+    thin,
+    where_output_goes,
+)
 from exp.nb04 import Learner
 
 
