@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_learner import Course, learner
+from small_learner import Course, learner, plain
 from torch import nn
 
 from exp.nb00 import test_eq, test_near
@@ -92,6 +92,19 @@ class TestCuda:
         assert on_gpu.recorder.losses == pytest.approx(on_cpu.recorder.losses, rel=1e-3)
         assert on_gpu.results == pytest.approx(on_cpu.results, rel=1e-3)
 
+    def test_accumulated_class_weights_as_on_the_cpu(self):
+        ends = []
+        for device in ("cpu", "cuda"):
+            loss_func = nn.CrossEntropyLoss(torch.tensor([0.1, 1.0, 3.0]), ignore_index=1)
+            torch.manual_seed(0)
+            batches = [(torch.randn(4, 6), torch.randint(3, (4,))) for _ in range(7)]
+            callbacks = [DeviceCallback(device), GradientAccumulation(3), GradientClip(0.5)]
+            learn = Learner(plain(), DataLoaders(batches, None), loss_func, 0.1,
+                            callbacks=callbacks)  # fmt: skip
+            learn.fit(2)
+            ends.append([p.cpu() for p in learn.model.parameters()])
+        test_near(*ends, tol=1e-5)
+
     def test_nothing_waits_for_the_gpu_during_an_epoch(self):
         learn = learner([DeviceCallback("cuda")], batches=7)
         learn.fit(1)
@@ -121,8 +134,8 @@ class TestCuda:
             def forward(self, x):
                 return self.p * torch.empty(1 << 42, device=x.device)
 
-        learn = learner([DeviceCallback("cuda")])
-        learn.model = Greedy()
+        dls, callbacks = learner().dls, [DeviceCallback("cuda")]
+        learn = Learner(Greedy(), dls, F.cross_entropy, 0.1, callbacks=callbacks)
         with pytest.raises(torch.OutOfMemoryError, match="batch_size 4"):
             learn.fit(1)
 
@@ -302,6 +315,16 @@ def test_a_batch_cancelled_early_keeps_the_window():
     test_eq(learn.model.state_dict(), without.model.state_dict())
 
 
+def test_torchmetrics_say_what_is_best():
+    torchmetrics = pytest.importorskip("torchmetrics")
+    kinds = {"acc": torchmetrics.classification.MulticlassAccuracy(num_classes=3),
+             "hamming": torchmetrics.classification.MulticlassHammingDistance(num_classes=3)}
+    learn = learner(metrics=torchmetrics.MetricCollection(kinds))
+    found = [known_mode(learn, f"valid_{name}") for name in kinds]
+    assert found == ["max", "min"]
+    learner([EarlyStopping("valid_acc")], metrics=torchmetrics.MetricCollection(kinds)).fit(2)
+
+
 class Says:
     """A loader that says another length than it has; None for a stream."""
 
@@ -317,6 +340,7 @@ class Says:
         return iter(self.batches)
 
 
+@pytest.mark.filterwarnings("ignore:the training loader says")
 @pytest.mark.parametrize("length", [7, 6, 4, None])
 @pytest.mark.parametrize("clips", [False, True])
 def test_the_last_window_steps_whatever_the_length_says(length, clips):

@@ -15,7 +15,7 @@ from exp.nb00 import test_eq, test_near
 from exp.nb03b import DataLoaders
 from exp.nb03f import Callback, CancelFit, CancelStep
 from exp.nb04 import Learner
-from exp.nb04b import EarlyStopping, GradientAccumulation
+from exp.nb04b import DeviceCallback, EarlyStopping, GradientAccumulation
 from exp.nb04c import read_state
 from exp.nb04d import Checkpoint, SaveBest
 from exp.nb04e import (
@@ -43,7 +43,7 @@ class Stop(Exception):
 class Kill(Callback):
     """Raise after so many batches, training and validation together."""
 
-    order = 20_000
+    order, only_watches = 20_000, True
 
     def __init__(self, after):
         self.left = after
@@ -97,6 +97,12 @@ def test_moving_average_as_pytorch(decay, double):
     test_near(learn.model.state_dict(), theirs.module.state_dict(), tol=1e-12 if double else 1e-6)
 
 
+def no_dropout():
+    model = noisy()
+    model[2].p = 0.0
+    return model
+
+
 def test_swa_as_pytorch_with_its_statistics():
     """The mean of the weights after epochs 2, 3 and 4, and BatchNorm's statistics taken anew."""
     ends = []
@@ -105,11 +111,6 @@ def test_swa_as_pytorch_with_its_statistics():
         def before_batch(self, learn):
             if not learn.training and learn.batch_index == 0:
                 ends.append(copy.deepcopy(learn.model))
-
-    def no_dropout():
-        model = noisy()
-        model[2].p = 0.0
-        return model
 
     learn = learner([Ends(), WeightAverage(None, start=2)], make_model=no_dropout, batches=8)
     learn.fit(5)
@@ -610,3 +611,52 @@ def test_validation_in_between_needs_a_validation_set():
 def test_a_scheduler_and_a_schedule_of_the_rate_are_refused():
     with pytest.raises(ValueError, match="two schedules for 'lr'"):
         fit_one_cycle(learner([SchedulerCallback(SCHEDULERS["step"])], opt_func=momentum), 2)
+
+
+# ---------------------------------------------------------------- on a GPU
+
+
+@pytest.mark.cuda
+class TestCuda:
+    @pytest.mark.parametrize("decay", [0.8, None])
+    def test_averages_as_on_the_cpu(self, decay):
+        ends = []
+        for device in ("cpu", "cuda"):
+            every = ValidateEvery(4)
+            learn = learner([DeviceCallback(device), WeightAverage(decay), every], batches=8,
+                            make_model=no_dropout)  # fmt: skip
+            learn.fit(2)
+            assert {p.device.type for p in learn.model.parameters()} == {device}
+            rows = [row["valid_loss"] for row in every.rows]
+            ends.append([rows, [t.cpu() for t in learn.model.state_dict().values()]])
+        test_near(*ends, tol=1e-4)
+
+    @pytest.mark.parametrize("decay", [0.8, None])
+    def test_a_killed_average_goes_on(self, tmp_path, decay):
+        def make(callbacks):
+            return learner([DeviceCallback("cuda"), WeightAverage(decay), *callbacks],
+                           make_model=noisy)  # fmt: skip
+
+        learn, whole = resumed(make, tmp_path, 14)
+        test_eq([t.cpu() for t in learn.model.state_dict().values()],
+                [t.cpu() for t in whole.model.state_dict().values()])  # fmt: skip
+
+    def test_nothing_waits_during_the_training(self):
+        class Strict(Callback):
+            order = 9999
+
+            def before_batch(self, learn):
+                torch.cuda.set_sync_debug_mode("error" if learn.training else "default")
+
+            def after_batch(self, learn):
+                torch.cuda.set_sync_debug_mode("default")
+
+            cleanup_fit = after_batch
+
+        halves = partial(lr_scheduler.ExponentialLR, gamma=0.5)
+        callbacks = [DeviceCallback("cuda"), WeightAverage(0.9), SchedulerCallback(halves)]
+        learn = learner([*callbacks, GradientAccumulation(2)], opt_func=momentum)
+        learn.fit(1)
+        resident = [(x.cuda(), y.cuda()) for x, y in learn.dls.train]
+        learn.dls = DataLoaders(resident, learn.dls.valid)
+        learn.fit(2, callbacks=[Strict()])

@@ -57,7 +57,7 @@ def test_what_a_killed_training_wrote_too_much_is_taken_back(tmp_path, every):
     """Checkpoints every 6 batches, killed at the 16th: its steps 13 to 16 are written again."""
 
     class Kill(Callback):
-        order = 20_000
+        order, only_watches = 20_000, True
 
         def after_batch(self, learn):
             if learn.n_steps == 16:
@@ -118,7 +118,7 @@ def test_lbfgs_goes_on_after_a_kill(tmp_path):
     lbfgs = partial(torch.optim.LBFGS, max_iter=3)
 
     class Kill(Callback):
-        order = 20_000
+        order, only_watches = 20_000, True
 
         def after_batch(self, learn):
             if learn.n_steps == 5:
