@@ -47,7 +47,10 @@ FIRST = [
         "$$\\hat y_i = \\frac{e^{x_i}}{\\sum_j e^{x_j}}$$\n\nand $\\bar x$\n\n"
         "\\begin{align} a &= \\sqrt{b} \\\\ c &= d \\end{align}"
     ),
-    new_code_cell("#export\ndef f(x):\n    return x", outputs=[display(image_png=picture())]),
+    new_code_cell(
+        "#export\ndef f(x):\n    'Return `x` < 2. Always.'\n    return x",
+        outputs=[display(image_png=picture())],
+    ),
     new_markdown_cell("The stripe is teal. There is no more to see.\n\n## Sums\n\nagain"),
     new_code_cell(
         "x" * 200,
@@ -264,6 +267,31 @@ def test_contents(made_up):
     assert rows[1].endswith("1.2 failed")
     assert page.select_one(".failed") and page.select_one("h1") and page.select_one(".introduction")
     assert page.select_one('tbody a[href="01_first.html"] math'), "the title has an equation"
+
+
+def test_the_names_of_the_library_lead_to_where_they_are_built(made_up):
+    assert soup(made_up / "index.html").select_one('a[href="names.html"]')
+    name, sentence, where = soup(made_up / "names.html").select("tr td")
+    assert (name.get_text(), sentence.get_text()) == ("f", "Return x < 2.")
+    assert sentence.code.get_text() == "x" and where.get_text() == "Sums"
+    target = urlsplit(name.a["href"])
+    cell = soup(made_up / target.path).find(id=target.fragment)
+    assert "def f(x)" in cell.get_text() and where.a["href"] == name.a["href"]
+
+
+def test_a_library_without_names_has_no_page_of_them(tmp_path):
+    notebook = new_notebook(cells=[new_markdown_cell("# Plain")])
+    nbformat.write(notebook, tmp_path / "01_plain.ipynb")
+    book.write_book([(tmp_path / "01_plain.ipynb", notebook, {})], tmp_path / "book")
+    assert not (tmp_path / "book" / "names.html").exists() and dangling(tmp_path / "book") == []
+
+
+def test_a_project_without_a_readme_has_a_book(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    notebook = new_notebook(cells=[new_markdown_cell("# Plain")])
+    nbformat.write(notebook, tmp_path / "01_plain.ipynb")
+    assert book.write_book([(tmp_path / "01_plain.ipynb", notebook, {})], tmp_path / "book") == []
+    assert soup(tmp_path / "book" / "index.html").h1.get_text() == tmp_path.name
 
 
 def test_neighbours(made_up):

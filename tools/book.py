@@ -33,7 +33,10 @@ from nbconvert.filters.highlight import Highlight2HTML
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbformat import NotebookNode
 
-from notebooks import Cell, Notebook, cli, find, read, settings, show
+from front_door import names_of
+from notebooks import Cell, Notebook, find, read
+from project import cli, settings, show
+from render import gather
 
 HERE = Path(__file__).parent / "book"  # the templates and the style sheet
 OURS = '<meta name="generator" content="tools/book.py">'  # marks the pages that may be replaced
@@ -169,12 +172,17 @@ def write_book(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     templates = Environment(loader=FileSystemLoader(HERE), trim_blocks=True, lstrip_blocks=True)
-    title, introduction = front_matter(settings(HERE).root / "README.md")
+    title, introduction = front_matter(settings().root / "README.md")
     shared = {"book": book, "book_title": title, "generator": OURS}
 
     bodies = [finish(page, {other.path.name: other.file for other in book}) for page in book]
+    names = index_of_names(book, {p.file: body for p, (body, _) in zip(book, bodies, strict=True)})
     files = {"index.html": templates.get_template("contents.html.j2").render(
-        **shared, introduction=introduction)}  # fmt: skip
+        **shared, introduction=introduction, names=names)}  # fmt: skip
+    if names:
+        files["names.html"] = templates.get_template("names.html.j2").render(
+            **shared, names=names, package=settings().lib.name
+        )
     for i, (page, (body, sections)) in enumerate(zip(book, bodies, strict=True)):
         around = {"before": book[i - 1] if i else None, "after": [*book[1:], None][i]}
         files[page.file] = templates.get_template("page.html.j2").render(
@@ -190,11 +198,40 @@ def write_book(
     return [f"{show(page.path)}: {problem}" for page in book for problem in page.problems]
 
 
+def index_of_names(book: list[Page], bodies: dict[str, str]) -> list[dict]:
+    """For each module of the library: its page, and its names with the place that teaches them."""
+    pages = {page.path: page for page in book}
+    found = []
+    for module in gather(page.notebook for page in book):
+        page, rows = pages[module.notebook.path], []
+        for name in names_of(module):
+            anchor = f"cell-id={name.cell.id}"
+            there = f'id="{anchor}"' in bodies[page.file]  # a hidden cell is not in the book
+            rows.append({
+                "name": name.name,
+                "sentence": quoted(name.sentence),
+                "link": page.file + (f"#{anchor}" if there else ""),
+                "section": name.cell.heading or page.notebook.title,
+            })  # fmt: skip
+        if rows:
+            found.append({"module": module.name, "page": page, "rows": rows})
+    return found
+
+
+def quoted(text: str) -> str:
+    """A sentence as HTML, with what stands between backticks as code; a value is code."""
+    if text.startswith("= "):
+        return f"<code>{escape(text)}</code>"
+    return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
+
+
 def front_matter(readme: Path) -> tuple[str, str]:
     """The title and the first paragraph of the README, as HTML: the book says what it is once."""
-    text = readme.read_text("utf-8")
-    title, paragraph = re.search(r"^# (.+?)\n\n(.+?)\n\n", text, re.S | re.M).groups()
-    return escape(title), inline(" ".join(paragraph.split()), [])
+    text = readme.read_text("utf-8", "replace") if readme.is_file() else ""
+    match = re.search(r"^# (.+?)\n\n(.+?)(\n\n|\Z)", text, re.S | re.M)
+    if match is None:
+        return escape(readme.parent.name or "Notebooks"), ""
+    return escape(match[1]), inline(" ".join(match[2].split()), [])
 
 
 def finish(page: Page, files: dict[str, str]) -> tuple[str, list[tuple[int, str, str]]]:
