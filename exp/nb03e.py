@@ -22,7 +22,7 @@ __all__ = [
     "figures",
 ]
 
-# cell b6f66f3b 1d01f3 · Imports
+# cell b6f66f3b ab497f · Imports
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from functools import partial
@@ -34,7 +34,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from exp.nb03 import cross_entropy, nll_loss
-from exp.nb03c import accuracy
 from exp.nb03d import Column, map_tensors
 
 
@@ -71,13 +70,9 @@ class _TargetsCounted:
         return (weight[target * counted] * counted).sum()
 
 
-# cell 105206d9 8a7ede · Padding
+# cell 105206d9 4f60b3 · Padding
 def _elements(pred: Any, target: Any) -> int:
     return pred.numel()
-
-
-def _targets(pred: Any, target: Any) -> int:
-    return target.numel()
 
 
 _CROSS_ENTROPIES = F.cross_entropy, F.nll_loss, cross_entropy, nll_loss
@@ -87,7 +82,6 @@ _OVER_ELEMENTS = {"mse_loss": "MSELoss", "l1_loss": "L1Loss", "smooth_l1_loss": 
                   "poisson_nll_loss": "PoissonNLLLoss", "kl_div": "KLDivLoss"}
 
 
-# cell fb857113 f2adfa · Padding
 def divisor_of(function: Any) -> Callable[[Any, Any], Tensor | float] | None:
     """Find how to count what a mean loss or metric divides by; None: the items of the batch.
 
@@ -101,8 +95,6 @@ def divisor_of(function: Any) -> Callable[[Any, Any], Tensor | float] | None:
         return divisor
     if isinstance(function, nn.Module):
         return _divisor_of_layer(function)
-    if function is accuracy:
-        return _targets
     if options.get("reduction", "mean") != "mean":
         return None
     if any(function is known for known in _CROSS_ENTROPIES):
@@ -175,7 +167,7 @@ def _set_attributes(x: Any, state: Mapping[str, Any]) -> None:
         setattr(x, name, map_tensors(lambda t, to=device: t.to(to), deepcopy(value)))
 
 
-# cell 8b669ed2 d6b1b5 · The protocol
+# cell 8b669ed2 de5251 · The protocol
 class Metric:
     """A figure over many batches: `reset()`, then `update(pred, target)` each, then `compute()`.
 
@@ -203,8 +195,7 @@ class Metric:
 
     def merge(self, states: Sequence[Mapping[str, Any]]) -> None:
         """Become the union of these states: those of the same metric in several processes."""
-        raise NotImplementedError(f"{type(self).__name__} must define merge(self, states) to be "
-                                  "used on several processes")
+        raise NotImplementedError(f"{type(self).__name__} must define merge(self, states)")
 
     def state_dict(self) -> dict[str, Any]:
         """Return a copy of the state, for a checkpoint."""
@@ -256,7 +247,7 @@ def restore_metric_state(metric: Any, state: Mapping[str, Any]) -> None:
         load(state[place])
 
 
-# cell 89a73b5d 11048b · Means by the protocol
+# cell 89a73b5d 2d60b5 · Means by the protocol
 def check_number(name: str, value: Any) -> Tensor | float:
     """Return a metric's value for a batch as a number or a tensor without axes; this never waits.
 
@@ -276,12 +267,21 @@ def check_number(name: str, value: Any) -> Tensor | float:
                     f"of one number{hint}")
 
 
-def _name(metric: Any) -> str:
+def _inside(metric: Any) -> Any:
     while isinstance(metric, partial):
         metric = metric.func
+    return metric
+
+
+def _name(metric: Any) -> str:
+    metric = _inside(metric)
     if isinstance(metric, Metric) and metric.name:
         return metric.name
     return getattr(metric, "__name__", type(metric).__name__)
+
+
+def _of_epoch(metric: Any) -> bool:
+    return getattr(_inside(metric), "of_epoch", False) is True
 
 
 def _check_function(kind: str, function: Any) -> None:
@@ -293,12 +293,13 @@ def _items(pred: Any, target: Any) -> int:
     return len(target) if isinstance(target, Tensor) and target.ndim else 1
 
 
-# cell 9cebd890 41b8c4 · Means by the protocol
 class MeanMetric(Metric):
     """The mean over all batches of a function (pred, target) -> mean, by equation (1)."""
 
     def __init__(self, function: Callable[[Any, Any], Any], name: str | None = None):
         _check_function("MeanMetric", function)
+        if _of_epoch(function):
+            raise TypeError(f"{_name(function)} is not a mean over batches; use EpochMetric")
         self.function, self.name = function, name or _name(function)
         self.higher_is_better = getattr(function, "higher_is_better", None)
         self.divisor = divisor_of(function) or _items
@@ -325,8 +326,7 @@ class MeanMetric(Metric):
         return {"means": self._means.read(), "divisors": self._divisors.read()}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._means.load(state["means"])
-        self._divisors.load(state["divisors"])
+        self.merge([state])
 
     def merge(self, states: Sequence[Mapping[str, Any]]) -> None:
         for name, column in (("means", self._means), ("divisors", self._divisors)):
@@ -390,7 +390,7 @@ def _to_memory(x: Tensor) -> Tensor:
     return x.clone() if x.device.type == "cpu" else x.to("cpu", non_blocking=True)
 
 
-# cell cfa4dc2c 515f6a · Names
+# cell cfa4dc2c 06c642 · Names
 def figure_names(named: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> list[str]:
     """List what named metrics compute: one figure each, or one for each key of a collection."""
     pairs = named.items() if isinstance(named, Mapping) else named
@@ -405,7 +405,8 @@ def _has_keys(metric: Any) -> bool:
 def name_metrics(metrics: Iterable[Any] | Mapping[str, Any]) -> dict[str, Any]:
     """Give each metric its name: in a dict its key, otherwise that of its function or class.
 
-    A collection of metrics that has keys, such as TorchMetrics' MetricCollection, may stand alone.
+    A function with an attribute `of_epoch` that is true becomes an `EpochMetric`. A collection of
+    metrics that has keys, such as TorchMetrics' MetricCollection, may stand alone.
     Raises: TypeError for what is not a metric; ValueError for a name that is missing or taken.
     """
     if _has_keys(metrics):
@@ -414,9 +415,7 @@ def name_metrics(metrics: Iterable[Any] | Mapping[str, Any]) -> dict[str, Any]:
         one = metrics if isinstance(metrics, str) else _name(metrics)
         raise TypeError(f"metrics come in a list, even one: metrics=[{one}]")
     pairs = metrics.items() if isinstance(metrics, Mapping) else ((_name(m), m) for m in metrics)
-    named = list(pairs)
-    for name, metric in named:
-        _check_metric(name, metric)
+    named = [(name, _check_metric(name, metric)) for name, metric in pairs]
     names = figure_names(named)
     if len({*names, "loss"}) <= len(names) or len(dict(named)) < len(named):
         raise ValueError(f"metrics need different names, and not 'loss', got {names}; name them "
@@ -424,8 +423,8 @@ def name_metrics(metrics: Iterable[Any] | Mapping[str, Any]) -> dict[str, Any]:
     return dict(named)
 
 
-def _check_metric(name: Any, metric: Any) -> None:
-    """Refuse what cannot be a metric, or cannot be its name."""
+def _check_metric(name: Any, metric: Any) -> Any:
+    """Refuse what cannot be a metric or its name; return the metric, one of an epoch as such."""
     if isinstance(metric, type):
         raise TypeError(f"metric {name!r} is a class; make an object of it: {metric.__name__}()")
     if not callable(metric) and not is_metric(metric):
@@ -438,6 +437,7 @@ def _check_metric(name: Any, metric: Any) -> None:
     if name == "<lambda>" or not name.isprintable() or not name or name != name.strip():
         raise ValueError(f"a metric cannot be named {name!r}; name it in a dict: "
                          'metrics={"name": metric}')
+    return EpochMetric(metric, name=name) if _of_epoch(metric) else metric
 
 
 # cell f46ef8d0 f03592 · Names

@@ -230,10 +230,9 @@ def mean_average_precision(pred: Tensor, target: Tensor) -> float:
     return sum(scores) / len(scores)
 
 
-# cell 46ccf25e 34043b · A score and a threshold
-roc_auc.higher_is_better = True
-average_precision.higher_is_better = True
-mean_average_precision.higher_is_better = True
+# cell 46ccf25e 1325be · A score and a threshold
+for _score in (roc_auc, average_precision, mean_average_precision):
+    _score.higher_is_better, _score.of_epoch = True, True  # given to a Learner: an EpochMetric
 
 
 # cell b97528df a2e23a · How much is explained

@@ -391,7 +391,7 @@ def test_torchmetrics_follow_the_protocol():
 
 
 def test_names():
-    given = [accuracy, MeanMetric(mse), EpochMetric(roc_auc), F1Score(3), Plain(), collection()]
+    given = [accuracy, MeanMetric(mse), roc_auc, F1Score(3), Plain(), collection()]
     names = ["accuracy", "mse", "roc_auc", "f1", "Plain", "MetricCollection"]
     assert list(name_metrics(given)) == names
     for name in ("top-5", "f1/macro", "balanced accuracy", "Genauigkeit (gewöhnliche)", "F₁"):
@@ -434,6 +434,17 @@ def test_an_object_that_is_nearly_a_metric_is_told_what_it_lacks():
 
     with pytest.raises(TypeError, match="which has no reset"):
         name_metrics([Nearly()])
+
+
+def test_a_function_of_an_epoch_is_not_averaged_over_batches():
+    named = name_metrics({"AUC": roc_auc, "AP": partial(mean_average_precision)})
+    assert {name: (type(m), m.name) for name, m in named.items()} == {
+        "AUC": (EpochMetric, "AUC"),
+        "AP": (EpochMetric, "AP"),
+    }
+    assert name_metrics(named) == named
+    with pytest.raises(TypeError, match="roc_auc is not a mean over batches; use EpochMetric"):
+        MeanMetric(partial(roc_auc))
 
 
 # ------------------------------------------------------------------ on a GPU
