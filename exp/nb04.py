@@ -65,7 +65,7 @@ from exp.nb03i import (
 )
 
 
-# cell 5c5a3c8e 151930 · The Learner
+# cell 5c5a3c8e 6f9f20 · The Learner
 class Learner:
     """A model, its data, a loss and an optimizer, and the callbacks that take part in training.
 
@@ -119,8 +119,7 @@ class Learner:
             self._fit_with(everyone, self.dls.train, self.dls.valid)
         finally:
             restore_settings(self.opt.param_groups, settings)
-        self.n_fits += 1
-        self._epochs_before += self.epoch
+        self.n_fits, self._epochs_before = self.n_fits + 1, self._epochs_before + self.epoch
         return self.recorder
 
     def _fit_with(self, callbacks: list[Callback], train: Any, valid: Any) -> None:
