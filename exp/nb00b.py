@@ -76,7 +76,7 @@ def enlarge_digits(images: np.ndarray) -> np.ndarray:
     return ((large * 255 + 800) // 1600).astype(np.uint8)  # 1600 = 16 · 10 · 10, rounded
 
 
-# cell f8947ae3 2ec2ce · Who wrote what
+# cell f8947ae3 1424b2 · Who wrote what
 _FIRST_TEST_DIGIT = 1545  # where the last two of 14 forms begin
 
 
@@ -85,8 +85,11 @@ def make_mnist(folder: Path) -> None:
 
     Differs: the digits are in the order of the forms that their writers filled in, unshuffled.
     """
-    from sklearn.datasets import load_digits
-
+    try:
+        from sklearn.datasets import load_digits
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError("the built-in digits come with scikit-learn: pip install "
+                                  "'ground-up[samples]', or set EXP_DATA=full") from None
     digits = load_digits()
     images, labels = enlarge_digits(digits.images), digits.target.astype(np.uint8)
     train, test = slice(_FIRST_TEST_DIGIT), slice(_FIRST_TEST_DIGIT, None)

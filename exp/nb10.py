@@ -325,7 +325,7 @@ def sweep_storage(url: str = "") -> Any:
         return RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})
 
 
-# cell 662c38df 5423db · A sweep
+# cell 662c38df 7b1604 · A sweep
 def run_sweep(objective: Callable[[Any], float], n_trials: int, name: str, storage: str = "",
               seed: int | None = None) -> Any:
     """Try settings until the sweep of this name has `n_trials` finished trials; return the study.
@@ -335,8 +335,11 @@ def run_sweep(objective: Callable[[Any], float], n_trials: int, name: str, stora
     less than one trial each. `seed` is for a single process: two with one seed draw the same.
     Source: Akiba and others 2019; Bergstra and others 2011 for the sampler.
     """
-    import optuna
-
+    try:
+        import optuna
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError("run_sweep needs optuna: pip install "
+                                  "'ground-up[sweep]'") from None
     finished = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED,
                 optuna.trial.TrialState.FAIL)
     sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=5)

@@ -7,7 +7,6 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from small_learner import learner
 from torch import nn
 
 from exp import (
@@ -80,7 +79,9 @@ def test_steps_in_place_of_epochs():
     learn.fit(n_steps=1)
     assert learn.n_steps == 8
     positions = []
-    learn.fit(n_steps=4, callbacks=on("before_batch", lambda l: positions.append(l.position)))
+    learn.fit(
+        n_steps=4, callbacks=on("before_batch", lambda learn: positions.append(learn.position))
+    )
     assert positions[:4] == [0, 1 / 3, 2 / 3, 1]
     accumulated = new(callbacks=GradientAccumulation(2))
     accumulated.fit(n_steps=4)  # 5 batches an epoch are 3 steps
@@ -97,7 +98,10 @@ def test_steps_in_place_of_epochs():
 
 
 def by_layer(model):
-    return [list(model[0].parameters()), {"params": list(model[1].parameters()), "weight_decay": 0.5}]
+    return [
+        list(model[0].parameters()),
+        {"params": list(model[1].parameters()), "weight_decay": 0.5},
+    ]
 
 
 def test_groups_have_rates_of_their_own():
@@ -178,7 +182,13 @@ def test_what_gathers_before_a_group_is_added_is_stale():
             F.cross_entropy(model(learn.inputs[0]), learn.target).backward()
             sizes.append((found - model[0].weight.grad).abs().max().item())
 
-    learn.fit(2, callbacks=[on("before_batch", add), type("Look", (Callback,), {"after_backward": lambda s, l: look(l)})()])
+    learn.fit(
+        2,
+        callbacks=[
+            on("before_batch", add),
+            type("Look", (Callback,), {"after_backward": lambda self, learn: look(learn)})(),
+        ],
+    )
     assert sizes == [pytest.approx(0, abs=1e-6)]
 
 
@@ -199,8 +209,9 @@ def test_batches_that_are_dicts():
     dicts = [{"x": x, "label": y} for x, y in batches(8)]
     whole = new(Named(), dicts, dicts, loss=lambda out, batch: out["loss"])
     whole.fit(2)
-    named = new(Named(), dicts, dicts, loss=lambda out, label: F.cross_entropy(out["logits"], label),
-                target="label", metrics={"a": lambda out, label: accuracy(out["logits"], label)})  # fmt: skip
+    options = {"target": "label", "metrics": {"a": lambda out, y: accuracy(out["logits"], y)}}
+    loss = lambda out, y: F.cross_entropy(out["logits"], y)  # noqa: E731
+    named = new(Named(), dicts, dicts, loss=loss, **options)
     assert named.fit(2).epochs[-1]["valid_a"] > 0
     assert torch.equal(flat(whole.model), flat(named.model))
     assert named.predict({"x": X[:4]})["logits"].shape == (4, 3)
@@ -325,7 +336,9 @@ def test_a_look_at_any_moment_changes_nothing(event):
     def look(learn):
         learn.evaluate(), learn.predict(X[:5]), learn.get_preds(), learn.summary(), repr(learn)
 
-    with_looks, without = (new(model(), valid=batches(10), callbacks=GradientAccumulation(2)) for _ in range(2))
+    with_looks, without = (
+        new(model(), valid=batches(10), callbacks=GradientAccumulation(2)) for _ in range(2)
+    )
     torch.manual_seed(5)
     without.fit(2)
     torch.manual_seed(5)

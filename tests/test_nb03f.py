@@ -58,7 +58,14 @@ def test_names_of_other_libraries_are_answered_with_the_right_event(name):
 
 def test_help_lists_events_and_what_a_callback_finds():
     text = Callback.__doc__
-    for word in ("before_fit", "cleanup_fit", "after_backward", "loss_weight", "n_steps", "results"):
+    for word in (
+        "before_fit",
+        "cleanup_fit",
+        "after_backward",
+        "loss_weight",
+        "n_steps",
+        "results",
+    ):
         assert word in text
 
 
@@ -86,7 +93,11 @@ def test_what_is_required_is_added_with_what_that_requires():
     class C(Callback):
         requires = (B,)
 
-    assert [type(c) for c in arrange(C())] == [B, C, A] or {type(c) for c in arrange(C())} == {A, B, C}
+    assert [type(c) for c in arrange(C())] == [B, C, A] or {type(c) for c in arrange(C())} == {
+        A,
+        B,
+        C,
+    }
     mine = A()
     assert [c for c in arrange([C(), mine]) if type(c) is A] == [mine]
 
@@ -184,7 +195,10 @@ def test_torchmetrics_work_as_they_are():
     y = x[:, :3].argmax(1)
     options = {"task": "multiclass", "num_classes": 3}
     metrics = torchmetrics.MetricCollection(
-        {"f1": torchmetrics.F1Score(average="macro", **options), "acc": torchmetrics.Accuracy(**options)}
+        {
+            "f1": torchmetrics.F1Score(average="macro", **options),
+            "acc": torchmetrics.Accuracy(**options),
+        }
     )
     dls = DataLoaders(batches_of(x, y, 8), batches_of(x, y, 9))
     learn = Learner(nn.Linear(6, 3), dls, F.cross_entropy, 0.1, metrics=metrics, progress=False)

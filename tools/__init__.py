@@ -21,4 +21,9 @@ def run_notebook() -> None:
 
 def run(name: str) -> None:
     sys.path.insert(0, str(HERE))
-    runpy.run_path(str(HERE / f"{name}.py"), run_name="__main__")
+    try:
+        runpy.run_path(str(HERE / f"{name}.py"), run_name="__main__")
+    except ModuleNotFoundError as error:
+        if error.name not in ("fire", "IPython", "nbformat"):
+            raise
+        sys.exit(f"{name} needs {error.name}: pip install 'ground-up[tools]'")
