@@ -23,14 +23,14 @@ __all__ = [
     "fit_one_cycle",
 ]
 
-# cell 2d81e2ab 0a8d62 · Imports
+# cell 2d81e2ab c3d7fc · Imports
 import math
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from exp.nb03d import loader_length
+from exp.nb03d import check_counts, loader_length
 from exp.nb03f import Callback, callback_list
 from exp.nb03g import Recorder
 from exp.nb03i import check_fit
@@ -171,7 +171,7 @@ class CombinedSchedule(Schedule):
         return self.schedules[phase](min(max(inside, 0.0), 1.0))
 
 
-# cell c5af332f d718cb · One schedule after another
+# cell c5af332f 60e4cd · One schedule after another
 def restarts_schedule(start: float, end: float, cycles: int,
                       multiplier: float = 1.0) -> CombinedSchedule:
     """Anneal along a cosine again and again, each time `multiplier` times as long as before.
@@ -179,9 +179,9 @@ def restarts_schedule(start: float, end: float, cycles: int,
     Raises: ValueError unless there is at least one cycle and the multiplier is positive.
     Source: Loshchilov and Hutter 2017, equation 5 and section 3.
     """
-    if cycles < 1 or not multiplier > 0:
-        raise ValueError(f"cycles must be 1 or more and multiplier positive, got cycles={cycles} "
-                         f"and multiplier={multiplier}")
+    check_counts(cycles=cycles)
+    if not multiplier > 0:
+        raise ValueError(f"multiplier must be positive, got {multiplier}")
     lengths = [float(multiplier) ** i for i in range(cycles)]
     shares = [length / math.fsum(lengths) for length in lengths]
     return CombinedSchedule(shares, [CosineSchedule(start, end)] * cycles)

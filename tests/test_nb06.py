@@ -142,6 +142,7 @@ def test_layer_starts_as_torchs_and_pickles(settings):
     (lambda: windows(draw(1, 1, 8, 8), 9), "does not fit"),
     (lambda: windows(draw(1, 1, 8, 8), 3, padding=-1), "padding"),
     (lambda: windows(draw(1, 1, 8, 8), (3, 3, 3)), "kernel_size"),
+    (lambda: windows(draw(1, 1, 8, 8), True), "kernel_size must be a whole number"),
     (lambda: Conv2d(3, 8, 3, groups=2), "divide"),
     (lambda: conv_output_size(8, 3, stride=0), "at least 1"),
     (lambda: max_pool2d(draw(1, 1, 8, 8), 2, stride=0), "stride"),
