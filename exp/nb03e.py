@@ -22,7 +22,7 @@ __all__ = [
     "figures",
 ]
 
-# cell b6f66f3b ab497f · Imports
+# cell b6f66f3b 310487 · Imports
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from functools import partial
@@ -34,7 +34,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from exp.nb03 import cross_entropy, nll_loss
-from exp.nb03d import Column, map_tensors
+from exp.nb03d import Column, count_items, map_tensors
 
 
 # cell ed7c62d5 44c71e · Padding
@@ -123,7 +123,7 @@ def _missing(x: Any) -> list[str]:
     return [m for m in ("reset", "update", "compute") if not callable(getattr(x, m, None))]
 
 
-# cell 010ab6df 9ce99d · The protocol
+# cell 010ab6df 6a9317 · The protocol
 _SKIP = object()
 
 
@@ -151,23 +151,46 @@ def _copy_plain(x: Any, place: str) -> Any:
 _OF_MODULES = vars(nn.Module()).keys() - {"training", "_buffers"}
 
 
-def _attributes(x: Any) -> dict[str, Any]:
-    """Copy the attributes of an object that can change from batch to batch."""
+def _held(x: Any) -> dict[str, Any]:
+    """Find the metrics that a metric holds, also in lists and dicts, each by its place."""
+    if isinstance(x, nn.Module):
+        return {f".{name}": part for name, part in x.named_modules() if name and is_metric(part)}
+    several = {name: held if isinstance(held, dict) else dict(enumerate(held))
+               if isinstance(held, list | tuple) else {"": held} for name, held in vars(x).items()}
+    return {f".{name}[{key}]": part for name, parts in several.items()
+            for key, part in parts.items() if is_metric(part)}
+
+
+def _state(x: Any, deep: bool = True) -> dict[str, Any]:
+    """Copy the attributes of a metric that can change, and the states of the metrics it holds."""
     hidden = _OF_MODULES if isinstance(x, nn.Module) else ()
     found = {name: _copy_plain(value, f"{type(x).__name__}.{name}")
              for name, value in vars(x).items() if name not in hidden}
-    return {name: value for name, value in found.items() if value is not _SKIP}
+    found = {name: value for name, value in found.items() if value is not _SKIP}
+    held = _held(x) if deep else {}
+    return found | {place: _state(part, deep=False) if isinstance(x, nn.Module)
+                    else metric_state(part) for place, part in held.items()}
 
 
-def _set_attributes(x: Any, state: Mapping[str, Any]) -> None:
-    """Set attributes to copies of these values; tensors go where the old ones are."""
+def _set_state(x: Any, state: Mapping[str, Any], deep: bool = True) -> None:
+    """Set attributes to copies of these values; tensors go to the device of the old ones."""
+    held = _held(x) if deep else {}
+    if (saved := [name for name in state if name.startswith(".")]) != list(held):
+        raise ValueError(f"the state is that of a {type(x).__name__} that holds metrics {saved}, "
+                         f"not {list(held)}; make it as it was made then")
     for name, value in state.items():
-        old = vars(x).get(name)
-        device = getattr(old if isinstance(old, Tensor) else x, "device", None)
-        setattr(x, name, map_tensors(lambda t, to=device: t.to(to), deepcopy(value)))
+        if name in held:
+            if isinstance(x, nn.Module):  # `_held` has found all its parts, however deep
+                _set_state(held[name], value, deep=False)
+            else:
+                restore_metric_state(held[name], value)
+        else:
+            old = vars(x).get(name)
+            device = getattr(old if isinstance(old, Tensor) else x, "device", None)
+            setattr(x, name, map_tensors(lambda t, to=device: t.to(to), deepcopy(value)))
 
 
-# cell 8b669ed2 de5251 · The protocol
+# cell 8b669ed2 9a96aa · The protocol
 class Metric:
     """A figure over many batches: `reset()`, then `update(pred, target)` each, then `compute()`.
 
@@ -199,22 +222,14 @@ class Metric:
 
     def state_dict(self) -> dict[str, Any]:
         """Return a copy of the state, for a checkpoint."""
-        return _attributes(self)
+        return _state(self)
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore what `state_dict` returned."""
-        _set_attributes(self, state)
+        _set_state(self, state)
 
 
-# cell ed620441 7a5e8c · The protocol
-def _parts(metric: Any) -> dict[str, Any]:
-    """Find the metrics that a metric holds, itself included, each by its place."""
-    if isinstance(metric, nn.Module):
-        return {place: part for place, part in metric.named_modules() if is_metric(part)}
-    held = {name: part for name, part in vars(metric).items() if is_metric(part)}
-    return {"": metric, **held}
-
-
+# cell ed620441 81cbfc · The protocol
 def _has_own_state(metric: Any) -> bool:
     return not isinstance(metric, nn.Module) and hasattr(metric, "load_state_dict")
 
@@ -226,28 +241,18 @@ def metric_state(metric: Any) -> dict[str, Any]:
     `state_dict` of a module is another thing: TorchMetrics leaves the counts out of it.)
     Raises: TypeError for an attribute that may change and cannot be saved, such as a set.
     """
-    if _has_own_state(metric):
-        return metric.state_dict()
-    return {place: part.state_dict() if _has_own_state(part) else _attributes(part)
-            for place, part in _parts(metric).items()}
+    return metric.state_dict() if _has_own_state(metric) else _state(metric)
 
 
 def restore_metric_state(metric: Any, state: Mapping[str, Any]) -> None:
     """Restore what `metric_state` returned, in an object that was made in the same way.
 
-    Raises: ValueError for the state of an object with other parts.
+    Raises: ValueError for the state of an object that holds other metrics.
     """
-    if _has_own_state(metric):
-        return metric.load_state_dict(state)
-    if list(parts := _parts(metric)) != list(state):
-        raise ValueError(f"the state is that of a metric with parts {list(state)}, not "
-                         f"{list(parts)}; make the metric as it was made then")
-    for place, part in parts.items():
-        load = part.load_state_dict if _has_own_state(part) else partial(_set_attributes, part)
-        load(state[place])
+    metric.load_state_dict(state) if _has_own_state(metric) else _set_state(metric, state)
 
 
-# cell 89a73b5d 2d60b5 · Means by the protocol
+# cell 89a73b5d 42e4ea · Means by the protocol
 def check_number(name: str, value: Any) -> Tensor | float:
     """Return a metric's value for a batch as a number or a tensor without axes; this never waits.
 
@@ -290,7 +295,7 @@ def _check_function(kind: str, function: Any) -> None:
 
 
 def _items(pred: Any, target: Any) -> int:
-    return len(target) if isinstance(target, Tensor) and target.ndim else 1
+    return count_items(target) or count_items(pred) or 1
 
 
 class MeanMetric(Metric):

@@ -350,6 +350,48 @@ def test_processes_come_together_to_the_whole(name, shares):
     torch.testing.assert_close(result, wanted, rtol=1e-12, atol=1e-12)
 
 
+class Both(Metric):
+    """A metric that holds others, in several ways."""
+
+    def __init__(self):
+        self.one, self.more, self.named = (
+            Plain(),
+            [F1Score(4), Plain()],
+            {"acc": MAKERS["torchmetrics"]()},
+        )
+        self.all = [self.one, *self.more, *self.named.values()]
+
+    def reset(self):
+        for metric in self.all:
+            metric.reset()
+
+    def update(self, pred, target):
+        for metric in self.all:
+            metric.update(pred, target)
+
+    def compute(self):
+        return [float(metric.compute()) for metric in self.all]
+
+
+def test_metrics_inside_metrics_are_saved_too():
+    class Foreign(Both):
+        state_dict = load_state_dict = None
+
+    del Foreign.state_dict, Foreign.load_state_dict
+    given = list(batches("F1Score"))
+    for kind in (Both, Foreign):
+        one, other = kind(), kind()
+        for metric in (one, other):
+            metric.reset()
+        for batch in given[:5]:
+            one.update(*batch)
+        restore_metric_state(other, unpack(*pack(metric_state(one))))
+        for batch in given[5:]:
+            one.update(*batch)
+            other.update(*batch)
+        assert one.compute() == other.compute()
+
+
 def test_a_state_that_cannot_be_saved_or_belongs_elsewhere_is_refused():
     metric = Plain()
     metric.seen = {1}
@@ -358,7 +400,7 @@ def test_a_state_that_cannot_be_saved_or_belongs_elsewhere_is_refused():
     metric.seen = {"of": [{2}]}
     with pytest.raises(TypeError, match=r"cannot save Plain.seen\['of'\]\[0\], a set"):
         metric_state(metric)
-    with pytest.raises(ValueError, match="state is that of a metric with parts"):
+    with pytest.raises(ValueError, match="state is that of a MetricCollection that holds"):
         restore_metric_state(collection(), metric_state(Plain()))
 
 
