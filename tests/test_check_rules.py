@@ -300,6 +300,8 @@ def test_names_from_an_earlier_notebook_are_followed(play):
     first = "from torch import nn\nclass Tape:\n    def backward(self): ...\ndef mine(): ..."
     own = "from exp.nb01 import Tape, mine\nmine(Tape().backward(), requires_grad=True)"
     assert play(own, _01_first=[first])[1] == []
+    front = own.replace("exp.nb01", "exp")  # through the front door, if it is exported
+    assert play(front, _01_first=[f"#export\n{first}"])[1] == []
     assert play("from exp import nb01\nx.backward()", _01_first=[first])[1] == []
     assert play("x.backward()", _01_first=[first])[1]  # its class is not imported here
     borrowed = "from exp.nb01 import nn\nnn.GRU()"

@@ -38,7 +38,10 @@ from pathlib import Path
 
 import notebooks
 from files import markdown, write_between
-from notebooks import Cell, Notebook, NotebookError, Problem, ToolError, bound_names, show
+from names import bound_names
+from notebooks import Cell, Notebook, NotebookError, Problem
+from project import ToolError, show
+from render import gather
 
 MODULES = {  # used without being built: (from which notebook on, why)
     "matplotlib": ("00", "plots"),
@@ -203,8 +206,15 @@ class Reader(ast.NodeVisitor):
     A scope maps a name to a path such as `torch.nn`, or to None if it is the notebook's own.
     """
 
-    def __init__(self, notebook: Notebook, package: str, earlier: dict[str, Reader]):
+    def __init__(
+        self,
+        notebook: Notebook,
+        package: str,
+        earlier: dict[str, Reader],
+        homes: dict[str, str] | None = None,
+    ):
         self.package, self.earlier = package, earlier
+        self.homes = homes or {}  # the module of each public name: from exp import accuracy
         self.scopes: list[dict[str, str | None]] = [{}]
         self.inside: tuple[str, ...] = ()  # the functions around
         self.testers: set[str] = set()  # functions that call a test
@@ -303,7 +313,7 @@ class Reader(ast.NodeVisitor):
             if alias.name == "*":
                 self.stars.add((node.module or ".", node.lineno))
             elif package == self.package:
-                source = self.earlier.get(module or alias.name)
+                source = self.earlier.get(module or self.homes.get(alias.name, alias.name))
                 path = source and source.scopes[0].get(alias.name)
                 self.own |= source.own if source else set()
             self.scopes[-1][alias.asname or alias.name] = path
@@ -364,10 +374,12 @@ def check(books: Iterable[Notebook], package: str = "exp") -> tuple[list[Earned]
     ledger: list[Earned] = []
     problems: list[Problem] = []
     readers: dict[str, Reader] = {}
+    books = list(books)
+    homes = {name: module.name for module in gather(books) for name in module.public_names}
     for notebook in books:
         unnumbered, place, letter, _ = notebook.order
         number = "~" if unnumbered else f"{place:02}{letter}"
-        reader = readers[notebook.module or "~"] = Reader(notebook, package, readers)
+        reader = readers[notebook.module or "~"] = Reader(notebook, package, readers, homes)
         for cell in reader.cells:
             problems += read_cell(notebook, cell, number, reader, ledger)
     return ledger, problems
