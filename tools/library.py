@@ -241,8 +241,8 @@ def listed_without_being_there(library: Library) -> Iterator[Problem]:
                     if not has_name(library, module, name):
                         what = f"`_all_` lists `{name}`, which the module does not define"
                         line = line_of(statement, part.cell)
-                        remedy = "import or define it in an exported cell"
-                        yield Problem(part.notebook.path, what, remedy, part.cell, line)
+                        remedy = "without it, `import *` from there fails"
+                        yield Problem(part.notebook.path, what, remedy, part.cell, line, mild=True)
 
 
 TOGETHER = (one_module, unknown_module, two_homes, later_import, listed_without_being_there)
