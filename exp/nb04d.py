@@ -132,7 +132,7 @@ def restore_learner(learn: Learner, state: Mapping[str, Any], path: str | Path =
         set_random_state(state["random"], learn.loaders)
 
 
-# cell 88316faa 0354d2 · The whole training
+# cell 88316faa 6886fd · The whole training
 def _check_groups(learn: Learner, state: Mapping[str, Any], path: str | Path,
                   new_fit: bool) -> None:
     """Refuse an optimizer that steps other parameters, or has them in other groups."""
@@ -151,6 +151,9 @@ def _check_groups(learn: Learner, state: Mapping[str, Any], path: str | Path,
 def _match_groups(learn: Learner, groups: list[list[str]]) -> None:
     """Add and remove parameter groups at the end, until the optimizer has these."""
     named = _named_parameters(learn)
+    for group in learn.opt.param_groups[len(groups):]:
+        for p in group["params"]:
+            learn.opt.state.pop(p, None)
     del learn.opt.param_groups[len(groups):]
     for names in groups[len(learn.opt.param_groups):]:
         learn.opt.add_param_group({"params": [named[name] for name in names]})
@@ -289,15 +292,16 @@ def _read_file(path: Path) -> dict[str, Any]:
     return state
 
 
-# cell 64cb8828 bcfebc · Resuming where it stopped
+# cell 64cb8828 20ae1f · Resuming where it stopped
 class Checkpoint(Callback):
     """Write the training into a folder after each epoch, and every `every` batches; when the same
     script runs again, resume from the last file, to the same bits.
 
     `keep`: how many files of a fit stay. `resume` False refuses a folder that has files of this
     fit. A folder of another run is refused: another seed, model, loss, optimizer, data set, or
-    other callbacks; with `extend` the fit may have more epochs than before, with `check` False
-    only what cannot be restored is refused. Callbacks with `only_watches = True` may differ.
+    other callbacks; with `extend` the fit may have more epochs than before, unless a callback says
+    `follows_length = True`; with `check` False only what cannot be restored is refused. Callbacks
+    with `only_watches = True` may differ.
     Raises: ValueError for invalid arguments, and as the fit begins for files of another run, and
         for loaders whose random numbers are out of reach (`persistent_workers`).
     """
@@ -358,6 +362,7 @@ class Checkpoint(Callback):
         self._run = self._describe(learn, first, again)
         self._begun = learn, fit, learn.loss_func
         if not files:
+            _warn_without_seed(first)
             return None, {}
         state = _read_file(files[-1])
         if self.check:
@@ -374,7 +379,9 @@ class Checkpoint(Callback):
             run["weights"] = None
         if again:
             kept = {name: self._run[name] for name in ("seed", "weights", "loss", "model")}
-            run = {**run, **kept}
+            groups = self._run["optimizer"]["groups"]
+            mine = {**run["optimizer"], "groups": run["optimizer"]["groups"][:len(groups)]}
+            run = {**run, **kept, "optimizer": mine}
             for name in ("train", "valid"):
                 if run[name]:
                     run[name] = {**run[name], "generators": self._run[name]["generators"]}
@@ -392,7 +399,7 @@ class Checkpoint(Callback):
         _clear_away(self.folder, learn.n_fits + 1, self.keep)
 
 
-# cell e6b3a04a 208d0b · Resuming where it stopped
+# cell e6b3a04a 11894c · Resuming where it stopped
 def _raise_together(error: Exception | None) -> None:
     """Raise an error of this process, or one that another process has found."""
     texts = _from_all(None if error is None else f"{type(error).__name__}: {error}")
@@ -407,6 +414,14 @@ def _group_state(learn: Learner) -> dict[str, Any]:
     """Return which groups there are and what is frozen, before an epoch can change it."""
     frozen = [name for name, p in _named_parameters(learn).items() if not p.requires_grad]
     return {"n_groups": len(learn.opt.param_groups), "frozen": frozen}
+
+
+def _warn_without_seed(first: bool) -> None:
+    """Warn if PyTorch has drawn its seed itself, which then has 64 bits."""
+    if first and torch.initial_seed() >= 2**32:
+        warnings.warn("no seed was set, so this script will begin with other weights when it is "
+                      "started again, and its checkpoints will be refused as those of another run; "
+                      "call seed_everything(…) first", RuntimeWarning, stacklevel=4)
 
 
 def _check_loaders(learn: Learner) -> None:
@@ -433,7 +448,7 @@ def _extended(learn: Learner, then: Mapping[str, Any], state: Mapping[str, Any])
     return now
 
 
-# cell 5e52804e b07e18 · The best weights
+# cell 5e52804e bdf14f · The best weights
 class SaveBest(Monitor):
     """Write the weights into a file whenever the monitored result is the best of the fit so far.
 
@@ -452,6 +467,7 @@ class SaveBest(Monitor):
 
     def before_epoch(self, learn: Learner) -> None:
         if self.restore and self.best is not None and not self.path.exists():
+            self.best, self._n_seen = None, 0  # nothing to restore
             raise FileNotFoundError(f"{self.path} is gone, which had the best weights so far; put "
                                     "it back, or begin anew in an empty checkpoint folder")
 

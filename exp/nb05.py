@@ -290,7 +290,7 @@ def _check_length(learn: Learner) -> None:
                          "schedule has no value for it; correct its __len__, or fit with n_steps")
 
 
-# cell 7b5666fc fcb65a · A callback that follows a schedule
+# cell 7b5666fc 241c7e · A callback that follows a schedule
 class ScheduleCallback(Callback):
     """Set one setting of the optimizer before each training batch, as a schedule says.
 
@@ -302,6 +302,7 @@ class ScheduleCallback(Callback):
     """
 
     order, repeatable = Callback.order - 10, True  # before callbacks that use the setting
+    follows_length = True  # a longer fit is another one from its first step
 
     def __init__(self, name: str, schedule: Schedule | Sequence[Schedule]):
         if not all(map(callable, schedule if isinstance(schedule, list | tuple) else [schedule])):

@@ -2,21 +2,36 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
 from functools import partial
+from pathlib import Path
 
+import numpy as np
 import pytest
 import small_learner
 import torch
 import torch.nn.functional as F
 from torch import nn
 
+import exp
 from exp.nb00 import test_eq
 from exp.nb03b import DataLoader, DataLoaders
 from exp.nb03d import random_state
-from exp.nb04 import Callback
-from exp.nb04b import DeviceCallback, EarlyStopping, GradientAccumulation
-from exp.nb04c import read_state
+from exp.nb03f import Callback
+from exp.nb03h import read_state, write_state
+from exp.nb04 import Learner
+from exp.nb04a import CSVLogger
+from exp.nb04b import (
+    DeviceCallback,
+    EarlyStopping,
+    GradientAccumulation,
+    GradientClip,
+    StopOnNaN,
+)
 from exp.nb04d import Checkpoint, SaveBest, load_learner, save_learner
+from exp.nb05 import LinearSchedule, ScheduleCallback
 
 torch.set_num_threads(1)
 
@@ -322,6 +337,382 @@ def test_what_is_saved_on_one_device_loads_on_the_other(tmp_path):
     test_eq(again.model.state_dict(), whole.model.state_dict())  # cuda to cuda: to the last bit
 
 
+# ---------------------------------------------------------------- the same run, or another
+
+
+ELSE = {  # what a sweep may vary, and where the refusal must name it
+    "seed": (dict(seed=2), "seed: 1 then, 2 now"),
+    "weight decay": (dict(opt_func=partial(torch.optim.SGD, momentum=0.9, weight_decay=0.1)),
+                     "optimizer.groups.0.weight_decay: 0 then, 0.1 now"),
+    "momentum": (dict(opt_func=partial(torch.optim.SGD, momentum=0.8)), "groups.0.momentum"),
+    "data": (dict(n=31), "train.data"),
+    "batch size": (dict(batch_size=5), "train.batch_size: 4 then, 5 now"),
+}
+
+
+@pytest.mark.parametrize("what", ELSE)
+def test_a_sweep_in_one_folder_is_refused(tmp_path, what):
+    options, place = ELSE[what]
+    learner([Checkpoint(tmp_path)]).fit(1)
+    files = {f.name: f.read_bytes() for f in tmp_path.iterdir()}
+    other = learner([Checkpoint(tmp_path)], **options)
+    before = {name: t.clone() for name, t in other.model.state_dict().items()}
+    with pytest.raises(ValueError, match="belongs to another run") as caught:
+        other.fit(1)
+    assert place in str(caught.value) and "another folder" in str(caught.value)
+    assert other.n_steps == 0
+    test_eq(other.model.state_dict(), before)
+    assert {f.name: f.read_bytes() for f in tmp_path.iterdir()} == files
+
+
+@pytest.mark.parametrize("change", ["loss", "smoothing", "dropout", "frozen", "data", "labels",
+                                    "clip", "another callback", "one callback less"])
+def test_another_run_is_named(tmp_path, change):
+    def script(changed):
+        clip = [GradientClip(2.0 if changed and change == "clip" else 1.0)]
+        if changed and change == "one callback less":
+            clip = []
+        stop = [StopOnNaN()] if changed and change == "another callback" else []
+        learn = learner([Checkpoint(tmp_path), *clip, *stop])
+        learn.loss_func = nn.CrossEntropyLoss()
+        if changed and change == "loss":
+            learn.loss_func = nn.MultiMarginLoss()
+        if changed and change == "smoothing":
+            learn.loss_func = nn.CrossEntropyLoss(label_smoothing=0.1)
+        if changed and change == "dropout":
+            learn.model[2].p = 0.5
+        if changed and change == "frozen":
+            learn.model[0].bias.requires_grad_(False)
+        if changed and change == "data":
+            learn.dls.train.dataset.tensors[0][3, 2] += 1
+        if changed and change == "labels":
+            learn.dls.train.dataset.tensors[1][3] = 2 - learn.dls.train.dataset.tensors[1][3]
+        learn.fit(1)
+
+    script(False)
+    script(False)  # the same script once more
+    places = {"loss": "loss", "smoothing": "loss.layers.itself", "dropout": "model.layers.2",
+              "frozen": "model.frozen", "data": "train.data.tensors.0",
+              "labels": "train.data.tensors.1", "clip": "GradientClip.max_norm: 1.0 then, 2.0 now",
+              "another callback": "StopOnNaN: ", "one callback less": "GradientClip: "}
+    with pytest.raises(ValueError, match=f"(?s)another run.*{places[change]}"):
+        script(True)
+
+
+def test_what_only_watches_may_come_and_go(tmp_path, recwarn):
+    learner([Checkpoint(tmp_path), CSVLogger(tmp_path / "a.csv")], progress=True).fit(1)
+
+    class Look(Callback):
+        only_watches = True
+
+    class Mixup(Callback):
+        pass
+
+    with pytest.raises(ValueError, match="the callbacks .*CSVLogger"):  # it has a state
+        learner([Checkpoint(tmp_path)]).fit(1)
+    learner([Checkpoint(tmp_path), CSVLogger(tmp_path / "a.csv"), Look()], progress=False).fit(1)
+    assert not recwarn.list
+    with pytest.warns(RuntimeWarning, match="Mixup is new; if it changes the training"):
+        learner([Checkpoint(tmp_path), CSVLogger(tmp_path / "a.csv"), Mixup()]).fit(1)
+
+
+def test_differences_may_be_overruled(tmp_path):
+    learner([Checkpoint(tmp_path)]).fit(1)
+    learn = learner([Checkpoint(tmp_path, check=False)], seed=3, lr=0.7)
+    learn.fit(2)
+    assert len(learn.recorder.epochs) == 2 and learn.n_steps == 16
+    with pytest.raises(ValueError, match="another model"):
+        learner([Checkpoint(tmp_path, check=False)], hidden=9).fit(2)
+
+
+def test_a_finished_run_is_extended(tmp_path):
+    def script(n_epochs, **options):
+        learn = learner([Checkpoint(tmp_path / "a", every=3, **options), EarlyStopping(patience=9)])
+        learn.fit(n_epochs)
+        return learn
+
+    script(2)
+    with pytest.raises(ValueError, match="(?s)n_epochs: 2 then, 4 now.*extend=True"):
+        script(4)
+    again = script(4, extend=True)
+    whole = learner([EarlyStopping(patience=9)])
+    whole.fit(4)
+    test_eq(again.model.state_dict(), whole.model.state_dict())
+    test_eq(record(again), record(whole))
+    assert script(4, extend=True).n_steps == whole.n_steps  # extend may stay in the script
+    with pytest.raises(ValueError, match="n_epochs: 4 then, 3 now"):
+        script(3, extend=True)
+
+
+def test_a_schedule_cannot_be_extended(tmp_path):
+    def script(n_epochs, extend=False):
+        schedule = ScheduleCallback("lr", LinearSchedule(0.1, 0.01))
+        learner([Checkpoint(tmp_path, extend=extend), schedule]).fit(n_epochs)
+
+    script(2)
+    with pytest.raises(ValueError, match="2 epochs are not the beginning of 3; .*second one"):
+        script(3, extend=True)
+    script(2, extend=True)
+
+
+SCRIPT = """
+import sys, random, numpy, torch
+from torch import nn
+from exp import Learner, DataLoaders, TensorDataset, Checkpoint
+{seed}
+x = {draw}
+learn = Learner(nn.Linear(3, 1), DataLoaders.from_datasets(TensorDataset(x, x[:, :1]), None,
+                batch_size=4), nn.MSELoss(), 0.1, callbacks=[Checkpoint(sys.argv[1])],
+                progress=False)
+learn.fit(2)
+print(learn.model.weight.tolist())
+"""
+
+
+def start(script, folder):
+    environment = {**os.environ, "PYTHONPATH": str(Path(exp.__file__).parent.parent)}
+    return subprocess.run([sys.executable, "-c", script, folder], env=environment, text=True,
+                          capture_output=True)
+
+
+@pytest.mark.parametrize(("seed", "names"), [
+    ("", "seed weights train"),
+    ("torch.manual_seed(0)", "train"),
+    ("numpy.random.seed(0)", "seed weights"),
+    ("numpy.random.seed(0); torch.manual_seed(0)", ""),
+])  # fmt: skip
+def test_scripts_without_a_seed(tmp_path, seed, names):
+    """Neither PyTorch nor NumPy starts alike in each process: warned of first, then refused."""
+    draw = "torch.from_numpy(numpy.random.rand(20, 3)).float()"
+    first, second = (start(f"{SCRIPT.format(draw=draw, seed=seed)}", tmp_path) for _ in range(2))
+    assert first.returncode == 0, first.stderr
+    assert ("no seed was set" in first.stderr) == ("seed" in names)
+    if not names:
+        assert second.stdout.splitlines()[-1] == first.stdout.splitlines()[-1]
+        return
+    assert second.returncode == 1 and "call seed_everything(…)" in second.stderr
+    for name in ("seed", "weights", "train"):
+        assert (f"  {name}" in second.stderr) == (name in names), second.stderr
+
+
+# ---------------------------------------------------------------- what is hard to resume
+
+
+def test_loaders_with_a_numpy_generator(tmp_path):
+    class Shuffled:
+        def __init__(self, batches):
+            self.batches, self.rng = batches, np.random.default_rng(0)
+
+        def __len__(self):
+            return len(self.batches)
+
+        def __iter__(self):
+            return (self.batches[i] for i in self.rng.permutation(len(self.batches)))
+
+    def script(folder, *callbacks):
+        learn = learner([Checkpoint(tmp_path / folder, every=2), *callbacks])
+        learn.dls = DataLoaders(Shuffled(list(learner().dls.valid) * 4), None)
+        learn.fit(3)
+        return learn
+
+    whole = script("a")
+    again = resumed(script, "b", 1, 4)
+    assert again.recorder.losses == whole.recorder.losses
+
+
+def test_persistent_workers_are_refused_before_the_fit(tmp_path):
+    learn = learner([Checkpoint(tmp_path)])
+    loader = torch.utils.data.DataLoader(learn.dls.train.dataset, 4, num_workers=1,
+                                         persistent_workers=True)
+    for dls in (DataLoaders(loader, None), DataLoaders(learn.dls.train, loader)):
+        learn.dls = dls
+        with pytest.raises(ValueError, match="build it with persistent_workers=False"):
+            learn.fit(1)
+    assert learn.n_steps == 0
+
+
+class Unfreeze(Callback):
+    """Begin with the last layer; add the others, as a group of its own, in the second epoch."""
+
+    def before_fit(self, learn):
+        if learn.n_fits == 0 and len(learn.opt.param_groups) == 1:
+            learn.model[:3].requires_grad_(False)
+
+    def before_epoch(self, learn):
+        if learn.n_fits == 0 and learn.epoch == 1:
+            learn.model[:3].requires_grad_(True)
+            learn.opt.add_param_group({"params": list(learn.model[:3].parameters()), "lr": 0.01})
+
+
+@pytest.mark.parametrize("epoch", [0, 1, 2])
+@pytest.mark.parametrize("batch", [2, 5])
+def test_groups_that_are_added_during_a_fit(tmp_path, epoch, batch):
+    def script(folder, *callbacks):
+        learn = learner([Checkpoint(tmp_path / folder, every=3), Unfreeze(), *callbacks],
+                        groups=lambda model: [{"params": list(model[3].parameters())}])
+        learn.fit(3)
+        learn.fit(1, lr=[0.1, 0.02])
+        return learn
+
+    whole = script("a")
+    again = resumed(script, "b", epoch, batch)
+    test_eq(again.model.state_dict(), whole.model.state_dict())
+    test_eq(again.opt.state_dict(), whole.opt.state_dict())
+    test_eq(again.recorder.lrs, whole.recorder.lrs)
+    assert [p.requires_grad for p in again.model.parameters()] == [True] * 6
+
+
+def test_a_retry_of_a_fit_that_has_added_a_group(tmp_path):
+    def script(folder):
+        return learner([Checkpoint(tmp_path / folder), Unfreeze()],
+                       groups=lambda model: [{"params": list(model[3].parameters())}])
+
+    whole, learn = script("a"), script("b")
+    whole.fit(3)
+    with pytest.raises(ZeroDivisionError):
+        learn.fit(3, callbacks=[Stop(1, 3)])
+    learn.fit(3)  # from the end of the first epoch, when there was one group
+    test_eq(learn.model.state_dict(), whole.model.state_dict())
+
+
+def test_averages_find_their_parameters_by_name(tmp_path):
+    def script(order):
+        return learner(groups=lambda model: [{"params": [p]} for p in sorted(
+            model.parameters(), key=lambda p: order * p.numel())], opt_func=torch.optim.Adam)
+
+    learn, other = script(1), script(-1)
+    learn.fit(1)
+    save_learner(learn, tmp_path / "l")
+    load_learner(other, tmp_path / "l")
+    for (name, mine), p in zip(learn.model.named_parameters(), other.model.parameters(),
+                               strict=True):
+        assert torch.equal(learn.opt.state[mine]["exp_avg"], other.opt.state[p]["exp_avg"]), name
+    stranger = learner(groups=lambda model: [list(model[3].parameters())],
+                       opt_func=torch.optim.Adam)
+    with pytest.raises(ValueError, match="an optimizer with the parameters"):
+        load_learner(stranger, tmp_path / "l")
+
+
+def test_a_resumed_optimizer_has_the_same_groups(tmp_path):
+    def script(first):
+        learn = learner([Checkpoint(tmp_path, check=False)], groups=lambda model: [
+            {"params": list(model[first].parameters())},
+            {"params": list(model[3 - first].parameters())}])
+        learn.fit(1)
+
+    script(0)
+    with pytest.raises(ValueError, match="an optimizer with the parameters .*'0.weight'"):
+        script(3)
+
+
+def test_a_loaded_learner_keeps_its_own_settings(tmp_path):
+    learn = learner(lr=0.1)
+    learn.fit(1)
+    save_learner(learn, tmp_path / "l")
+    other = learner(lr=0.001, opt_func=partial(torch.optim.SGD, momentum=0.5))
+    other.model[0].requires_grad_(False)
+    load_learner(other, tmp_path / "l")
+    assert other.lr == 0.001 and other.opt.param_groups[0]["momentum"] == 0.5
+    assert not other.model[0].weight.requires_grad
+    other.fit(1)
+    assert other.recorder.lrs[-1] == [0.001]
+
+
+class Spectral(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.filter = nn.Parameter(torch.randn(4, 3, dtype=torch.complex64))
+
+    def forward(self, x):
+        return (torch.fft.rfft(x) @ self.filter).abs()
+
+
+@pytest.mark.parametrize(
+    ("make_model", "opt_func"),
+    [
+        (Spectral, torch.optim.Adam),
+        (lambda: nn.Sequential(nn.LazyLinear(8), nn.LazyBatchNorm1d(), nn.LazyLinear(3)),
+         torch.optim.SGD),
+    ],
+    ids=["complex", "lazy"],
+)
+def test_unusual_models(tmp_path, make_model, opt_func):
+    def script(folder, *callbacks):
+        learn = small_learner.learner([Checkpoint(tmp_path / folder, every=3), *callbacks],
+                                      make_model=make_model, opt_func=opt_func)
+        learn.fit(2)
+        return learn
+
+    whole = script("a")
+    again = resumed(script, "b", 1, 4)
+    test_eq(again.model.state_dict(), whole.model.state_dict())
+    test_eq(again.opt.state_dict(), whole.opt.state_dict())
+
+
+def test_sparse_gradients_in_an_accumulation_window(tmp_path):
+    batches = [(torch.randint(6, (4,)), torch.randint(3, (4,))) for _ in range(8)]
+
+    def script(folder, *callbacks):
+        torch.manual_seed(1)
+        learn = Learner(nn.Embedding(6, 3, sparse=True), DataLoaders(batches, None),
+                        nn.CrossEntropyLoss(), 0.1, progress=False, callbacks=[
+                            GradientAccumulation(3), Checkpoint(tmp_path / folder, every=1),
+                            *callbacks])
+        learn.fit(2)
+        return learn
+
+    whole = script("a")
+    for batch in (0, 1):
+        again = resumed(script, f"b{batch}", 1, batch)
+        test_eq(again.model.state_dict(), whole.model.state_dict())
+
+
+def test_a_number_of_steps(tmp_path):
+    def script(folder, *callbacks):
+        learn = learner([Checkpoint(tmp_path / folder, every=1), *callbacks])
+        learn.fit(n_steps=13)
+        learn.fit(n_steps=5)
+        return learn
+
+    whole = script("a")
+    for place in ((0, 2), (1, 3)):
+        again = resumed(script, str(place), *place)
+        test_eq(again.model.state_dict(), whole.model.state_dict())
+        assert again.n_steps == whole.n_steps == 18
+        test_eq(record(again), record(whole))
+
+
+def test_frozen_norms_stay_frozen(tmp_path):
+    """A norm that is unfrozen in an epoch trains from the next one on, resumed or not."""
+
+    class Thaw(Callback):
+        def before_epoch(self, learn):
+            if learn.epoch == 1:
+                learn.model[1].requires_grad_(True)
+
+    def script(folder, *callbacks):
+        learn = learner([Checkpoint(tmp_path / folder, every=2), Thaw(), *callbacks])
+        learn.model[1].requires_grad_(False)
+        learn.fit(3)
+        return learn
+
+    whole = script("a")
+    for epoch in (0, 1, 2):
+        again = resumed(script, f"b{epoch}", epoch, 4)
+        test_eq(again.model.state_dict(), whole.model.state_dict())
+
+
+def test_files_of_several_processes_are_not_for_one(tmp_path):
+    learner([Checkpoint(tmp_path)]).fit(1)
+    [path] = tmp_path.iterdir()
+    write_state(path, {**read_state(path), "processes": 2})
+    with pytest.raises(ValueError, match="written by 2 processes, this is one of 1; start as many"):
+        learner([Checkpoint(tmp_path)]).fit(1)
+    write_state(path, {key: part for key, part in read_state(path).items() if key != "run"})
+    with pytest.raises(ValueError, match="earlier version"):
+        learner([Checkpoint(tmp_path)]).fit(1)
+
+
 # ---------------------------------------------------------------- best weights
 
 
@@ -343,3 +734,58 @@ def test_the_best_weights_come_back(tmp_path):
     with pytest.raises(ZeroDivisionError):
         learn.fit(3)
     assert torch.equal(learn.model[0].weight, learn.callback(Watched).weights[1])
+
+
+def test_a_best_value_does_not_outlive_its_fit(tmp_path):
+    course, best = Watched([1, 2, 3]), SaveBest(tmp_path / "best")
+    learn = learner([course, best])
+    learn.fit(2)
+    assert best.best == 1
+    course.values = [9, 8, 7]
+    learn.fit(3)
+    assert (best.best, best.best_epoch) == (7, 3)
+    assert torch.equal(learn.model[0].weight, course.weights[-1])
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_result_that_is_never_a_number_is_warned_of(tmp_path, value):
+    learn = learner([Watched([value] * 2), SaveBest(tmp_path / "best")])
+    with pytest.warns(RuntimeWarning, match="valid_loss was never a number in 2 epochs"):
+        learn.fit(2)
+    assert not (tmp_path / "best").exists()
+
+
+def test_the_best_weights_of_two_fits_resume(tmp_path):
+    """Killed in the second fit, whose best is in the file that the first fit ended with."""
+    def script(folder, *callbacks):
+        folder = tmp_path / folder
+        learn = learner([Checkpoint(folder / "c"), SaveBest(folder / "best"), *callbacks], lr=1.0)
+        learn.fit(3)
+        learn.fit(3, lr=0.3, callbacks=[StopInSecond()] if callbacks else [])
+        return learn
+
+    class StopInSecond(Callback):
+        order, only_watches = 90, True  # after SaveBest has written, before Checkpoint has
+
+        def after_epoch(self, learn):
+            if learn.epoch == 1:
+                raise ZeroDivisionError("crash")
+
+    whole = script("a")
+    with pytest.raises(ZeroDivisionError):
+        script("b", Stop(9, 9))
+    again = script("b")
+    test_eq(again.model.state_dict(), whole.model.state_dict())
+    test_eq(record(again), record(whole))
+    test_eq(read_state(tmp_path / "b" / "best"), read_state(tmp_path / "a" / "best"))
+
+
+def test_best_weights_that_are_gone(tmp_path):
+    def script(*callbacks):
+        learner([Checkpoint(tmp_path / "c"), SaveBest(tmp_path / "best"), *callbacks]).fit(3)
+
+    with pytest.raises(ZeroDivisionError):
+        script(Stop(1, 3))
+    (tmp_path / "best").unlink()
+    with pytest.raises(FileNotFoundError, match="best weights"):
+        script()
