@@ -284,6 +284,9 @@ ASYNC = {
                                     "assert await p.wait() == 0"),
     "task_exits": fails(None, "SystemExit|exit|ended|died", TASK.format("raise SystemExit(0)"),
                         "await asyncio.sleep(0.1)"),
+    "task_of_a_file_named_host": fails(None, "ZeroDivisionError", "import asyncio, host\n"
+                                       "t = asyncio.create_task(host.fails())", "x = 1"),
+    "never_awaited_elsewhere": fails(None, "fails was never awaited", "import watch\nwatch.fails();"),
     "async_with_top_level": passes("from contextlib import asynccontextmanager\n@asynccontextmanager\n"
                                    "async def c(): yield 3", "async with c() as x: assert x == 3"),
 }  # fmt: skip
@@ -454,6 +457,9 @@ SHOWS = {
     "stderr_closed": passes("import sys\nsys.stderr.close()", "x = 1"),
     "print_after_close": fails(2, "closed file", "import sys\nsys.stdout.close()", "print('x')"),
     "not_a_terminal": passes("import sys\nassert not sys.stdout.isatty()\nsys.stdout.write('x\\n');"),
+    "no_buffer": fails(1, "has no attribute 'buffer'", "import sys\nsys.stdout.buffer.write(b'x')"),
+    "no_reconfigure": fails(1, "no attribute 'reconfigure'", "import sys\nsys.stdout.reconfigure()"),
+    "print_bytes": fails(1, "must be str", "import sys\nsys.stdout.write(b'x')"),
     "descriptor": passes("import sys\nassert sys.stderr.fileno() >= 0"),
     "display_updates": passes("from IPython.display import display, update_display, clear_output\n"
                               "h = display('a', display_id='x')", "h.update('b')", "clear_output()"),
@@ -553,6 +559,6 @@ HELPERS = {
     "helper.py": "x = 3\ndef share(n):\n    return 1 / n\n",
     "script.py": "from_script = 3\n",
     "failing.py": "1 / 0\n",
-    **{f"{name}.py": "x = 3\n" for name in
+    **{f"{name}.py": "x = 3\nasync def fails(): 1 / 0\n" for name in
        ("watch", "outcomes", "host", "keeper", "engines", "reports", "plan")},
 }  # fmt: skip

@@ -32,10 +32,7 @@ class Channel:
 
     def __init__(self, line: socket.socket):
         self.file, self.owner, self.lock = line.makefile("rwb"), getpid(), threading.RLock()
-        raw = open(1, "wb", closefd=False)
-        self.out = Printed(raw, "utf-8", "replace", line_buffering=True)
-        self.err = Warned()
-        self.out.channel = self.err.channel = self
+        self.out, self.err = Printed(self), Warned(self)
 
     def tell(self, do: str, **message) -> None:
         """Say something that happened after all that was printed so far."""
@@ -53,33 +50,63 @@ class Channel:
         self.file.read(1)
 
 
-class Printed(io.TextIOWrapper):
-    """sys.stdout: file descriptor 1, which C code and child processes write to as well."""
+class Stream(io.TextIOBase):
+    """What sys.stdout and sys.stderr have in common; no more than they have in a kernel."""
 
-    def write(self, text: str) -> int:
-        if self.channel.err.pending:
-            self.channel.err.flush()
-        return super().write(text)
+    encoding, errors = "UTF-8", None
 
-
-class Warned(io.TextIOBase):
-    """sys.stderr: goes through the channel, so that its place among the other output is certain."""
-
-    encoding, errors, name = "utf-8", "replace", "<stderr>"
-    pending = ""
+    def __init__(self, channel: Channel):
+        self.channel = channel
 
     def write(self, text: str) -> int:
         if self.closed:
             raise ValueError("I/O operation on closed file")
+        if not isinstance(text, str):
+            raise TypeError(f"write() argument must be str, not {type(text)}")
+        self._write(text)
+        return len(text)
+
+    def writable(self) -> bool:
+        return True
+
+
+class Printed(Stream):
+    """sys.stdout: file descriptor 1, which C code and child processes write to as well."""
+
+    name = "stdout"
+
+    def __init__(self, channel: Channel):
+        super().__init__(channel)
+        raw = open(1, "wb", closefd=False)
+        self.file = io.TextIOWrapper(raw, "utf-8", "replace", line_buffering=True)
+
+    def _write(self, text: str) -> None:
+        if self.channel.err.pending:
+            self.channel.err.flush()
+        self.file.write(text)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+    def fileno(self) -> int:
+        return 1
+
+
+class Warned(Stream):
+    """sys.stderr: goes through the channel, so that its place among the other output is certain."""
+
+    name, pending = "stderr", ""
+
+    def _write(self, text: str) -> None:
         if getpid() != self.channel.owner:
-            return write_raw(2, text.encode("utf-8", "replace"))
+            write_raw(2, text.encode("utf-8", "replace"))
+            return
         with self.channel.lock:
             if not self.pending and not self.channel.out.closed:
                 self.channel.out.flush()
             self.pending += text
             if len(self.pending) > 1 << 16:
                 self.flush()
-        return len(text)
 
     def flush(self) -> None:
         if self.pending and getpid() == self.channel.owner:
@@ -89,9 +116,6 @@ class Warned(io.TextIOBase):
 
     def fileno(self) -> int:
         return 2
-
-    def writable(self) -> bool:
-        return True
 
 
 class Kernel:
@@ -168,6 +192,7 @@ def make_shell(channel: Channel):
     shell = ZMQInteractiveShell.instance(config=config)
     shell.set_hook("show_in_pager", page.as_hook(lambda *_, **__: None), 99)
     shell.kernel = Kernel(shell)
+    shell.parent_header, shell.get_parent = {}, dict
     with contextlib.suppress(Exception):  # %autosave and others that only a kernel has
         from ipykernel.zmqshell import KernelMagics
 
@@ -238,7 +263,7 @@ def host(task: Task, line: socket.socket) -> None:
 def settle_in(task: Task, channel: Channel) -> None:
     """Make this process what a new kernel's is: its folder, path, streams and random numbers."""
     folder = Path(task.path).parent
-    os.environ["EXP_NOTEBOOK"] = Path(task.path).stem
+    os.environ |= {"EXP_NOTEBOOK": Path(task.path).stem, "PAGER": "cat", "GIT_PAGER": "cat"}
     os.chdir(folder)
     ours = Path(__file__).parent
     for name, module in list(sys.modules.items()):  # a notebook's own module may have such a name

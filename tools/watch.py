@@ -16,7 +16,6 @@ import gc
 import hashlib
 import logging
 import os
-import re
 import signal
 import sys
 import threading
@@ -31,8 +30,18 @@ from pathlib import Path
 from outcomes import Failure, in_cells
 
 MESSAGE_LIMIT = 10_000  # characters of an exception's message
-# whose tasks and coroutines are no business of the notebook's
-NOT_CELLS = re.compile(r"[/\\](IPython|ipykernel|tornado|zmq|anyio|watch\.py|host\.py)\b")
+OURS = (__file__, str(Path(__file__).with_name("host.py")))
+AROUND = ("IPython", "ipykernel", "tornado", "zmq", "anyio")  # packages that a kernel consists of
+
+
+def is_around(coroutine) -> bool:
+    """Whether a coroutine is no business of the notebook's: the kernel's, or the runner's own."""
+    code = getattr(coroutine, "cr_code", None)
+    if code is None:
+        return True
+    files = (getattr(sys.modules.get(name), "__file__", None) for name in AROUND)
+    folders = (os.path.join(os.path.dirname(file), "") for file in files if file)
+    return code.co_filename.startswith((*OURS, *folders))
 
 
 def refuse_input(*_, **__):
@@ -81,8 +90,7 @@ class Watch:
 
         def task(loop, coroutine, **options):
             made = asyncio.Task(coroutine, loop=loop, **options)
-            code = getattr(coroutine, "cr_code", None)
-            if code and not NOT_CELLS.search(code.co_filename):
+            if not is_around(coroutine):
                 self.tasks.add(made)
             return made
 
@@ -107,7 +115,8 @@ class Watch:
         if result and not result.success and not self.failures:
             self.note("", result.error_before_exec or result.error_in_exec, raised=True)
         self.shell.last_execution_result = None
-        taken = [asdict(failure) for failure, raised in self.failures if not self.raises & raised]
+        noted = self.failures
+        taken = [asdict(failure) for failure, raised in noted if not (self.raises and raised)]
         self.failures, self.seen = [], None
         return taken
 
@@ -226,8 +235,7 @@ class Watch:
         """Python warns of a coroutine that nobody awaited, which a filter may keep silent."""
 
         def unawaited(coroutine):
-            code = getattr(coroutine, "cr_code", None)
-            if code and not NOT_CELLS.search(code.co_filename):
+            if not is_around(coroutine):
                 self.note(f"the coroutine {coroutine.__qualname__} was never awaited")
             with contextlib.suppress(Warning):
                 warn(coroutine)
