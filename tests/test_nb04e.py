@@ -209,6 +209,17 @@ def test_average_goes_on_after_a_kill(tmp_path, average, kill_after):
     test_eq(learn.recorder.epochs, whole.recorder.epochs)
 
 
+@pytest.mark.parametrize("decay", [0.9, None])
+def test_an_extended_run_averages_as_a_long_one(tmp_path, decay):
+    for n_epochs in (2, 4):
+        learn = learner([WeightAverage(decay), Checkpoint(tmp_path, extend=True)],
+                        make_model=noisy)  # fmt: skip
+        learn.fit(n_epochs)
+    whole = learner([WeightAverage(decay)], make_model=noisy)
+    whole.fit(4)
+    test_eq(learn.model.state_dict(), whole.model.state_dict())
+
+
 def test_accumulated_steps_count_once():
     keep = Keep()
     learn = learner([WeightAverage(0.8), GradientAccumulation(3), keep])
