@@ -167,38 +167,54 @@ nb03 (minibatch_training): Minibatch training
                    group.
     SGD            Step against the gradient, or against a velocity that accumulates the gradients.
 
+nb03a (workers): Workers: batches made by other processes
+    read_batch            Make one batch: read the samples and collate them; an error says where it
+                          happened.
+    common_kind           Return the kind of all samples; tensors, arrays and numbers together count
+                          as arrays.
+    held_generators       Find the random generators that objects hold, such as loaders, samplers
+                          and data sets.
+    generator_state       Copy the state of a random generator of torch's, NumPy's or Python's.
+    set_generator_state   Put a random generator back into the state that `generator_state`
+                          returned.
+    draw_seed             Draw a seed from a generator, or from PyTorch's global one.
+    random_kept           Put all random numbers, those of the loaders included, back when the block
+                          ends.
+    worker_batches        Let workers make batches in turn, some ahead, and yield them in the
+                          sampler's order.
+    check_whole_number    Raise a ValueError that names the value unless it is a whole number of at
+                          least `least`.
+    check_worker_options  Refuse settings that no worker can follow, and settings of workers where
+                          there are none.
+    loader_length         Return the number of batches of a loader, None if it has no length, as a
+                          stream of data.
+    counted               Pass the batches on; warn, with the sampler's name, if there are not as
+                          many as expected.
+
 nb03b (data_loaders): Data loaders
-    Dataset              A data set answers two questions: how many samples it has, and what sample
-                         `index` is.
-    TensorDataset        A data set of tensors whose first axis counts the samples; a sample is a
-                         tuple of rows.
-    Sampler              An order of reading: `indices` returns it as one tensor, `blocks` yields it
-                         in pieces.
-    SequentialSampler    Read the samples in the order in which they are stored.
-    RandomSampler        Read every sample once, in a new random order each time.
-    check_whole_number   Raise a ValueError that names the value unless it is a whole number of at
-                         least `least`.
-    BatchSampler         Cut an order into lists of `batch_size`; a shorter last one is kept, unless
-                         `drop_last`.
-    collate              Stack samples along a new first axis; tuples, lists and dicts part by part.
-    tensor_batches       Take the rows of many batches at once, in the sampler's order, and hand out
-                         slices.
-    fetch_batch          Make one batch: read the samples and collate them, or take rows if the data
-                         is in tensors.
-    held_generators      Find the random generators that objects hold, such as loaders, samplers and
-                         data sets.
-    generator_state      Copy the state of a random generator of torch's, NumPy's or Python's.
-    set_generator_state  Put a random generator back into the state that `generator_state` returned.
-    worker_batches       Let workers make batches in turn, some ahead, and yield them in the
-                         sampler's order.
-    DataLoader           Serve a data set in batches: in order or shuffled, with or without worker
-                         processes.
-    FirstBatches         A loader of the first `n` batches of another one; also an epoch of an
-                         endless one.
-    DataLoaders          The two loaders of a training: `train` to learn from, `valid` to check on,
-                         or None.
-    set_epoch            Call `set_epoch(epoch)` on every part of a loader that has this method;
-                         epochs count from 0.
+    Dataset            A data set answers two questions: how many samples it has, and what sample
+                       `index` is.
+    TensorDataset      A data set of tensors whose first axis counts the samples; a sample is a
+                       tuple of rows.
+    Sampler            An order of reading: `indices` returns it as one tensor, `blocks` yields it
+                       in pieces.
+    SequentialSampler  Read the samples in the order in which they are stored.
+    RandomSampler      Read every sample once, in a new random order each time.
+    BatchSampler       Cut an order into lists of `batch_size`; a shorter last one is kept, unless
+                       `drop_last`.
+    collate            Stack samples along a new first axis; tuples, lists and dicts part by part.
+    tensor_batches     Take the rows of many batches at once, in the sampler's order, and hand out
+                       slices.
+    fetch_batch        Make one batch: take rows if the data is in tensors, else read the samples
+                       and collate.
+    DataLoader         Serve a data set in batches: in order or shuffled, with or without worker
+                       processes.
+    FirstBatches       A loader of the first `n` batches of another one; also an epoch of an endless
+                       one.
+    DataLoaders        The two loaders of a training: `train` to learn from, `valid` to check on, or
+                       None.
+    set_epoch          Call `set_epoch(epoch)` on every part of a loader that has this method;
+                       epochs count from 0.
 
 nb03c (generalisation): Training that generalises
     accuracy         Return the share of targets whose class has the largest logit.
@@ -224,8 +240,6 @@ nb03d (bookkeeping): Bookkeeping: means that wait, random numbers that come back
     random_state      Copy the state of all random numbers: Python's, NumPy's, torch's, CUDA's, the
                       loaders'.
     set_random_state  Set all random numbers to a state that `random_state` returned.
-    random_kept       Put all random numbers, those of the loaders included, back when the block
-                      ends.
     seed_everything   Seed the random numbers of Python, NumPy and PyTorch, on all its devices.
     evaluating        Evaluate a model in this block: in eval mode, without gradients; then as it
                       was before.
@@ -238,8 +252,6 @@ nb03d (bookkeeping): Bookkeeping: means that wait, random numbers that come back
     join_batches      Concatenate the batches of a prediction or a target, part by part.
     first_batch       Return a batch of the first of these loaders that has one, without moving
                       random numbers.
-    loader_length     Return the number of batches of a loader, None if it has no length, as a
-                      stream of data.
     check_counts      Refuse anything but whole numbers of at least 1.
     process_rank      Return the rank of this process and how many train together; (0, 1) if it is
                       alone.
@@ -672,7 +684,7 @@ nb11b (language_model): A language model, character by character
                         return all.
 """
 
-# generated from the notebooks: do not edit · f08725
+# generated from the notebooks: do not edit · bf3c6d
 
 import importlib as _importlib
 import importlib.machinery as _machinery
@@ -697,14 +709,15 @@ _names = {
               Operators Value HasParameters Module Linear ReLU MSELoss""",
     "nb03": """logsumexp log_softmax nll_loss cross_entropy Parameter Container Sequential
               Optimizer SGD""",
-    "nb03b": """Dataset TensorDataset Sampler SequentialSampler RandomSampler check_whole_number
-               BatchSampler collate tensor_batches fetch_batch held_generators generator_state
-               set_generator_state worker_batches DataLoader FirstBatches DataLoaders set_epoch""",
+    "nb03a": """read_batch common_kind held_generators generator_state set_generator_state
+               draw_seed random_kept worker_batches check_whole_number check_worker_options
+               loader_length counted""",
+    "nb03b": """Dataset TensorDataset Sampler SequentialSampler RandomSampler BatchSampler
+               collate tensor_batches fetch_batch DataLoader FirstBatches DataLoaders set_epoch""",
     "nb03c": """accuracy binary_accuracy modes_kept Scores evaluate Epoch History fit""",
-    "nb03d": """Column DeferredMeans pool_sums random_state set_random_state random_kept
-               seed_everything evaluating set_training map_tensors count_items join_batches
-               first_batch loader_length check_counts process_rank is_first_process
-               format_table format_line format_html""",
+    "nb03d": """Column DeferredMeans pool_sums random_state set_random_state seed_everything
+               evaluating set_training map_tensors count_items join_batches first_batch
+               check_counts process_rank is_first_process format_table format_line format_html""",
     "nb03e": """divides_by divisor_of is_metric Metric metric_state restore_metric_state
                check_number MeanMetric EpochMetric figure_names name_metrics figures""",
     "nb03f": """EVENTS Cancel CancelStep PostponeStep CancelBatch CancelPhase CancelEpoch
@@ -763,6 +776,7 @@ _topics = {
     "samples": "nb00b",
     "fully_connected": "nb02",
     "minibatch_training": "nb03",
+    "workers": "nb03a",
     "data_loaders": "nb03b",
     "generalisation": "nb03c",
     "bookkeeping": "nb03d",
@@ -887,15 +901,20 @@ if TYPE_CHECKING:  # what editors and type checkers read
         cross_entropy as cross_entropy, Parameter as Parameter, Container as Container,
         Sequential as Sequential, Optimizer as Optimizer, SGD as SGD,
     )
+    from .nb03a import (
+        read_batch as read_batch, common_kind as common_kind,
+        held_generators as held_generators, generator_state as generator_state,
+        set_generator_state as set_generator_state, draw_seed as draw_seed,
+        random_kept as random_kept, worker_batches as worker_batches,
+        check_whole_number as check_whole_number, check_worker_options as check_worker_options,
+        loader_length as loader_length, counted as counted,
+    )
     from .nb03b import (
         Dataset as Dataset, TensorDataset as TensorDataset, Sampler as Sampler,
         SequentialSampler as SequentialSampler, RandomSampler as RandomSampler,
-        check_whole_number as check_whole_number, BatchSampler as BatchSampler,
-        collate as collate, tensor_batches as tensor_batches, fetch_batch as fetch_batch,
-        held_generators as held_generators, generator_state as generator_state,
-        set_generator_state as set_generator_state, worker_batches as worker_batches,
-        DataLoader as DataLoader, FirstBatches as FirstBatches, DataLoaders as DataLoaders,
-        set_epoch as set_epoch,
+        BatchSampler as BatchSampler, collate as collate, tensor_batches as tensor_batches,
+        fetch_batch as fetch_batch, DataLoader as DataLoader, FirstBatches as FirstBatches,
+        DataLoaders as DataLoaders, set_epoch as set_epoch,
     )
     from .nb03c import (
         accuracy as accuracy, binary_accuracy as binary_accuracy, modes_kept as modes_kept,
@@ -904,10 +923,9 @@ if TYPE_CHECKING:  # what editors and type checkers read
     from .nb03d import (
         Column as Column, DeferredMeans as DeferredMeans, pool_sums as pool_sums,
         random_state as random_state, set_random_state as set_random_state,
-        random_kept as random_kept, seed_everything as seed_everything,
-        evaluating as evaluating, set_training as set_training, map_tensors as map_tensors,
-        count_items as count_items, join_batches as join_batches, first_batch as first_batch,
-        loader_length as loader_length, check_counts as check_counts,
+        seed_everything as seed_everything, evaluating as evaluating,
+        set_training as set_training, map_tensors as map_tensors, count_items as count_items,
+        join_batches as join_batches, first_batch as first_batch, check_counts as check_counts,
         process_rank as process_rank, is_first_process as is_first_process,
         format_table as format_table, format_line as format_line, format_html as format_html,
     )
@@ -1058,14 +1076,15 @@ if TYPE_CHECKING:  # what editors and type checkers read
         ActivationPenalty as ActivationPenalty, generate_text as generate_text,
     )
     from . import (
-        nb00, nb00b, nb02, nb03, nb03b, nb03c, nb03d, nb03e, nb03f, nb03g, nb03h, nb03i, nb03j,
-        nb03k, nb04, nb04a, nb04b, nb04c, nb04d, nb04e, nb04f, nb05, nb05c, nb06, nb06b, nb06c,
-        nb10, nb11, nb11b,
+        nb00, nb00b, nb02, nb03, nb03a, nb03b, nb03c, nb03d, nb03e, nb03f, nb03g, nb03h, nb03i,
+        nb03j, nb03k, nb04, nb04a, nb04b, nb04c, nb04d, nb04e, nb04f, nb05, nb05c, nb06, nb06b,
+        nb06c, nb10, nb11, nb11b,
     )
     exports = nb00
     samples = nb00b
     fully_connected = nb02
     minibatch_training = nb03
+    workers = nb03a
     data_loaders = nb03b
     generalisation = nb03c
     bookkeeping = nb03d

@@ -6,55 +6,48 @@ By the end you will have a `DataLoader` with PyTorch's interface, and PyTorch's 
 # cell 9fa783ae a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/03b_data_loaders.ipynb: do not edit · 429f8f
+# generated from nbs/03b_data_loaders.ipynb: do not edit · 9aa6c2
 __all__ = [
     "Dataset",
     "TensorDataset",
     "Sampler",
     "SequentialSampler",
     "RandomSampler",
-    "check_whole_number",
     "BatchSampler",
     "collate",
     "tensor_batches",
     "fetch_batch",
-    "held_generators",
-    "generator_state",
-    "set_generator_state",
-    "worker_batches",
     "DataLoader",
     "FirstBatches",
     "DataLoaders",
     "set_epoch",
 ]
 
-# cell 9fa783ae f44a6e · Imports
-import multiprocessing
-import os
-import pickle
-import random
-import signal
-import sys
-import traceback
-import warnings
+# cell 9fa783ae 3dbd91 · Imports
 from abc import ABC, abstractmethod
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import partial
-from itertools import cycle, islice
+from itertools import islice
 from math import prod
-from multiprocessing.connection import Connection, wait
-from multiprocessing.process import BaseProcess
-from numbers import Integral
-from queue import SimpleQueue
-from threading import Thread
-from types import FunctionType, ModuleType
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor
+
+from exp.nb03a import (  # noqa: F401  the generators' functions are also looked for here
+    check_whole_number,
+    check_worker_options,
+    common_kind,
+    counted,
+    draw_seed,
+    generator_state,
+    held_generators,
+    loader_length,
+    random_kept,
+    read_batch,
+    set_generator_state,
+    worker_batches,
+)
 
 
 # cell 320fa11f 4ba325 · A data set
@@ -147,7 +140,7 @@ class SequentialSampler(Sampler):
         return torch.arange(len(self))
 
 
-# cell 3a906a13 9f6987 · An order
+# cell 3a906a13 1e07e3 · An order
 class RandomSampler(SequentialSampler):
     """Read every sample once, in a new random order each time.
 
@@ -159,7 +152,7 @@ class RandomSampler(SequentialSampler):
         self.generator = generator
 
     def indices(self) -> Tensor:
-        generator = self.generator or torch.Generator().manual_seed(_draw_seed(None))
+        generator = self.generator or torch.Generator().manual_seed(draw_seed(None))
         return torch.randperm(len(self), generator=generator)
 
     def blocks(self, size: int) -> Iterator[Tensor]:
@@ -168,21 +161,7 @@ class RandomSampler(SequentialSampler):
             self.indices()  # unused, but PyTorch draws it, and the next epoch depends on it
 
 
-def _draw_seed(generator: torch.Generator | None) -> int:
-    return int(torch.empty((), dtype=torch.int64).random_(generator=generator))
-
-
-# cell 10897009 e41e40 · An order
-def check_whole_number(name: str, value: Any, least: int = 1) -> None:
-    """Raise a ValueError that names the value unless it is a whole number of at least `least`.
-
-    True and False are not accepted, although Python counts them as whole numbers.
-    """
-    if isinstance(value, bool) or not isinstance(value, Integral) or value < least:
-        raise ValueError(f"{name} must be a whole number >= {least}, got {value!r}")
-
-
-# cell bec40226 ef149f · An order
+# cell bec40226 885bf3 · An order
 class BatchSampler:
     """Cut an order into lists of `batch_size`; a shorter last one is kept, unless `drop_last`.
 
@@ -200,12 +179,11 @@ class BatchSampler:
     def __iter__(self) -> Iterator[list[Any]]:
         order = iter(self.sampler)
         while batch := list(islice(order, self.batch_size)):
-            if len(batch) < self.batch_size and self.drop_last:
-                return
-            yield batch
+            if len(batch) == self.batch_size or not self.drop_last:
+                yield batch
 
 
-# cell 6cce584d 9e2197 · From samples to a batch
+# cell 6cce584d 6863b7 · From samples to a batch
 def collate(samples: Sequence[Any]) -> Any:
     """Stack samples along a new first axis; tuples, lists and dicts part by part.
 
@@ -218,7 +196,7 @@ def collate(samples: Sequence[Any]) -> Any:
     """
     if len(samples) == 0:
         raise ValueError("a batch of no samples; does the batch_sampler yield an empty list?")
-    first, kind = samples[0], _common_kind(samples)
+    first, kind = samples[0], common_kind(samples)
     if kind == "tensor":
         return torch.stack(list(samples))
     if kind == "text":
@@ -237,49 +215,6 @@ def collate(samples: Sequence[Any]) -> Any:
                          "pad them to one length, or pass a collate_fn that does")
     parts = [_collate_part(i, part) for i, part in enumerate(zip(*samples, strict=True))]
     return type(first)(*parts) if hasattr(first, "_fields") else parts
-
-
-# cell 8a0eb1a0 d211ae · From samples to a batch
-def _kind(sample: Any) -> str:
-    if isinstance(sample, Tensor):
-        return "tensor"
-    if isinstance(sample, str | bytes):
-        return "text"
-    if hasattr(sample, "__array__"):  # NumPy's arrays and numbers
-        return "array"
-    if isinstance(sample, int | float):
-        return "number"
-    if isinstance(sample, Mapping):
-        return "dict"
-    return "list" if isinstance(sample, Sequence) else "unknown"
-
-
-def _common_kind(samples: Sequence[Any]) -> str:
-    """Return the kind of all samples; tensors, arrays and numbers together count as arrays."""
-    kinds = {_kind(sample) for sample in {type(s): s for s in samples}.values()}
-    if kinds <= {"tensor", "array", "number"} and len(kinds) > 1:
-        return "array"
-    if len(kinds) == 1 and "unknown" not in kinds:
-        return kinds.pop()
-    raise _not_a_batch(samples)
-
-
-# cell 81a21364 04c2bc · From samples to a batch
-def _not_a_batch(samples: Sequence[Any]) -> TypeError:
-    """Say which sample cannot be in a batch with the others, and what to do."""
-    kinds = [_kind(sample) for sample in samples]
-    place = kinds.index("unknown") if "unknown" in kinds else next(
-        i for i, kind in enumerate(kinds) if kind != kinds[0])
-    odd = samples[place]
-    if odd is None:
-        return TypeError(f"sample {place} of the batch is None: leave out of the data set what "
-                         "cannot be read, or pass a collate_fn that drops such samples")
-    if kinds[place] == "unknown":
-        return TypeError(f"cannot put a {type(odd).__name__} into a batch (sample {place}): return "
-                         "tensors, arrays, numbers, texts, or tuples, lists and dicts of them, or "
-                         "pass a collate_fn")
-    return TypeError(f"sample {place} of the batch is a {type(odd).__name__}, but sample 0 is a "
-                     f"{type(samples[0]).__name__}: return the same kind for every index")
 
 
 def _collate_part(name: Any, samples: Sequence[Any]) -> Any:
@@ -322,258 +257,15 @@ def _in_tensors(dataset: Any, collate_fn: Callable) -> bool:
             and not any(t.requires_grad for t in dataset.tensors))
 
 
-# cell 59d1a50f 3ae2c4 · Workers
+# cell 59d1a50f c0a275 · The fast path
 def fetch_batch(dataset: Any, indices: Sequence[Any], collate_fn: Callable) -> Any:
-    """Make one batch: read the samples and collate them, or take rows if the data is in tensors."""
+    """Make one batch: take rows if the data is in tensors, else read the samples and collate."""
     if _in_tensors(dataset, collate_fn):
         return _rows(dataset, torch.as_tensor(indices))
-    read_many = getattr(dataset, "__getitems__", None)  # for data sets that read better in one go
-    samples = read_many(indices) if read_many else _read(dataset, indices)
-    try:
-        return collate_fn(samples)
-    except Exception as error:
-        error.add_note(f"while collating samples {list(indices)!r:.200}")
-        raise
+    return read_batch(dataset, indices, collate_fn)
 
 
-def _read(dataset: Any, indices: Sequence[Any]) -> list[Any]:
-    samples = []
-    for index in indices:
-        try:
-            samples.append(dataset[index])
-        except Exception as error:
-            error.add_note(f"while reading sample {index!r:.80}")
-            raise
-    return samples
-
-
-# cell c39ee391 5c167e · Workers
-def _work(pipe: Connection, dataset: Any, collate_fn: Callable, start: Callable) -> None:
-    """Answer each list of indices, in an endless loop, with its batch or with an exception."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is for the main process, which ends us
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    torch.set_num_threads(1)  # the processes share the cores; and threads do not survive a fork
-    tasks: SimpleQueue = SimpleQueue()
-    Thread(target=_take_in, args=(pipe, tasks), daemon=True).start()
-    started = False
-    while True:
-        indices = tasks.get()
-        try:
-            if not started:
-                started = True
-                start(dataset, collate_fn)
-            pipe.send((fetch_batch(dataset, indices, collate_fn), None, ""))
-        except Exception as error:
-            where = traceback.format_exc()
-            error.__notes__ = []  # they are in `where`
-            pipe.send((None, _portable(error), where))
-
-
-def _take_in(pipe: Connection, tasks: SimpleQueue) -> None:
-    """Move tasks from the pipe to the queue; end this process when its parent is gone."""
-    try:
-        while pipe in wait([pipe, multiprocessing.parent_process().sentinel]):
-            tasks.put(pipe.recv())
-    finally:
-        os._exit(1)
-
-
-# cell 590f9241 8b5142 · Workers
-def _portable(error: Exception) -> Exception:
-    """Copy an exception by pickling it; if that fails, return a RuntimeError with its text."""
-    try:
-        return pickle.loads(pickle.dumps(error))
-    except Exception:
-        return RuntimeError(f"{type(error).__name__}: {error}")
-
-
-# cell 62afad07 964d36 · Workers
-def held_generators(*parts: Any) -> list[Any]:
-    """Find the random generators that objects hold, such as loaders, samplers and data sets.
-
-    They are looked for in attributes, closures, and lists, tuples and dicts of up to 1,000 entries,
-    at any depth; each is returned once: torch's, NumPy's, and Python's `random.Random`.
-    """
-    found, seen, todo = [], {}, deque(parts)
-    while todo:
-        part = todo.popleft()
-        if id(part) not in seen:
-            seen[id(part)] = part
-            if _is_generator(part):
-                found.append(part)
-            else:
-                todo.extend(_inside(part))
-    return found
-
-
-def _is_generator(part: Any) -> bool:
-    numpy = sys.modules.get("numpy.random")
-    kinds = (numpy.Generator, numpy.RandomState) if numpy else ()
-    return isinstance(part, (torch.Generator, random.Random, *kinds))
-
-
-def _inside(part: Any) -> list[Any]:
-    """List the objects one step further on."""
-    if isinstance(part, dict):
-        return list(part.values()) if len(part) <= 1000 else []
-    if isinstance(part, list | tuple | deque):
-        return list(part) if len(part) <= 1000 else []
-    if isinstance(part, partial):
-        return [part.func, part.args, part.keywords]
-    if isinstance(part, FunctionType):
-        held = [*(part.__defaults__ or ())]
-        for cell in part.__closure__ or ():
-            with suppress(ValueError):  # a cell may still be empty
-                held.append(cell.cell_contents)
-        return held
-    if isinstance(part, type | ModuleType | Tensor):
-        return []
-    if callable(part) and hasattr(part, "__self__"):  # a method
-        return [part.__self__, getattr(part, "__func__", None)]
-    slots = getattr(type(part), "__slots__", ())
-    slots = [slots] if isinstance(slots, str) else slots
-    return [*getattr(part, "__dict__", {}).values(),
-            *(getattr(part, name) for name in slots if hasattr(part, name))]
-
-
-# cell c13a601e 7b62db · Workers
-def generator_state(generator: Any) -> Any:
-    """Copy the state of a random generator of torch's, NumPy's or Python's."""
-    if isinstance(generator, random.Random):
-        return generator.getstate()
-    if hasattr(generator, "bit_generator"):
-        return generator.bit_generator.state
-    return generator.get_state()
-
-
-def set_generator_state(generator: Any, state: Any) -> None:
-    """Put a random generator back into the state that `generator_state` returned."""
-    if isinstance(generator, random.Random):
-        generator.setstate(state)
-    elif hasattr(generator, "bit_generator"):
-        generator.bit_generator.state = state
-    else:
-        generator.set_state(state)
-
-
-def _reseed(generator: Any, seed: int) -> None:
-    """Start a generator from its own next number and the seed."""
-    if isinstance(generator, torch.Generator):
-        if generator.device.type == "cpu":  # a forked process cannot use a GPU
-            own = _draw_seed(generator)
-            generator.manual_seed(random.Random(f"{own} {seed}").getrandbits(63))
-    elif isinstance(generator, random.Random):
-        generator.seed(f"{generator.getrandbits(32)} {seed}")
-    elif hasattr(generator, "bit_generator"):
-        bits = generator.bit_generator
-        bits.state = type(bits)([bits.random_raw(), seed]).state
-    else:
-        generator.seed([generator.randint(2**31), seed % 2**32])
-
-
-# cell b6d54ae3 ccfb01 · Workers
-def _start_worker(dataset: Any, collate_fn: Callable, number: int, num_workers: int, seed: int,
-                  init: Callable[[int], Any] | None) -> None:
-    """Seed all random numbers of a worker, tell torch's `get_worker_info` which one it is."""
-    random.seed(seed)
-    torch.manual_seed(seed)
-    if numpy := sys.modules.get("numpy"):
-        numpy.random.seed(seed % 2**32)
-    for generator in held_generators(dataset, collate_fn):
-        _reseed(generator, seed)
-    if torchs := sys.modules.get("torch.utils.data._utils.worker"):
-        torchs._worker_info = torchs.WorkerInfo(
-            id=number, num_workers=num_workers, seed=seed, dataset=dataset)
-    if init is not None:
-        init(number)
-
-
-# cell 08ea5acb 1ea2f5 · Workers
-class _Worker:
-    """A process that makes batches, and the pipe to it."""
-
-    def __init__(self, context: Any, number: int, dataset: Any, collate_fn: Callable,
-                 start: Callable):
-        self.pipe, theirs = context.Pipe()
-        arguments = theirs, dataset, collate_fn, start
-        self.process = context.Process(target=_work, args=arguments, daemon=True,
-                                       name=f"DataLoader worker {number}")
-        self.process.start()
-        theirs.close()
-
-    def receive(self, timeout: float) -> Any:
-        """Wait for the next batch, for the worker's end, or for the timeout."""
-        if not wait([self.pipe, self.process.sentinel], timeout or None):
-            raise TimeoutError(f"{self.process.name} has not delivered a batch for {timeout} s")
-        try:
-            if not self.pipe.poll():
-                raise EOFError
-            batch, error, where = self.pipe.recv()
-        except (EOFError, OSError, RuntimeError) as problem:
-            self.process.join(1 if isinstance(problem, RuntimeError) else 10)
-            if self.process.exitcode is not None:  # it is gone, and its shared memory with it
-                raise _end_of(self.process) from None
-            problem.add_note("Too many open files? Every tensor of a worker is one. Keep fewer, "
-                             "or call torch.multiprocessing.set_sharing_strategy('file_system')")
-            raise
-        if error is not None:
-            error.add_note(f"in {self.process.name}:\n{where}")
-            raise error
-        return batch
-
-
-# cell a32c2612 57f3a6 · Workers
-def _end_of(process: BaseProcess) -> RuntimeError:
-    """Return an error that says how a worker ended."""
-    code = process.exitcode
-    how = signal.Signals(-code).name if code and code < 0 else f"exit code {code}"
-    return RuntimeError(
-        f"{process.name} ended with {how} before it delivered its batch. SIGKILL: out of memory? "
-        "SIGBUS: is shared memory full? Exit code 1 at its start: under spawn, the data set's "
-        "class must be defined in a module that can be imported, not in a notebook, and a script "
-        'must keep its own code under if __name__ == "__main__"')
-
-
-# cell e8717aee 866bdb · Workers
-def worker_batches(dataset: Any, batch_sampler: Iterable[Sequence[Any]], collate_fn: Callable,
-                   seed: int, num_workers: int, context: Any = None, prefetch_factor: int = 2,
-                   timeout: float = 0,
-                   worker_init_fn: Callable[[int], Any] | None = None) -> Iterator[Any]:
-    """Let workers make batches in turn, some ahead, and yield them in the sampler's order.
-
-    Units: timeout in seconds, 0 for none.
-    Raises: the data set's exceptions, with the worker's traceback as a note; RuntimeError if a
-        worker dies; TimeoutError if it delivers nothing in time.
-    """
-    context = context if hasattr(context, "Process") else multiprocessing.get_context(context)
-    owner, workers, due = os.getpid(), [], deque()
-
-    def ask(n: int) -> None:
-        for worker, indices in islice(turns, n):
-            with suppress(ConnectionError):  # a dead worker is reported when its batch is due
-                worker.pipe.send(indices)
-            due.append(worker)
-
-    try:
-        for number in range(num_workers):
-            start = partial(_start_worker, number=number, num_workers=num_workers,
-                            seed=seed + number, init=worker_init_fn)
-            workers.append(_Worker(context, number, dataset, collate_fn, start))
-        turns = zip(cycle(workers), batch_sampler)
-        ask(num_workers * prefetch_factor)
-        while due:
-            batch = due.popleft().receive(timeout)
-            ask(1)  # keep the worker busy while the batch is used
-            yield batch
-    finally:  # reached at the end, by an exception, and when the iterator is dropped
-        if os.getpid() == owner:  # not in a process that was forked off meanwhile
-            for worker in workers:
-                worker.process.kill()
-                worker.process.join()
-                worker.pipe.close()
-
-
-# cell 7b7c8092 5756fa · The DataLoader
+# cell 7b7c8092 fa32e5 · The DataLoader
 class DataLoader:
     """Serve a data set in batches: in order or shuffled, with or without worker processes.
 
@@ -595,8 +287,8 @@ class DataLoader:
                  generator: torch.Generator | None = None, prefetch_factor: int = 2,
                  worker_init_fn: Callable[[int], Any] | None = None):
         _check_order(dataset, batch_size, shuffle, sampler, batch_sampler, drop_last)
-        _check_workers(num_workers, multiprocessing_context, prefetch_factor, timeout,
-                       worker_init_fn)
+        check_worker_options(num_workers, multiprocessing_context, prefetch_factor, timeout,
+                             worker_init_fn)
         if sampler is None:
             sampler = RandomSampler(dataset, generator) if shuffle else SequentialSampler(dataset)
         if batch_sampler is None:
@@ -617,21 +309,22 @@ class DataLoader:
         return f"DataLoader({_sizes(self)}{shuffled}{workers})"
 
     def __iter__(self) -> Iterator[Any]:
-        parts = self.dataset, self.batch_sampler, self.collate_fn
-        seed = _draw_seed(self.generator)
+        dataset, order, collate_fn = self.dataset, self.batch_sampler, self.collate_fn
+        seed = draw_seed(self.generator)
         if self.num_workers:
-            batches = worker_batches(*parts, seed, *self.worker_options)
-        elif type(self.batch_sampler) is BatchSampler and _in_tensors(*parts[::2]):
-            batches = tensor_batches(*parts[:2])
+            batches = worker_batches(dataset, order, collate_fn, seed, *self.worker_options,
+                                     fetch=fetch_batch)
+        elif type(order) is BatchSampler and _in_tensors(dataset, collate_fn):
+            batches = tensor_batches(dataset, order)
         else:
-            batches = (fetch_batch(self.dataset, chosen, self.collate_fn)
-                       for chosen in self.batch_sampler)
-        ours = (SequentialSampler, RandomSampler, BatchSampler)  # they count correctly
-        trusted = type(self.sampler) in ours and type(self.batch_sampler) in ours
-        return batches if trusted else _counted(batches, self)
+            batches = (fetch_batch(dataset, chosen, collate_fn) for chosen in order)
+        order = order.sampler if type(order) is BatchSampler else order
+        if type(order) in (SequentialSampler, RandomSampler):  # they count correctly
+            return batches
+        return counted(batches, loader_length(self), type(order).__name__)
 
 
-# cell d5be80da 963efe · The DataLoader
+# cell d5be80da 308a03 · The DataLoader
 def _check_order(dataset: Any, batch_size: int, shuffle: bool, sampler: Any, batch_sampler: Any,
                  drop_last: bool) -> None:
     """Refuse a data set that cannot be indexed, and two orders at once."""
@@ -646,55 +339,12 @@ def _check_order(dataset: Any, batch_size: int, shuffle: bool, sampler: Any, bat
                          "sampler and drop_last")
 
 
-def _check_workers(num_workers: int, context: Any, prefetch_factor: int, timeout: float,
-                   worker_init_fn: Any) -> None:
-    """Refuse settings that no worker can follow, and settings of workers where there are none."""
-    check_whole_number("num_workers", num_workers, 0)
-    check_whole_number("prefetch_factor", prefetch_factor)
-    if not timeout >= 0:
-        raise ValueError(f"timeout must be 0 (no limit) or a number of seconds, got {timeout}")
-    if not num_workers and (timeout or context is not None):
-        raise ValueError("timeout and multiprocessing_context are for workers, but num_workers is "
-                         "0: leave them out, or set it")
-    if worker_init_fn is not None and not callable(worker_init_fn):
-        raise TypeError("worker_init_fn must be a function of the worker's number, got "
-                        f"{worker_init_fn!r:.80}")
-    if context is not None and not hasattr(context, "Process"):
-        multiprocessing.get_context(context)  # raises ValueError for an unknown name
-
-
-# cell 6cca5357 7a667b · The DataLoader
-def _length(loader: Any) -> int | None:
-    try:
-        return len(loader)
-    except TypeError:
-        return None
-
-
-def _counted(batches: Iterator[Any], loader: DataLoader) -> Iterator[Any]:
-    """Pass the batches on; warn if there are more or fewer than the loader's length."""
-    expected, n = _length(loader), 0
-    for n, batch in enumerate(batches, 1):
-        if expected is not None and n == expected + 1:
-            _warn_length(loader, expected, "more")
-        yield batch
-    if expected is not None and n < expected:
-        _warn_length(loader, expected, f"only {n}")
-
-
-def _warn_length(loader: DataLoader, expected: int, came: str) -> None:
-    sampler = loader.sampler if isinstance(loader.batch_sampler, BatchSampler) else (
-        loader.batch_sampler)
-    warnings.warn(f"the loader's length is {expected} batches, but it yields {came}: correct "
-                  f"__len__ of {type(sampler).__name__}; schedules and gradient accumulation "
-                  "rely on it", stacklevel=3)
-
-
+# cell 6cca5357 730c81 · The DataLoader
 def _sizes(loader: Any) -> str:
     """Describe a loader in words: samples, batches, batch size, as far as they are known."""
     if loader is None:
         return "none"
-    samples, batches = _length(getattr(loader, "dataset", None)), _length(loader)
+    samples, batches = loader_length(getattr(loader, "dataset", None)), loader_length(loader)
     size = getattr(loader, "batch_size", None)
     words = [f"{samples:,} samples in" if samples is not None else "",
              f"{batches:,}" if batches is not None else "", "batch" if batches == 1 else "batches",
@@ -702,7 +352,7 @@ def _sizes(loader: Any) -> str:
     return " ".join(word for word in words if word)
 
 
-# cell 8a83c066 7f7898 · The DataLoader
+# cell 8a83c066 6e14d6 · The DataLoader
 class FirstBatches:
     """A loader of the first `n` batches of another one; also an epoch of an endless one.
 
@@ -716,7 +366,7 @@ class FirstBatches:
         self.loader, self.n = loader, n
 
     def __len__(self) -> int:
-        length = _length(self.loader)
+        length = loader_length(self.loader)
         return self.n if length is None else min(self.n, length)
 
     def __iter__(self) -> Iterator[Any]:
@@ -724,7 +374,7 @@ class FirstBatches:
         for batch in islice(self.loader, self.n):
             count += 1
             yield batch
-        if count < len(self) and _length(self.loader) is None:
+        if count < len(self) and loader_length(self.loader) is None:
             raise ValueError(f"FirstBatches was to yield {self.n} batches, but the loader has only "
                              f"{count}: ask for fewer")
 
@@ -732,7 +382,7 @@ class FirstBatches:
         return f"FirstBatches({self.loader!r}, {self.n})"
 
 
-# cell 6299c282 f9f41d · The DataLoader
+# cell 6299c282 9be1cb · The DataLoader
 @dataclass(frozen=True)
 class DataLoaders:
     """The two loaders of a training: `train` to learn from, `valid` to check on, or None."""
@@ -771,7 +421,7 @@ class DataLoaders:
         Afterwards all random generators are in the state they were in before.
         Raises: ValueError if the training loader yields no batch.
         """
-        with _random_numbers_kept(self.train):
+        with random_kept([self.train]):
             batches = list(FirstBatches(self.train, 1))
         if not batches:
             raise ValueError("the training loader yields no batch: is its data set empty, or "
@@ -782,40 +432,17 @@ class DataLoaders:
         return f"DataLoaders(train: {_sizes(self.train)}; valid: {_sizes(self.valid)})"
 
 
-# cell 8732d3ef e199a1 · The DataLoader
-@contextmanager
-def _random_numbers_kept(loader: Any) -> Iterator[None]:
-    """Restore the state of all random generators after the block."""
-    held = [random.getstate.__self__, *held_generators(loader)]
-    if numpy := sys.modules.get("numpy.random"):
-        held.append(numpy.get_state.__self__)
-    states = [generator_state(generator) for generator in held]
-    of_torch = torch.get_rng_state()
-    on_gpus = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
-    try:
-        yield
-    finally:
-        for generator, state in zip(held, states, strict=True):
-            set_generator_state(generator, state)
-        torch.set_rng_state(of_torch)
-        if on_gpus is not None:
-            torch.cuda.set_rng_state_all(on_gpus)
-
-
-# cell 10f0477b 036608 · The DataLoader
+# cell 10f0477b 4f8377 · The DataLoader
 def set_epoch(loader: Any, epoch: int) -> None:
     """Call `set_epoch(epoch)` on every part of a loader that has this method; epochs count from 0.
 
     The parts are the loader itself, its sampler, batch sampler and data set, and their parts.
     """
-    told: list[Any] = []
-    parts = [loader]
-    for _ in range(5):  # FirstBatches, DataLoader, BatchSampler, Sampler, Dataset
-        parts = [part for part in parts
-                 if part is not None and not any(part is other for other in told)]
-        for part in parts:
-            if callable(tell := getattr(part, "set_epoch", None)):
-                tell(epoch)
-        told += parts
-        parts = [getattr(part, name, None) for part in parts
+    parts = {id(loader): loader}
+    for _ in range(4):  # from FirstBatches to DataLoader, BatchSampler, Sampler, Dataset
+        found = [getattr(part, name, None) for part in parts.values()
                  for name in ("loader", "batch_sampler", "sampler", "dataset")]
+        parts |= {id(part): part for part in found}
+    for part in parts.values():
+        if callable(tell := getattr(part, "set_epoch", None)):
+            tell(epoch)

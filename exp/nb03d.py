@@ -6,14 +6,13 @@ By the end you will have what a training keeps on the side: means of losses and 
 # cell d1b82cae a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/03d_bookkeeping.ipynb: do not edit · 423848
+# generated from nbs/03d_bookkeeping.ipynb: do not edit · d49324
 __all__ = [
     "Column",
     "DeferredMeans",
     "pool_sums",
     "random_state",
     "set_random_state",
-    "random_kept",
     "seed_everything",
     "evaluating",
     "set_training",
@@ -21,7 +20,6 @@ __all__ = [
     "count_items",
     "join_batches",
     "first_batch",
-    "loader_length",
     "check_counts",
     "process_rank",
     "is_first_process",
@@ -30,7 +28,7 @@ __all__ = [
     "format_html",
 ]
 
-# cell d1b82cae 5da719 · Imports
+# cell d1b82cae f15d26 · Imports
 import copy
 import os
 import random
@@ -43,7 +41,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from exp.nb03b import generator_state, held_generators, set_generator_state
+from exp.nb03a import (
+    check_whole_number,
+    generator_state,
+    held_generators,
+    loader_length,
+    random_kept,
+    set_generator_state,
+)
 from exp.nb03c import modes_kept
 
 
@@ -205,18 +210,7 @@ def set_random_state(state: Mapping[str, Any], loaders: Iterable[Any] = ()) -> N
         torch.cuda.set_rng_state_all(state["cuda"])
 
 
-# cell d04e7d01 3863af · Random numbers
-@contextmanager
-def random_kept(loaders: Iterable[Any] = ()) -> Iterator[None]:
-    """Put all random numbers, those of the loaders included, back when the block ends."""
-    loaders = list(loaders)
-    state = random_state(loaders)
-    try:
-        yield
-    finally:
-        set_random_state(state, loaders)
-
-
+# cell d04e7d01 4b4920 · Random numbers
 def seed_everything(seed: int) -> None:
     """Seed the random numbers of Python, NumPy and PyTorch, on all its devices.
 
@@ -343,20 +337,11 @@ def first_batch(loaders: Sequence[Any]) -> Any:
     return None
 
 
-# cell 038c2da3 8e8a68 · Small questions
-def loader_length(loader: Any) -> int | None:
-    """Return the number of batches of a loader, None if it has no length, as a stream of data."""
-    try:
-        return len(loader)
-    except (TypeError, NotImplementedError):
-        return None
-
-
+# cell 038c2da3 950c6b · Small questions
 def check_counts(**counts: Any) -> None:
     """Refuse anything but whole numbers of at least 1. Raises: ValueError that names it."""
     for name, value in counts.items():
-        if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-            raise ValueError(f"{name} must be a whole number of at least 1, got {value!r}")
+        check_whole_number(name, value)
 
 
 # cell d97534ee 823f70 · Small questions

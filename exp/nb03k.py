@@ -17,7 +17,7 @@ __all__ = [
     "compare_runs",
 ]
 
-# cell d3b4e998 50c355 · Imports
+# cell d3b4e998 da1b99 · Imports
 import inspect
 import json
 import warnings
@@ -32,7 +32,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from exp.nb03b import generator_state, held_generators
+from exp.nb03a import generator_state, held_generators
 from exp.nb03d import loader_length, random_kept, seed_everything
 
 
