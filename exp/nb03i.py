@@ -211,7 +211,7 @@ def check_loss(learn: Any) -> None:
                          "example with target[:, None]")
 
 
-# cell 1b7be7c8 439539 · Any other error
+# cell 1b7be7c8 7bbc29 · Any other error
 def _form(x: Any) -> str:
     """Describe a batch in words: the dtype and shape of each tensor."""
     if isinstance(x, Tensor):
@@ -265,6 +265,8 @@ def _hints(learn: Any, text: str) -> Iterator[str]:
                    "convert the data set, for example with x.float()")
     if learn.loss is None and isinstance(learn.pred, Tensor) and isinstance(learn.target, Tensor):
         yield from _target_hints(learn.pred, learn.target)
+    if "'closure'" in text:
+        yield "this optimizer evaluates the loss several times a step; add callbacks=ClosureStep()"
 
 
 def _target_hints(pred: Tensor, target: Tensor) -> Iterator[str]:

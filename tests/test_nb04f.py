@@ -114,6 +114,12 @@ def test_lbfgs_steps_as_in_a_plain_loop():
     assert learn.n_steps == 6
 
 
+def test_without_a_closure_the_callback_is_named():
+    with pytest.raises(TypeError) as caught:
+        learner(opt_func=torch.optim.LBFGS).fit(1)
+    assert "ClosureStep()" in "".join(caught.value.__notes__)
+
+
 def test_lbfgs_goes_on_after_a_kill(tmp_path):
     lbfgs = partial(torch.optim.LBFGS, max_iter=3)
 
