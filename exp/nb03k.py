@@ -17,7 +17,7 @@ __all__ = [
     "compare_runs",
 ]
 
-# cell d3b4e998 da1b99 · Imports
+# cell d3b4e998 a7ee69 · Imports
 import inspect
 import json
 import warnings
@@ -25,6 +25,7 @@ from collections.abc import Iterable, Mapping
 from enum import Enum
 from functools import partial
 from hashlib import blake2b
+from os.path import commonprefix
 from pathlib import Path
 from types import CodeType
 from typing import Any
@@ -197,7 +198,7 @@ def _samples(data: Any, loader: Any) -> dict[str, Any]:
     return {"samples": seen[:3]} if seen[0] == seen[3] else {}
 
 
-# cell e9d58bad 3fccbc · What differs?
+# cell e9d58bad 3ea9b9 · What differs?
 def differences(then: Any, now: Any, place: str = "") -> list[str]:
     """List how two descriptions differ, each difference with its place."""
     if isinstance(then, Mapping) and isinstance(now, Mapping):
@@ -208,7 +209,9 @@ def differences(then: Any, now: Any, place: str = "") -> list[str]:
                 for line in differences(then[i], now[i], f"{place}.{i}")]
     if json.dumps(then) == json.dumps(now):
         return []
-    return [f"{place[1:] or 'it'}: {_short(then)} then, {_short(now)} now"]
+    first, second = repr(then), repr(now)
+    start = max(0, len(commonprefix([first, second])) - 30) if len(first + second) > 120 else 0
+    return [f"{place[1:] or 'it'}: {_short(first, start)} then, {_short(second, start)} now"]
 
 
 def _one(then: Mapping[str, Any], now: Mapping[str, Any], key: str, place: str) -> list[str]:
@@ -216,12 +219,12 @@ def _one(then: Mapping[str, Any], now: Mapping[str, Any], key: str, place: str) 
         return differences(then[key], now[key], place)
     there, absent = ("then", "now") if key in then else ("now", "then")
     value = then[key] if key in then else now[key]
-    return [f"{place[1:]}: {_short(value)} {there}, absent {absent}"]
+    return [f"{place[1:]}: {_short(repr(value))} {there}, absent {absent}"]
 
 
-def _short(x: Any) -> str:
-    text = repr(x)
-    return text if len(text) <= 60 else f"{text[:59]}…"
+def _short(text: str, start: int = 0) -> str:
+    """Cut a long text to 60 characters, from a little before where it begins to differ."""
+    return f"{'…' if start else ''}{text[start:start + 60]}{'…' if text[start + 60:] else ''}"
 
 
 # cell 183e9e1c 4767db · A run

@@ -567,8 +567,9 @@ def test_a_retry_of_a_fit_that_has_added_a_group(tmp_path):
         return learner([Checkpoint(tmp_path / folder), Unfreeze()],
                        groups=lambda model: [{"params": list(model[3].parameters())}])
 
-    whole, learn = script("a"), script("b")
+    whole = script("a")
     whole.fit(3)
+    learn = script("b")
     with pytest.raises(ZeroDivisionError):
         learn.fit(3, callbacks=[Stop(1, 3)])
     learn.fit(3)  # from the end of the first epoch, when there was one group
