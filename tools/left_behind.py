@@ -90,7 +90,7 @@ def too_late(library: Library, module: Module, parts: list[Part]) -> Iterator[Pr
     """A name that a hidden cell defines first, and an exported one after it was needed."""
     arrivals = {event.name for part in parts for event in part.cell.events if event.binds}
     for star in (star for part in parts for star in stars_of(part)):
-        arrivals |= brought_by(library, module, star, set())
+        arrivals |= brought_by(library, module, star)
     there: set[str] = set(GIVEN)
     needs: dict[str, set[str]] = {}  # what a function or class reads when it is called
     for part in parts:
@@ -101,7 +101,7 @@ def too_late(library: Library, module: Module, parts: list[Part]) -> Iterator[Pr
                 later.setdefault(event.statement, set()).add(event.name)
         for event in part.cell.events:
             while stars and stars[0].lineno < event.statement.lineno:
-                there |= brought_by(library, module, stars.pop(0), arrivals)
+                there |= brought_by(library, module, stars.pop(0))
             if event.later:
                 continue
             if event.binds:
@@ -118,15 +118,12 @@ def too_late(library: Library, module: Module, parts: list[Part]) -> Iterator[Pr
                 yield Problem(part.notebook.path, what, remedy, part.cell, line)
                 there.add(name)
         for star in stars:
-            there |= brought_by(library, module, star, arrivals)
+            there |= brought_by(library, module, star)
 
 
-def brought_by(
-    library: Library, module: Module, star: ast.ImportFrom, all_names: set[str]
-) -> set[str]:
-    """What a star import brings; if that cannot be told, it may be any name."""
-    names = library.stars.names(absolute(star, library.full_name(module)))
-    return all_names if names is None else names
+def brought_by(library: Library, module: Module, star: ast.ImportFrom) -> set[str]:
+    """What a star import brings, as far as that can be told."""
+    return library.stars.names(absolute(star, library.full_name(module))) or set()
 
 
 def closure(name: str, needs: dict[str, set[str]]) -> set[str]:
