@@ -321,7 +321,8 @@ nb03g (progress): Progress: a training that shows itself
                        draw.
     plot_losses        Draw the loss of each training batch, its running mean, and the loss of each
                        validation.
-    new_axes
+    new_axes           Return new axes of the size that suits a curve: one pair, or an array of
+                       `columns`.
     STYLES             = ('notebook', 'terminal', 'lines')
     where_output_goes  Return "notebook", "terminal" or "lines" (a file, a pipe), or "silent" if so
                        told.
@@ -684,7 +685,7 @@ nb11b (language_model): A language model, character by character
                         return all.
 """
 
-# generated from the notebooks: do not edit · bf3c6d
+# generated from the notebooks: do not edit · 34dcc4
 
 import importlib as _importlib
 import importlib.machinery as _machinery

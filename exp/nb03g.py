@@ -176,8 +176,9 @@ def plot_losses(recorder: Recorder, ax: Any = None, smooth: int = 20) -> Any:
     return ax
 
 
-# cell 80030f0b d09dbe · A curve
+# cell 80030f0b adf762 · A curve
 def new_axes(columns: int = 1) -> Any:
+    """Return new axes of the size that suits a curve: one pair, or an array of `columns`."""
     import matplotlib.pyplot as plt
 
     figsize = (5.5, 3) if columns == 1 else (8, 2.8)
