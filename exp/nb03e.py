@@ -22,7 +22,7 @@ __all__ = [
     "figures",
 ]
 
-# cell b6f66f3b 310487 · Imports
+# cell b6f66f3b 140883 · Imports
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from functools import partial
@@ -30,10 +30,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from exp.nb03 import cross_entropy, nll_loss
 from exp.nb03d import Column, count_items, map_tensors
 
 
@@ -70,16 +68,17 @@ class _TargetsCounted:
         return (weight[target * counted] * counted).sum()
 
 
-# cell 105206d9 4f60b3 · Padding
+# cell 105206d9 186f8e · Padding
 def _elements(pred: Any, target: Any) -> int:
     return pred.numel()
 
 
-_CROSS_ENTROPIES = F.cross_entropy, F.nll_loss, cross_entropy, nll_loss
-_OVER_ELEMENTS = {"mse_loss": "MSELoss", "l1_loss": "L1Loss", "smooth_l1_loss": "SmoothL1Loss",
-                  "huber_loss": "HuberLoss", "binary_cross_entropy": "BCELoss",
-                  "binary_cross_entropy_with_logits": "BCEWithLogitsLoss",
-                  "poisson_nll_loss": "PoissonNLLLoss", "kl_div": "KLDivLoss"}
+_WHERE = "torch.nn.functional", "torch.nn.modules.loss", "exp.nb03"
+_CROSS_ENTROPIES = {"cross_entropy", "nll_loss", "CrossEntropyLoss", "NLLLoss"}
+_OVER_ELEMENTS = {"mse_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "binary_cross_entropy",
+                  "binary_cross_entropy_with_logits", "poisson_nll_loss", "kl_div", "MSELoss",
+                  "L1Loss", "SmoothL1Loss", "HuberLoss", "BCELoss", "BCEWithLogitsLoss",
+                  "PoissonNLLLoss", "KLDivLoss"}
 
 
 def divisor_of(function: Any) -> Callable[[Any, Any], Tensor | float] | None:
@@ -93,24 +92,16 @@ def divisor_of(function: Any) -> Callable[[Any, Any], Tensor | float] | None:
         function, options = function.func, {**function.keywords, **options}
     if callable(divisor := getattr(function, "divisor", None)):
         return divisor
-    if isinstance(function, nn.Module):
-        return _divisor_of_layer(function)
-    if options.get("reduction", "mean") != "mean":
+    kind, loss = function, SimpleNamespace(**{"weight": None, "ignore_index": -100} | options)
+    if isinstance(function, nn.Module):  # one with a `forward` of its own divides as it likes
+        kind = next(kind for kind in type(function).__mro__ if "forward" in vars(kind))
+        loss = function
+    if getattr(loss, "reduction", "mean") != "mean":
         return None
-    if any(function is known for known in _CROSS_ENTROPIES):
-        return _TargetsCounted(SimpleNamespace(**{"weight": None, "ignore_index": -100} | options))
-    of_torch = getattr(function, "__module__", None) == "torch.nn.functional"
-    return _elements if of_torch and function.__name__ in _OVER_ELEMENTS else None
-
-
-def _divisor_of_layer(layer: nn.Module) -> Callable[[Any, Any], Tensor | float] | None:
-    """Do so for a loss that is a layer; one with a `forward` of its own divides as it likes."""
-    kind = next(kind for kind in type(layer).__mro__ if "forward" in vars(kind))
-    if kind.__module__ != "torch.nn.modules.loss" or getattr(layer, "reduction", "") != "mean":
-        return None
-    if kind.__name__ in ("CrossEntropyLoss", "NLLLoss"):
-        return _TargetsCounted(layer)
-    return _elements if kind.__name__ in _OVER_ELEMENTS.values() else None
+    name = getattr(kind, "__name__", "") if getattr(kind, "__module__", "") in _WHERE else ""
+    if name in _CROSS_ENTROPIES:
+        return _TargetsCounted(loss)
+    return _elements if name in _OVER_ELEMENTS else None
 
 
 # cell 3131e10d 08e86a · The protocol
@@ -123,7 +114,7 @@ def _missing(x: Any) -> list[str]:
     return [m for m in ("reset", "update", "compute") if not callable(getattr(x, m, None))]
 
 
-# cell 010ab6df 6a9317 · The protocol
+# cell 010ab6df 1f236d · The protocol
 _SKIP = object()
 
 
@@ -154,36 +145,33 @@ _OF_MODULES = vars(nn.Module()).keys() - {"training", "_buffers"}
 def _held(x: Any) -> dict[str, Any]:
     """Find the metrics that a metric holds, also in lists and dicts, each by its place."""
     if isinstance(x, nn.Module):
-        return {f".{name}": part for name, part in x.named_modules() if name and is_metric(part)}
+        found = {f".{name}": part for name, part in x.named_modules() if name and is_metric(part)}
+        return {place: part for place, part in found.items()
+                if not any(place.startswith(f"{outer}.") for outer in found)}
     several = {name: held if isinstance(held, dict) else dict(enumerate(held))
                if isinstance(held, list | tuple) else {"": held} for name, held in vars(x).items()}
     return {f".{name}[{key}]": part for name, parts in several.items()
             for key, part in parts.items() if is_metric(part)}
 
 
-def _state(x: Any, deep: bool = True) -> dict[str, Any]:
+def _state(x: Any) -> dict[str, Any]:
     """Copy the attributes of a metric that can change, and the states of the metrics it holds."""
     hidden = _OF_MODULES if isinstance(x, nn.Module) else ()
     found = {name: _copy_plain(value, f"{type(x).__name__}.{name}")
              for name, value in vars(x).items() if name not in hidden}
     found = {name: value for name, value in found.items() if value is not _SKIP}
-    held = _held(x) if deep else {}
-    return found | {place: _state(part, deep=False) if isinstance(x, nn.Module)
-                    else metric_state(part) for place, part in held.items()}
+    return found | {place: metric_state(part) for place, part in _held(x).items()}
 
 
-def _set_state(x: Any, state: Mapping[str, Any], deep: bool = True) -> None:
+def _set_state(x: Any, state: Mapping[str, Any]) -> None:
     """Set attributes to copies of these values; tensors go to the device of the old ones."""
-    held = _held(x) if deep else {}
+    held = _held(x)
     if (saved := [name for name in state if name.startswith(".")]) != list(held):
         raise ValueError(f"the state is that of a {type(x).__name__} that holds metrics {saved}, "
                          f"not {list(held)}; make it as it was made then")
     for name, value in state.items():
         if name in held:
-            if isinstance(x, nn.Module):  # `_held` has found all its parts, however deep
-                _set_state(held[name], value, deep=False)
-            else:
-                restore_metric_state(held[name], value)
+            restore_metric_state(held[name], value)
         else:
             old = vars(x).get(name)
             device = getattr(old if isinstance(old, Tensor) else x, "device", None)
@@ -252,7 +240,7 @@ def restore_metric_state(metric: Any, state: Mapping[str, Any]) -> None:
     metric.load_state_dict(state) if _has_own_state(metric) else _set_state(metric, state)
 
 
-# cell 89a73b5d 42e4ea · Means by the protocol
+# cell 89a73b5d 493ce9 · Means by the protocol
 def check_number(name: str, value: Any) -> Tensor | float:
     """Return a metric's value for a batch as a number or a tensor without axes; this never waits.
 
@@ -289,26 +277,33 @@ def _of_epoch(metric: Any) -> bool:
     return getattr(_inside(metric), "of_epoch", False) is True
 
 
-def _check_function(kind: str, function: Any) -> None:
-    if not callable(function) or isinstance(function, type):
-        raise TypeError(f"{kind} needs a function (pred, target), got {function!r}")
-
-
 def _items(pred: Any, target: Any) -> int:
     return count_items(target) or count_items(pred) or 1
 
 
-class MeanMetric(Metric):
+class _OfFunction(Metric):
+    """A metric made of a function (pred, target), whose name it takes."""
+
+    def __init__(self, function: Callable[[Any, Any], Any], name: str | None = None):
+        if not callable(function) or isinstance(function, type):
+            raise TypeError(f"{type(self).__name__} needs a function (pred, target), got "
+                            f"{function!r}")
+        self.function, self.name = function, name or _name(function)
+        self.higher_is_better = getattr(function, "higher_is_better", None)
+        self.reset()
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.merge([state])
+
+
+class MeanMetric(_OfFunction):
     """The mean over all batches of a function (pred, target) -> mean, by equation (1)."""
 
     def __init__(self, function: Callable[[Any, Any], Any], name: str | None = None):
-        _check_function("MeanMetric", function)
+        super().__init__(function, name)
         if _of_epoch(function):
             raise TypeError(f"{_name(function)} is not a mean over batches; use EpochMetric")
-        self.function, self.name = function, name or _name(function)
-        self.higher_is_better = getattr(function, "higher_is_better", None)
         self.divisor = divisor_of(function) or _items
-        self.reset()
 
     def reset(self) -> None:
         self._means, self._divisors = Column(), Column()
@@ -330,16 +325,13 @@ class MeanMetric(Metric):
     def state_dict(self) -> dict[str, Any]:
         return {"means": self._means.read(), "divisors": self._divisors.read()}
 
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.merge([state])
-
     def merge(self, states: Sequence[Mapping[str, Any]]) -> None:
         for name, column in (("means", self._means), ("divisors", self._divisors)):
             column.load(torch.cat([state[name] for state in states]))
 
 
-# cell 4c6a92c6 31c1c7 · All predictions of an epoch
-class EpochMetric(Metric):
+# cell 4c6a92c6 7c41c8 · All predictions of an epoch
+class EpochMetric(_OfFunction):
     """A function of all predictions and targets of an epoch: (pred, target) -> figure.
 
     They are kept on the CPU until `compute`: in validation only, unless `training=True`.
@@ -347,11 +339,8 @@ class EpochMetric(Metric):
 
     def __init__(self, function: Callable[[Tensor, Tensor], Any], training: bool = False,
                  name: str | None = None):
-        _check_function("EpochMetric", function)
-        self.function, self.name = function, name or _name(function)
+        super().__init__(function, name)
         self.phases = ("train", "valid") if training else ("valid",)
-        self.higher_is_better = getattr(function, "higher_is_better", None)
-        self.reset()
 
     def reset(self) -> None:
         self._kept: dict[str, list[Tensor]] = {"pred": [], "target": []}
@@ -381,9 +370,6 @@ class EpochMetric(Metric):
             torch.cuda.synchronize()  # the copies that `update` began have arrived
         self._kept = {what: [torch.cat(kept)] if kept else [] for what, kept in self._kept.items()}
         return {what: kept[0] if kept else None for what, kept in self._kept.items()}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.merge([state])
 
     def merge(self, states: Sequence[Mapping[str, Any]]) -> None:
         self._kept = {what: [state[what].cpu() for state in states if state[what] is not None]
