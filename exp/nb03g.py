@@ -176,16 +176,16 @@ def plot_losses(recorder: Recorder, ax: Any = None, smooth: int = 20) -> Any:
     return ax
 
 
-# cell 80030f0b adf762 · A curve
+# cell 80030f0b 731c9f · A curve
 def new_axes(columns: int = 1) -> Any:
     """Return new axes of the size that suits a curve: one pair, or an array of `columns`."""
     import matplotlib.pyplot as plt
 
-    figsize = (5.5, 3) if columns == 1 else (8, 2.8)
-    return plt.subplots(1, columns, figsize=figsize, layout="constrained")[1]
+    size = (5.5, 3) if columns == 1 else (8, 2.8)
+    return plt.subplots(1, columns, figsize=size, layout="constrained")[1]
 
 
-# cell 1ece5d1a d36db3 · Where does the output go?
+# cell 1ece5d1a 7c14f3 · Where does the output go?
 STYLES = "notebook", "terminal", "lines"
 
 
@@ -195,12 +195,10 @@ def where_output_goes() -> str:
     Raises: ValueError for an unknown EXP_PROGRESS.
     """
     wanted = os.environ.get("EXP_PROGRESS", "")
-    if wanted in ("0", "silent"):
-        return "silent"
-    if wanted not in ("", "1", *STYLES):
+    if wanted not in ("", "0", "1", *STYLES):
         raise ValueError(f"EXP_PROGRESS must be 0 or one of {list(STYLES)}, got {wanted!r}")
-    if wanted in STYLES:
-        return wanted
+    if wanted not in ("", "1"):
+        return wanted if wanted in STYLES else "silent"
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython else None
     if any(kind.__name__ == "ZMQInteractiveShell" for kind in type(shell).__mro__):
@@ -275,7 +273,7 @@ class TerminalDisplay(LinesDisplay):
             self._bar = None
 
 
-# cell 2a5bf207 6576b9 · Where does the output go?
+# cell 2a5bf207 83dc5c · Where does the output go?
 class NotebookDisplay(Display):
     """Shows curve, table and bar in a notebook's output, and replaces them as they change."""
 
@@ -314,8 +312,8 @@ class NotebookDisplay(Display):
     def _show(self, rows: Sequence[Mapping[str, Any]]) -> None:
         from IPython.display import display
 
-        more = f"<div>… {len(self._rows) - len(rows)} earlier</div>" if len(self._rows) > len(
-            rows) else ""
+        earlier = len(self._rows) - len(rows)
+        more = f"<div>… {earlier} earlier</div>" if earlier else ""
         page = self._picture + more + format_html(rows) + self._bar
         bundle = {"text/html": page, "text/plain": format_table(rows)}
         if self._handle is None:
@@ -324,7 +322,7 @@ class NotebookDisplay(Display):
             self._handle.update(bundle, raw=True)
 
 
-# cell 2a783e1e 124360 · The callback
+# cell 2a783e1e 409947 · The callback
 class ProgressCallback(Callback):
     """Show a training while it runs: a bar with the loss, the results of each epoch, the curve.
 
@@ -347,9 +345,9 @@ class ProgressCallback(Callback):
 
     def before_fit(self, learn: Any) -> None:
         displays = {"notebook": NotebookDisplay, "terminal": TerminalDisplay, "lines": LinesDisplay}
-        style = where_output_goes()
-        style = style if style == "silent" or not is_first_process() else self.style or style
-        self._display = displays.get(style, Display)() if is_first_process() else Display()
+        style = where_output_goes() if is_first_process() else "silent"
+        style = style if style == "silent" else self.style or style
+        self._display = displays.get(style, Display)()
         self._n_shown, now = 0, time.perf_counter()
         self._next_look, self._next_plot = now + self.every, now + self.plot_every
 
