@@ -6,7 +6,7 @@ By the end you will have what a training keeps on the side: means of losses and 
 # cell d1b82cae a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/03d_bookkeeping.ipynb: do not edit · d49324
+# generated from nbs/03d_bookkeeping.ipynb: do not edit · f52565
 __all__ = [
     "Column",
     "DeferredMeans",
@@ -22,6 +22,7 @@ __all__ = [
     "first_batch",
     "check_counts",
     "process_rank",
+    "gather_objects",
     "is_first_process",
     "format_table",
     "format_line",
@@ -344,7 +345,7 @@ def check_counts(**counts: Any) -> None:
         check_whole_number(name, value)
 
 
-# cell d97534ee 823f70 · Small questions
+# cell d97534ee f43040 · Small questions
 def process_rank() -> tuple[int, int]:
     """Return the rank of this process and how many train together; (0, 1) if it is alone.
 
@@ -353,6 +354,15 @@ def process_rank() -> tuple[int, int]:
     if torch.distributed.is_available() and torch.distributed.is_initialized():
         return torch.distributed.get_rank(), torch.distributed.get_world_size()
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
+
+
+def gather_objects(x: Any) -> list[Any]:
+    """Return what each of the processes that have joined passes here, by rank; alone, [x]."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return [x]
+    found = [x] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(found, x)
+    return found
 
 
 def is_first_process() -> bool:

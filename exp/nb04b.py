@@ -22,19 +22,19 @@ __all__ = [
     "EarlyStopping",
 ]
 
-# cell ae6c2ed0 3082d9 · Imports
+# cell ae6c2ed0 d6b680 · Imports
 import os
 import warnings
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from functools import partial
-from math import inf
+from math import inf, isfinite
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from exp.nb03d import check_counts, map_tensors
+from exp.nb03d import check_counts, gather_objects, map_tensors
 from exp.nb03f import Callback, CancelFit, PostponeStep
 from exp.nb04 import Learner
 
@@ -197,12 +197,12 @@ def _ratio(a: Tensor | float, b: Tensor | float) -> Tensor | float:
     return (a.double() if isinstance(a, Tensor) else a) / b
 
 
-# cell 9432d953 bc265d · Stopping by itself
+# cell 9432d953 b95c38 · Stopping by itself
 class StopOnNaN(Callback):
     """End the fit with a warning, before the step, when the loss is no longer a finite number.
 
     `every`: look at every `every`-th batch only, since each look waits for a GPU; by then the
-    weights may already be NaN.
+    weights may already be NaN. Several processes stop together, when one of them must.
     """
 
     def __init__(self, every: int = 1):
@@ -211,10 +211,12 @@ class StopOnNaN(Callback):
 
     def after_loss(self, learn: Learner) -> None:
         looks = learn.training and learn.batch_index % self.every == 0
-        if looks and not learn.loss.isfinite().all():
+        losses = gather_objects(learn.loss.item()) if looks else []
+        if not all(map(isfinite, losses)):
             lrs = [group["lr"] for group in learn.opt.param_groups]
-            warnings.warn(f"stopped: the loss is {learn.loss.item()} in epoch {learn.epoch + 1}, "
-                          f"batch {learn.batch_index + 1}, with lr {lrs}; try a tenth of it, or "
+            found = losses[0] if len(losses) == 1 else f"{losses} on {len(losses)} processes"
+            warnings.warn(f"stopped: the loss is {found} in epoch {learn.epoch + 1}, batch "
+                          f"{learn.batch_index + 1}, with lr {lrs}; try a tenth of it, or "
                           "GradientClip", RuntimeWarning, stacklevel=2)
             raise CancelFit
 

@@ -18,7 +18,7 @@ __all__ = [
     "DistributedCallback",
 ]
 
-# cell 852a8a91 1d09aa · Scale: half precision and many processes
+# cell 852a8a91 6ebf13 · Scale: half precision and many processes
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,7 +31,7 @@ import torch
 from torch import Tensor, nn
 
 from exp.nb03b import DataLoader, DataLoaders, RandomSampler, Sampler, SequentialSampler
-from exp.nb03d import loader_length, map_tensors, process_rank
+from exp.nb03d import gather_objects, loader_length, map_tensors, process_rank
 from exp.nb03f import Callback, CancelStep, MetricsCallback
 from exp.nb03g import Recorder
 from exp.nb04 import Learner
@@ -230,7 +230,7 @@ def shared_loaders(train: Any, valid: Any, batch_size: int = 64, seed: int = 42,
                        DataLoader(valid, 2 * local, sampler=checked, **options))
 
 
-# cell d3fbfc1f 925ebd · Many processes, one model
+# cell d3fbfc1f 5873a0 · Many processes, one model
 class _ProcessLeft(RuntimeError):
     """Another process has left the fit."""
 
@@ -246,8 +246,8 @@ def _meet(numbers: Sequence[float], leaving: bool = False) -> list[float]:
     gone = [r for r, n in enumerate(sums[len(numbers):]) if n]
     if gone and not leaving:
         raise _ProcessLeft(f"process {gone[0]} has left the fit, by an exception or by a callback "
-                           "that ends a fit by what only that process sees (such as StopOnNaN); "
-                           "its own output says which")
+                           "that ends a fit by what only that process sees; its own output says "
+                           "which. Decide together, by gather_objects of 03d")
     return sums[:len(numbers)]
 
 
@@ -279,19 +279,11 @@ class AverageGradients(Callback):
                 p.grad.copy_(part.view_as(p))
 
 
-# cell fd77697a deaa04 · Many processes, one model
+# cell fd77697a 20e9ae · Many processes, one model
 def _check_joined() -> None:
     if not torch.distributed.is_initialized():
         raise RuntimeError(f"torchrun has started {process_rank()[1]} processes, which have not "
                            "joined: train inside `with process_group():`")
-
-
-def _gather(x: Any) -> list[Any]:
-    """Return the objects of all processes, in the order of their ranks."""
-    found = [x] * process_rank()[1]
-    if len(found) > 1:
-        torch.distributed.all_gather_object(found, x)
-    return found
 
 
 def _is_fit(learn: Learner) -> bool:
@@ -323,13 +315,14 @@ def _check_layouts(layouts: Sequence[Mapping[str, list[Any]]]) -> None:
                                      f"{rank}; build model, optimizer and loaders alike on each")
 
 
-# cell 24ac2390 c7dba8 · Many processes, one model
+# cell 24ac2390 5c3798 · Many processes, one model
 class DistributedCallback(Callback):
     """Train one model on several processes: equal copies, averaged gradients, metrics over all.
 
     Every process needs its share of the data, from `shared_loaders`, and calls `fit` and `evaluate`
-    as the others do; `predict` may be called by one alone. A fit must end everywhere at the same
-    time: by results, which are the same everywhere. The record's losses are those of this process.
+    as the others do; `predict` may be called by one alone. A callback of your own must end a fit
+    everywhere at once: by results, which are the same everywhere, or by what `gather_objects`
+    returns. The record's losses are those of this process.
     Raises: ValueError if the processes have different parameters, batches or epochs; RuntimeError
         without a `process_group`, and in the others when a process leaves the fit.
     Differs: batch norms see their own share only, as in PyTorch's DistributedDataParallel; after
@@ -346,7 +339,7 @@ class DistributedCallback(Callback):
     def before_epoch(self, learn: Learner) -> None:
         if learn.training and not self._trains and process_rank()[1] > 1:
             _check_joined()
-            _check_layouts(_gather(_layout(learn)))
+            _check_layouts(gather_objects(_layout(learn)))
             self._take_over(learn, "parameters", "buffers")
             self._trains = True
 
@@ -361,7 +354,7 @@ class DistributedCallback(Callback):
         for callback in learn.callbacks:
             if isinstance(callback, MetricsCallback):
                 callback.pool(_all_sum)
-                callback.merge(_gather)
+                callback.merge(gather_objects)
 
     def after_fit(self, learn: Learner) -> None:
         self._trains = self._trains and not _is_fit(learn)

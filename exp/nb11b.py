@@ -24,7 +24,7 @@ __all__ = [
     "generate_text",
 ]
 
-# cell 0922d374 0a4d02 · A language model, character by character
+# cell 0922d374 46896b · A language model, character by character
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -34,7 +34,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from exp.nb03d import evaluating, map_tensors
+from exp.nb03d import evaluating, gather_objects, map_tensors
 from exp.nb03f import Callback, CancelFit
 from exp.nb04 import Learner
 from exp.nb04b import model_device, to_device
@@ -275,7 +275,7 @@ def _check_rows(x: Tensor, state: Any) -> None:
                          "a shorter last batch (drop_last=True), or use TextBatches")
 
 
-# cell cdc555d9 72047a · Training with a state
+# cell cdc555d9 1258ba · Training with a state
 class TimeBudget(Callback):
     """End the fit after some seconds of training, with one cycle of the learning rate over them.
 
@@ -310,7 +310,8 @@ class TimeBudget(Callback):
     def after_batch(self, learn: Learner) -> None:
         if learn.training:
             so_far = self.spent[-1] if self.spent else 0.0
-            self.spent.append(so_far + self.clock() - self._start)
+            spent = so_far + self.clock() - self._start
+            self.spent.append(max(gather_objects(spent)))  # of the slowest of several processes
             if self.spent[-1] >= self.seconds:
                 raise CancelFit
 

@@ -7,6 +7,7 @@ Each process writes OUT/rankR.json: what each case found, or the error that it e
 
 import json
 import sys
+import warnings
 from pathlib import Path
 
 import torch
@@ -21,7 +22,7 @@ from exp.nb03e import EpochMetric, MeanMetric
 from exp.nb03f import Callback, CancelFit
 from exp.nb03j import ConfusionMatrix, F1Score
 from exp.nb04 import Learner
-from exp.nb04b import GradientAccumulation
+from exp.nb04b import GradientAccumulation, StopOnNaN
 from exp.nb06c import DistributedCallback, process_group, shared_loaders
 
 CASES = {}
@@ -121,6 +122,21 @@ def one_process_cancels(rank):
 @case
 def one_process_fails(rank):
     learner(nn.Linear(3, 3), LeaveAlone(rank, ArithmeticError("a fault"))).fit(2)
+
+
+@case
+def all_stop_when_one_loss_is_nan(rank):
+    """StopOnNaN decides for all, before any weight is NaN."""
+    x, y = data(40).tensors
+    batches = list(zip(x[rank::2].clone().split(5), y[rank::2].split(5), strict=True))
+    if rank == 1:
+        batches[2][0].fill_(float("nan"))
+    model = nn.Linear(3, 3)
+    learn = learner(model, StopOnNaN(), dls=DataLoaders(batches, None))
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        learn.fit(1)
+    return {"steps": learn.n_steps, "weights": weights(model), "said": str(said[0].message)}
 
 
 class EndTogether(Callback):

@@ -102,6 +102,12 @@ def test_the_others_do_not_wait_for_a_process_that_left(found):
     assert "process 1 has left the fit" in stayed and "ArithmeticError: a fault" in left
 
 
+def test_all_stop_when_the_loss_of_one_is_not_finite(found):
+    first, second = found["all_stop_when_one_loss_is_nan"]
+    assert first == second and first["steps"] == 2 and "nan] on 2 processes" in first["said"]
+    assert all(w == w for w in first["weights"])
+
+
 def test_a_fit_may_end_early_everywhere_and_one_process_may_predict(found):
     first, second = found["all_end_together"]
     assert first["epochs"] == second["epochs"] == 1 and first["weights"] == second["weights"]

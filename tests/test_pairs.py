@@ -242,7 +242,7 @@ RESULTS = Counter()
 
 def chosen_for_two():
     """Choose what two processes try: each callback alone, and a part of the pairs."""
-    names = [name for name in NAMES if name not in (*TEXTS, "AverageGradients", "StopOnNaN",
+    names = [name for name in NAMES if name not in (*TEXTS, "AverageGradients",
                                                     "DistributedCallback")]
     pairs = random.Random(2).sample([*combinations(names, 2)], 20)
     return [(*chosen, "DistributedCallback") for chosen in [*((name,) for name in names), *pairs]]
