@@ -687,7 +687,7 @@ nb11b (language_model): A language model, character by character
                         return all.
 """
 
-# generated from the notebooks: do not edit · 71b5f6
+# generated from the notebooks: do not edit · df104a
 
 import importlib as _importlib
 import importlib.machinery as _machinery
@@ -809,13 +809,15 @@ _topics = {
 }
 
 
-def __getattr__(name):
-    """Import the module that a name, a topic or a number stands for, and return what it means."""
-    if name in _home:
-        return getattr(_importlib.import_module(f"{__name__}.{_home[name]}"), name)
-    if name in _topics or name in _names:
-        return _importlib.import_module(f"{__name__}.{_topics.get(name, name)}")
-    raise AttributeError(_unknown(name), name=name)
+if not TYPE_CHECKING:  # to type checkers, a module with a __getattr__ has every name
+
+    def __getattr__(name):
+        """Import the module that a name, a topic or a number stands for; return what is meant."""
+        if name in _home:
+            return getattr(_importlib.import_module(f"{__name__}.{_home[name]}"), name)
+        if name in _topics or name in _names:
+            return _importlib.import_module(f"{__name__}.{_topics.get(name, name)}")
+        raise AttributeError(_unknown(name), name=name)
 
 
 def __dir__():
