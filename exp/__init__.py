@@ -393,6 +393,14 @@ nb03k (fingerprints): Fingerprints: telling two runs apart
     compare_runs       Refuse to resume a run that differs; warn if a callback of one's own has come
                        or gone.
 
+nb03l (optimizer_state): The state of an optimizer, by name
+    group_names           Name the parameters of each group of an optimizer.
+    load_optimizer_state  Load what an optimizer has kept for each parameter, by the names of the
+                          parameters.
+    check_groups          Refuse a state of other parameters, or of other groups with `same_order`.
+    match_groups          Remove and add groups at the end of an optimizer, until it has those of
+                          these names.
+
 nb04 (callbacks): The Learner: a training loop that reads from top to bottom
     Learner  A model, its data, a loss and an optimizer, and the callbacks that take part in
              training.
@@ -687,7 +695,7 @@ nb11b (language_model): A language model, character by character
                         return all.
 """
 
-# generated from the notebooks: do not edit · df104a
+# generated from the notebooks: do not edit · 1c2123
 
 import importlib as _importlib
 import importlib.machinery as _machinery
@@ -738,6 +746,7 @@ _names = {
                mean_average_precision R2Score""",
     "nb03k": """digest fingerprint fingerprint_model fingerprint_data differences describe_run
                compare_runs""",
+    "nb03l": """group_names load_optimizer_state check_groups match_groups""",
     "nb04": """Learner""",
     "nb04a": """plot_metrics plot_rates CSVLogger""",
     "nb04b": """default_device to_device model_device DeviceCallback clip_gradients
@@ -791,6 +800,7 @@ _topics = {
     "guards": "nb03i",
     "scores": "nb03j",
     "fingerprints": "nb03k",
+    "optimizer_state": "nb03l",
     "callbacks": "nb04",
     "watching": "nb04a",
     "everyday_callbacks": "nb04b",
@@ -980,6 +990,10 @@ if TYPE_CHECKING:  # what editors and type checkers read
         fingerprint_data as fingerprint_data, differences as differences,
         describe_run as describe_run, compare_runs as compare_runs,
     )
+    from .nb03l import (
+        group_names as group_names, load_optimizer_state as load_optimizer_state,
+        check_groups as check_groups, match_groups as match_groups,
+    )
     from .nb04 import (
         Learner as Learner,
     )
@@ -1084,8 +1098,8 @@ if TYPE_CHECKING:  # what editors and type checkers read
     )
     from . import (
         nb00, nb00b, nb02, nb03, nb03a, nb03b, nb03c, nb03d, nb03e, nb03f, nb03g, nb03h, nb03i,
-        nb03j, nb03k, nb04, nb04a, nb04b, nb04c, nb04d, nb04e, nb04f, nb05, nb05c, nb06, nb06b,
-        nb06c, nb10, nb11, nb11b,
+        nb03j, nb03k, nb03l, nb04, nb04a, nb04b, nb04c, nb04d, nb04e, nb04f, nb05, nb05c, nb06,
+        nb06b, nb06c, nb10, nb11, nb11b,
     )
     exports = nb00
     samples = nb00b
@@ -1102,6 +1116,7 @@ if TYPE_CHECKING:  # what editors and type checkers read
     guards = nb03i
     scores = nb03j
     fingerprints = nb03k
+    optimizer_state = nb03l
     callbacks = nb04
     watching = nb04a
     everyday_callbacks = nb04b

@@ -17,7 +17,7 @@ __all__ = [
     "SaveBest",
 ]
 
-# cell a09b0626 059b7c · Imports
+# cell a09b0626 25e53d · Imports
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -40,12 +40,13 @@ from exp.nb03d import (
 from exp.nb03f import Callback, MetricsCallback
 from exp.nb03h import read_state, write_state
 from exp.nb03k import compare_runs, describe_run
+from exp.nb03l import check_groups, group_names, load_optimizer_state, match_groups
 from exp.nb04 import Learner
 from exp.nb04b import Monitor, model_device, to_device
 from exp.nb04c import check_weights_fit, load_weights, save_weights, unwrapped
 
 
-# cell 67dc4cb0 40d52a · The whole training
+# cell 67dc4cb0 db6e2b · The whole training
 def learner_state(learn: Learner) -> dict[str, Any]:
     """Gather everything that the next step of a training depends on."""
     named = _named_parameters(learn)
@@ -54,7 +55,7 @@ def learner_state(learn: Learner) -> dict[str, Any]:
     return {"parts": _parts_of(learn), "model": unwrapped(learn.model).state_dict(),
             "gradients": {name: p.grad for name, p in named.items() if p.grad is not None},
             "frozen": [name for name, p in named.items() if not p.requires_grad],
-            "optimizer": learn.opt.state_dict(), "groups": _group_names(learn),
+            "optimizer": learn.opt.state_dict(), "groups": group_names(learn.opt, named),
             "loss": _loss_state(learn), "callbacks": [c.state_dict() for c in _keepers(learn)],
             "counts": counts, "random": random_state(learn.loaders)}
 
@@ -77,22 +78,16 @@ def _keepers(learn: Learner) -> list[Callback]:
     return [c for c in learn.callbacks if type(c).state_dict is not Callback.state_dict]
 
 
-# cell 2ea7fc08 4bfddd · The whole training
+# cell b60fe3b0 a472cc · The whole training
 def _named_parameters(learn: Learner) -> dict[str, Tensor]:
+    """Return the parameters of the model, and of a loss that has some, by name."""
     loss = learn.loss_func
     own = dict(loss.named_parameters()) if isinstance(loss, nn.Module) else {}
     return {**dict(unwrapped(learn.model).named_parameters()),
             **{f"loss.{name}": p for name, p in own.items()}}
 
 
-def _group_names(learn: Learner) -> list[list[str]]:
-    """Name the parameters of each group of the optimizer."""
-    names = {id(p): name for name, p in _named_parameters(learn).items()}
-    return [[names.get(id(p), f"unnamed {i} of group {g}") for i, p in enumerate(group["params"])]
-            for g, group in enumerate(learn.opt.param_groups)]
-
-
-# cell 7050a02d 8c538b · The whole training
+# cell ea37bf2d e79c8a · The whole training
 def restore_learner(learn: Learner, state: Mapping[str, Any], path: str | Path = "the state",
                     new_fit: bool = False, epoch_start: Mapping[str, Any] | None = None) -> None:
     """Put a learner into a state that `learner_state` returned.
@@ -108,12 +103,12 @@ def restore_learner(learn: Learner, state: Mapping[str, Any], path: str | Path =
         if state["parts"][kind] != here:
             raise ValueError(f"{path} is of a training with the {kind} {state['parts'][kind]}, "
                              f"this one has {here}; build the learner as it was built then")
-    _check_groups(learn, state, path, new_fit)
-    start = epoch_start or {"n_groups": len(state["groups"]), "frozen": state["frozen"]}
-    named = _named_parameters(learn)
+    named, there = _named_parameters(learn), state["groups"]
+    check_groups(group_names(learn.opt, named), there, named, path, same_order=not new_fit)
+    start = epoch_start or {"n_groups": len(there), "frozen": state["frozen"]}
     if not new_fit:
-        _match_groups(learn, state["groups"][:start["n_groups"]])
-    _load_optimizer(learn, state, new_fit)
+        match_groups(learn.opt, there[:start["n_groups"]], named)
+    load_optimizer_state(learn.opt, named, state["optimizer"], there, settings=not new_fit)
     unwrapped(learn.model).load_state_dict(state["model"])
     if state["loss"]:
         learn.loss_func.load_state_dict(state["loss"])
@@ -130,48 +125,6 @@ def restore_learner(learn: Learner, state: Mapping[str, Any], path: str | Path =
         learn.step_batches, learn.step_weight = counts["step_batches"], counts["step_weight"]
         learn._n_groups = counts["n_groups"]
         set_random_state(state["random"], learn.loaders)
-
-
-# cell 88316faa 6886fd · The whole training
-def _check_groups(learn: Learner, state: Mapping[str, Any], path: str | Path,
-                  new_fit: bool) -> None:
-    """Refuse an optimizer that steps other parameters, or has them in other groups."""
-    here, there = _group_names(learn), state["groups"]
-    if new_fit:
-        fit = sorted(sum(here, [])) == sorted(sum(there, []))
-    else:  # groups that a callback adds during the fit come after those that are there before
-        both = min(len(here), len(there))
-        fit = here[:both] == there[:both] and set(sum(there, [])) <= {
-            *_named_parameters(learn), *sum(here, [])}
-    if not fit:
-        raise ValueError(f"{path} is of an optimizer with the parameters {there}, this one has "
-                         f"{here}; build it with the same groups in the same order")
-
-
-def _match_groups(learn: Learner, groups: list[list[str]]) -> None:
-    """Add and remove parameter groups at the end, until the optimizer has these."""
-    named = _named_parameters(learn)
-    for group in learn.opt.param_groups[len(groups):]:
-        for p in group["params"]:
-            learn.opt.state.pop(p, None)
-    del learn.opt.param_groups[len(groups):]
-    for names in groups[len(learn.opt.param_groups):]:
-        learn.opt.add_param_group({"params": [named[name] for name in names]})
-
-
-def _load_optimizer(learn: Learner, state: Mapping[str, Any], new_fit: bool) -> None:
-    """Load what an optimizer keeps for each parameter, by the names of the parameters."""
-    saved, own = state["optimizer"], learn.opt.state_dict()
-    numbers = dict(zip(sum(_group_names(learn), []),
-                       [n for group in own["param_groups"] for n in group["params"]], strict=True))
-    theirs = dict(zip([n for group in saved["param_groups"] for n in group["params"]],
-                      sum(state["groups"], []), strict=True))
-    kept = {numbers[theirs[n]] if n in theirs else n: value for n, value in saved["state"].items()
-            if theirs.get(n) in numbers or n not in theirs}
-    groups = own["param_groups"] if new_fit else [
-        {**group, "params": mine["params"]}
-        for group, mine in zip(saved["param_groups"], own["param_groups"], strict=False)]
-    learn.opt.load_state_dict({**saved, "state": kept, "param_groups": groups})
 
 
 # cell bbbb8118 6a8eef · The whole training
