@@ -90,7 +90,7 @@ nb00b (samples): Samples: data sets made on the spot, whose truth is known
                          latin-1).
 
 nb01: Matrix multiplication: from three loops to tiles
-    IDX_DTYPES       = {8: torch.uint8, 9: torch.int8, 11: torch.int16, 12: …
+    IDX_DTYPES       = {0x08: torch.uint8, 0x09: torch.int8, 0x0B: torch.int16, …
     read_idx         Read a file in the idx format: a magic number, the length of each dimension,
                      the values.
     load_mnist       Read the training files: the first five sixths to train on, the rest to
@@ -119,19 +119,19 @@ nb02 (fully_connected): Fully connected networks: gradients by hand, then by a t
                         by the distance.
     Rule                An operation that can be differentiated: its value, and one gradient formula
                         per input.
-    ADD                 = Rule('add', lambda a, b: a + b, (lambda g, y, a, b: g, …
-    MULTIPLY            = Rule('multiply', lambda a, b: a * b, (lambda g, y, a, b: g …
-    DIVIDE              = Rule('divide', lambda a, b: a / b, (lambda g, y, a, b: g / …
-    POWER               = Rule('power', lambda a, exponent: a ** exponent, (lambda …
-    EXP                 = Rule('exp', lambda a: a.exp(), (lambda g, y, a: g * y,))
-    LOG                 = Rule('log', lambda a: a.log(), (lambda g, y, a: g / a,))
-    TANH                = Rule('tanh', lambda a: a.tanh(), (lambda g, y, a: g * (1 - …
-    RELU                = Rule('relu', lambda a: a.clamp(min=0), (lambda g, y, a: g …
-    MATMUL              = Rule('matmul', lambda a, b: a @ b, (_left_gradient, …
-    SUM                 = Rule('sum', lambda a, dim, keepdim: a.sum(dim, …
-    RESHAPE             = Rule('reshape', lambda a, shape: a.reshape(shape), (lambda …
-    TRANSPOSE           = Rule('transpose', lambda a, dim0, dim1: a.transpose(dim0, …
-    INDEX               = Rule('index', lambda a, index: a[index], (_index_gradient,))
+    ADD                 = Rule("add", lambda a, b: a + b, (lambda g, y, a, b: g, …
+    MULTIPLY            = Rule("multiply", lambda a, b: a * b, (lambda g, y, a, b: g …
+    DIVIDE              = Rule("divide", lambda a, b: a / b, (lambda g, y, a, b: g / …
+    POWER               = Rule("power", lambda a, exponent: a**exponent, (lambda g, …
+    EXP                 = Rule("exp", lambda a: a.exp(), (lambda g, y, a: g * y,))
+    LOG                 = Rule("log", lambda a: a.log(), (lambda g, y, a: g / a,))
+    TANH                = Rule("tanh", lambda a: a.tanh(), (lambda g, y, a: g * (1 - …
+    RELU                = Rule("relu", lambda a: a.clamp(min=0), (lambda g, y, a: g …
+    MATMUL              = Rule("matmul", lambda a, b: a @ b, (_left_gradient, …
+    SUM                 = Rule("sum", lambda a, dim, keepdim: a.sum(dim, …
+    RESHAPE             = Rule("reshape", lambda a, shape: a.reshape(shape), (lambda …
+    TRANSPOSE           = Rule("transpose", lambda a, dim0, dim1: a.transpose(dim0, …
+    INDEX               = Rule("index", lambda a, index: a[index], (_index_gradient,))
     sum_to_shape        Undo broadcasting: sum a gradient over the axes along which `shape` was
                         stretched.
     topological_order   List a node and all nodes it was computed from, each after everything it
@@ -290,7 +290,7 @@ nb03e (metrics): Metrics: figures that do not depend on the batches
                           none for a table.
 
 nb03f (events): Events: a loop that others can extend
-    EVENTS           = ('before_fit', 'before_epoch', 'before_batch', …
+    EVENTS           = ("before_fit", "before_epoch", "before_batch", …
     Cancel           Skip the rest of a part of the training, its `after_…` included; raised by
                      callbacks.
     CancelStep       Skip the rest of the step: backward, the optimizer, clearing the gradients.
@@ -301,7 +301,7 @@ nb03f (events): Events: a loop that others can extend
                      validation.
     CancelEpoch      Skip the rest of the epoch: its validation, its results.
     CancelFit        End the training; only `cleanup_fit` still happens.
-    ACTIONS          = ('do_predict', 'do_loss', 'do_backward', 'do_step')
+    ACTIONS          = ("do_predict", "do_loss", "do_backward", "do_step")
     Callback         Acts at certain moments of a training: one method for each event, by the
                      event's name.
     callback_list    Return callbacks as a list; one alone becomes a list of one.
@@ -325,7 +325,7 @@ nb03g (progress): Progress: a training that shows itself
                        validation.
     new_axes           Return new axes of the size that suits a curve: one pair, or an array of
                        `columns`.
-    STYLES             = ('notebook', 'terminal', 'lines')
+    STYLES             = "notebook", "terminal", "lines"
     where_output_goes  Return "notebook", "terminal" or "lines" (a file, a pipe), or "silent" if so
                        told.
     Display            Shows nothing; the base of the other displays.
@@ -343,7 +343,7 @@ nb03h (files): Files: complete, and safe to open
     pack              Split a nested state into its tensors, by name, and a JSON text that says
                       where each belongs.
     unpack            Rebuild the state that `pack` split.
-    FORMAT            = 'ground-up state 1'
+    FORMAT            = "ground-up state 1"
     write_state       Write a nested state into one file, completely or not at all.
     read_state        Read the state that `write_state` wrote; all tensors are on the CPU.
     read_safetensors  Read the tensors of a file, and the text that describes them.
@@ -695,7 +695,7 @@ nb11b (language_model): A language model, character by character
                         return all.
 """
 
-# generated from the notebooks: do not edit · 1c2123
+# generated from the notebooks: do not edit · 641e98
 
 import importlib as _importlib
 import importlib.machinery as _machinery

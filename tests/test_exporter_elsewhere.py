@@ -231,6 +231,9 @@ def test_imports_pass_definitions_that_have_nothing_to_do_with_them(project):
         ["from math import *\nN = pi", "#export\nM = pi"],
         ["N = 1", "#export\nfor i in range(3): N -= i"],
         ["N = 1", "#export\nx = [N for _ in range(2)]"],
+        ["%matplotlib inline\nN = 1\n!ls", "#export\nfrom math import *\ndef f(): return N"],
+        ["%%time\nif True:\n    %time N = 1\nN = 2", "#export\nfrom math import *\nM = N"],
+        ["N = !ls\nlen?", "#export\nfrom math import *\ndef f(): return N"],
     ],
 )
 def test_a_name_of_a_hidden_cell_is_refused_however_it_is_used(project, cells):
@@ -283,7 +286,7 @@ def test_what_may_be_wrong_is_noted_what_must_fail_is_refused(project, capsys):
     assert noted.count("note: nbs/01_a.ipynb:cell 1 (c0):3: uses") == 3 and "from IPython" in noted
     shutil.rmtree("exp")
     assert "`jsno`, which nothing" in refusal(star + "x = jsno")
-    assert "`display`, which is there in a notebook only" in refusal("#export\ndisplay(1)")
+    assert "`display`, which exists only in a notebook" in refusal("#export\ndisplay(1)")
     save(project / "nbs/01_a.ipynb", "#export\nmake('A')", "#export\ndef make(x): globals()[x] = 1",
          "#export\ndef f(): return A")  # fmt: skip
     notebook2script()
@@ -540,10 +543,10 @@ def test_links(project):
 def test_a_module_cannot_be_a_folder(project):
     save(project / "nbs/a.ipynb", "#| default_exp sub", "#| export\nx = 1")
     save(project / "nbs/b.ipynb", "#| default_exp sub.x", "#| export\ny = 1")
-    with pytest.raises(NotebookError, match="makes the module sub, which is a folder for sub.x"):
+    with pytest.raises(NotebookError, match="makes the module sub, but sub.x needs a folder"):
         notebook2script()
     save(project / "nbs/a.ipynb", "#| default_exp class", "#| export\nx = 1")
-    with pytest.raises(NotebookError, match="no name inside the library"):
+    with pytest.raises(NotebookError, match="has an invalid name"):
         notebook2script()
 
 
@@ -595,7 +598,7 @@ def test_where_asked_of_other_files(project):
     save(project / "nbs/01_a.ipynb", "#export\nx = 1")
     notebook2script()
     for target, what in [
-        ("exp/__init__.py:3", "front of the package"),
+        ("exp/__init__.py:3", "whole package"),
         ("exp/gone.py:1", "there is no file exp/gone.py"),
         ("exp/nb01.py:1000", "has 10 lines, not 1000"),
         ("exp/nb01.py:x", "FILE:LINE"),

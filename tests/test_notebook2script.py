@@ -267,7 +267,7 @@ def test_prune_with_a_name_keeps_modules_of_unread_notebooks(project):
         ("#export\nx = '\ud800'", None, "surrogate"),
         ("#export\nx = '\x00'", None, "null"),
         ("#export\nx = " + "(" * 500 + ")" * 500, 2, "nested"),
-        ("#export\n# cell c0 123456 · x\nx = 1", 2, "exporter itself writes"),
+        ("#export\n# cell c0 123456 · x\nx = 1", 2, "one that the exporter writes"),
         ("#export\ndef f():\n    return missing", 3, "nothing in the notebook defines"),
         ("#export\ndisplay(1)", 2, "uses `display`"),
         ("#export\nx = 1\nx = 2", 3, "binds `x` again"),
@@ -359,7 +359,7 @@ def test_all_problems_at_once_and_nothing_written(project):
 def test_one_number_one_home(project):
     save(project / "nbs/01_a.ipynb", "#export\na = 1")
     save(project / "nbs/01_b.ipynb", "#export\nb = 1")
-    with pytest.raises(NotebookError, match="has the module nb01, as nbs/01_a.ipynb has"):
+    with pytest.raises(NotebookError, match="has the module nb01, as does nbs/01_a.ipynb"):
         notebook2script()
 
 
@@ -432,7 +432,7 @@ def test_imports_of_what_is_not_exported(project):
 @pytest.mark.parametrize("name", ["../evil", "/evil", "a/b", "a..b", "__init__", "a.__init__"])
 def test_targets_outside_the_library(project, name):
     report = refused(project, f"#| default_exp {name}", "#export\nx = 1")
-    assert "no name inside the library" in report
+    assert "has an invalid name" in report
 
 
 def test_notebook_without_a_number(project):
@@ -477,14 +477,14 @@ def test_hand_written_files_are_not_overwritten(project):
         notebook2script()
     (project / "lib/nb01.py").unlink()
     (project / "lib/__init__.py").write_text("version = 1\n")
-    with pytest.raises(NotebookError, match="__init__.py: was written or edited by hand"):
+    with pytest.raises(NotebookError, match="__init__.py: was (written|edited) by hand"):
         notebook2script()
     (project / "lib/__init__.py").write_text("")
     notebook2script()
     notebook2script()
     init = project / "lib/__init__.py"
     init.write_text(init.read_text() + "\nmore = 1\n")
-    with pytest.raises(NotebookError, match="__init__.py: was written or edited by hand"):
+    with pytest.raises(NotebookError, match="__init__.py: was (written|edited) by hand"):
         notebook2script()
 
 

@@ -1,4 +1,4 @@
-"""The `__init__.py` of a library: every public name, imported when it is asked for."""
+"""The `__init__.py` of a library: every public name, imported on first use."""
 
 from __future__ import annotations
 
@@ -33,7 +33,8 @@ def names_of(module: Module) -> list[Name]:
     for part in module.parts:
         for name, how, node, statement in part.cell.bindings:
             if how == "define" and name in public:
-                described = Name(name, part.cell, first_sentence(node, statement), kind(node))
+                sentence = first_sentence(node, statement, part.cell)
+                described = Name(name, part.cell, sentence, kind(node))
                 if described.sentence or name not in found:
                     found[name] = described
     return [found[name] for name in public if name in found]
@@ -45,13 +46,12 @@ def kind(node: ast.AST) -> str:
     return "function" if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef) else "value"
 
 
-def first_sentence(node: ast.AST, statement: ast.stmt) -> str:
+def first_sentence(node: ast.AST, statement: ast.stmt, cell: Cell) -> str:
     """The first sentence of a docstring; of a value, the beginning of its definition."""
     if kind(node) == "value":
         value = getattr(statement, "value", None)
-        if value is None:
-            return ""
-        return "= " + textwrap.shorten(ast.unparse(value), 60, placeholder=" …")
+        code = value and ast.get_source_segment(cell.code, value)
+        return "= " + textwrap.shorten(code, 60, placeholder=" …") if code else ""
     text = " ".join((ast.get_docstring(node) or "").split("\n\n")[0].split())
     return re.split(r"(?<=[.!?])\s+(?=[A-Z`])", text)[0]
 
@@ -73,7 +73,7 @@ def render_init(modules: list[Module], package: str, description: str = "") -> s
     named = [m for m in modules if m.public_names]
     description = description or f"The library {package}: one module for each notebook."
     text = docstring(description, introduction(package, named, topics), index(modules, topics))
-    text += "\n" + INIT
+    code = INIT
     replacements = {
         "NAMES": "".join(
             f'    "{m.name}": """{wrapped(m.public_names, len(m.name) + 10)}""",\n' for m in named
@@ -83,13 +83,13 @@ def render_init(modules: list[Module], package: str, description: str = "") -> s
         "PACKAGE": package,
     }
     for mark, value in replacements.items():
-        text = text.replace(f"{{{mark}}}", value)
-    first, _, rest = text.partition("\n\nimport")
+        code = code.replace(f"{{{mark}}}", value)
+    first, _, rest = f"{text}\n{code}".partition("\n\nimport")
     return f"{first} · {short_hash(first + rest)}\n\nimport{rest}"
 
 
 def introduction(package: str, named: list[Module], topics: dict[str, str]) -> str:
-    """How to import, with the name that this library would be asked for first."""
+    """The ways to import a name, with one of this library's as the example."""
     if not named:
         return ""
     module = next((n for n in named if "Learner" in n.public_names), named[0])
@@ -231,5 +231,7 @@ def edited_init(path: Path) -> list[Problem]:
     body, _, mark = first.rpartition(" · ")
     if mark == short_hash(body + rest):
         return []
+    if INIT.split("\n")[1] in first:
+        return [Problem(path, "was edited by hand", "undo that, or delete the file; then export")]
     remedy = "move it away, then export; or leave `init` out of house_rules in the settings"
-    return [Problem(path, "was written or edited by hand", remedy)]
+    return [Problem(path, "was written by hand", remedy)]

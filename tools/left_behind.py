@@ -1,4 +1,4 @@
-"""Names that an exported cell uses and its module would lack, or get too late."""
+"""Names that an exported cell uses but its module lacks, or defines too late."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from render import Module, Part
 
 GIVEN = {*dir(builtins), "__name__", "__file__", "__doc__", "__spec__", "__package__", "__path__",
          "__all__", "__class__", "__builtins__", "__loader__", "__annotations__"}  # fmt: skip
-IPYTHON = {"display", "get_ipython", "In", "Out", "exit", "quit", "_"}  # at hand in a notebook only
+IPYTHON = {"display", "get_ipython", "In", "Out", "exit", "quit", "_"}  # only in a notebook
 
 
 def names_left_behind(library: Library) -> Iterator[Problem]:
-    """Every name that an exported cell uses must come along into the module, and in time."""
+    """Every name that an exported cell uses must be in its module, and defined in time."""
     for module in library.modules:
         parts = [part for part in module.parts if part.cell.tree]
         bound = {e.name for part in parts for e in part.cell.events if e.binds} | GIVEN
@@ -41,8 +41,11 @@ def names_left_behind(library: Library) -> Iterator[Problem]:
 def left_behind(
     library: Library, module: Module, part: Part, use: Event, stars: dict[str, set[str] | None]
 ) -> Iterator[Problem]:
-    """A name that the module lacks. A hidden cell has it: that is refused. Nothing has it: so is
-    that, if importing the module would fail, or the house is strict; else it is mentioned."""
+    """Report a name that the module lacks.
+
+    If a cell that is not exported defines it, that is refused. If nothing does, it is refused where
+    importing the module would fail, or where a house rule says so; elsewhere it is only noted.
+    """
     name, mild = use.name, False
     unseen = sorted(source for source, names in stars.items() if names is None)
     home = hidden_home(library, part, name)
@@ -50,10 +53,10 @@ def left_behind(
         what = f"uses `{name}`, which only cell {home.number} ({home.id}) defines"
         remedy = "export that cell too, or pass the value in"
         if unseen:
-            what = f"uses `{name}`, which cell {home.number} ({home.id}) defines, not exported"
-            remedy += f"; or install {', '.join(unseen)}: what `import *` brings is not seen yet"
+            what = f"uses `{name}`, which the unexported cell {home.number} ({home.id}) defines"
+            remedy += f"; or install {', '.join(unseen)}, if `import *` brings it from there"
     elif any(name in p.names for p in part.notebook.exported):
-        what = f"uses `{name}`, which another module than {module.name} gets"
+        what = f"uses `{name}`, which goes to a module other than {module.name}"
         remedy = "import it from there"
     elif unseen or is_dynamic(module) or is_quoted(module, name):
         return
@@ -61,14 +64,14 @@ def left_behind(
         what = f"uses `{name}`, which nothing in the notebook defines"
         remedy = "import or define it in an exported cell"
         if name in IPYTHON:
-            what = f"uses `{name}`, which is there in a notebook only"
+            what = f"uses `{name}`, which exists only in a notebook"
             remedy = "import it in an exported cell, from IPython"
         mild = use.later and bool(stars or name in IPYTHON) and "names" not in library.rules
     yield Problem(part.notebook.path, what, remedy, part.cell, line_of(use.node, part.cell), mild)
 
 
 def is_quoted(module: Module, name: str) -> bool:
-    """Whether a name stands in a string of its own, from which a call may make it."""
+    """Whether some string in the code is this name, so that a call may create it."""
     trees = (part.cell.tree for part in module.parts if name in part.cell.code)
     nodes = (node for tree in trees if tree for node in ast.walk(tree))
     return any(isinstance(node, ast.Constant) and node.value == name for node in nodes)
@@ -87,7 +90,7 @@ def hidden_home(library: Library, part: Part, name: str) -> Cell | None:
 
 
 def too_late(library: Library, module: Module, parts: list[Part]) -> Iterator[Problem]:
-    """A name that a hidden cell defines first, and an exported one after it was needed."""
+    """Report a name that a hidden cell defines before its use, and an exported one only after."""
     arrivals = {event.name for part in parts for event in part.cell.events if event.binds}
     for star in (star for part in parts for star in stars_of(part)):
         arrivals |= brought_by(library, module, star)
@@ -112,8 +115,8 @@ def too_late(library: Library, module: Module, parts: list[Part]) -> Iterator[Pr
                 home = hidden_home(library, part, name)
                 if home is None or home.index > part.cell.index:
                     continue
-                what = f"needs `{name}` of cell {home.number} ({home.id}), which is not exported"
-                remedy = "export that cell too; the cell that exports the name comes too late"
+                what = f"needs `{name}` from the unexported cell {home.number} ({home.id})"
+                remedy = "export that cell too; the exported cell that defines it comes too late"
                 line = line_of(event.node, part.cell)
                 yield Problem(part.notebook.path, what, remedy, part.cell, line)
                 there.add(name)

@@ -1,4 +1,4 @@
-"""What the exporter refuses in notebooks together: homes of modules and of names, and imports."""
+"""What the exporter refuses across notebooks: duplicate modules and names, and imports."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ STAR = re.compile(r"import\s*\*")
 
 @dataclass(frozen=True)
 class Library:
-    """What is checked together: the notebooks, their modules, where they go, the house rules."""
+    """What is checked together: notebooks, their modules, where those go, the house rules."""
 
     notebooks: list[Notebook]
     modules: list[Module]
@@ -55,7 +55,7 @@ def stars_of(part: Part) -> list[ast.ImportFrom]:
 
 
 def is_dynamic(module: Module) -> bool:
-    """Whether code may give the module names that no reader of it can know."""
+    """Whether code may give the module names that cannot be read off it."""
     makers = {"globals", "exec", "setattr", "__getattr__"}
     return any(event.name in makers for part in module.parts for event in part.cell.events)
 
@@ -64,7 +64,7 @@ def is_dynamic(module: Module) -> bool:
 
 
 def one_module(library: Library) -> Iterator[Problem]:
-    """Two notebooks may not write one module, a module is no package, and a topic is one's own."""
+    """A module has one notebook, is not also a folder, and has a topic of its own."""
     groups = [("module", [n for n in library.notebooks if any(not c.target for c in n.exported)])]
     if "init" in library.rules:
         numbered = [n for n in groups[0][1] if NUMBERED_MODULE.fullmatch(n.module or "")]
@@ -74,13 +74,13 @@ def one_module(library: Library) -> Iterator[Problem]:
         for notebook in group:
             name = getattr(notebook, attribute)
             if name and homes.setdefault(name, notebook) is not notebook:
-                what = f"has the {attribute} {name}, as {show(homes[name].path)} has"
+                what = f"has the {attribute} {name}, as does {show(homes[name].path)}"
                 yield Problem(notebook.path, what, "rename one of them")
     packages = {name.rsplit(".", n)[0]: module for name, module in library.by_name.items()
                 for n in range(1, name.count(".") + 1)}  # fmt: skip
     for name in packages.keys() & library.by_name.keys():
         notebook = library.by_name[name].notebook
-        what = f"makes the module {name}, which is a folder for {packages[name].name}"
+        what = f"makes the module {name}, but {packages[name].name} needs a folder of that name"
         yield Problem(notebook.path, what, f"choose another name, such as {name}.core")
 
 
@@ -96,7 +96,7 @@ def unknown_module(library: Library) -> Iterator[Problem]:
                     if argument not in made:
                         what = f"`{line.strip()}`: export takes nothing, `replaces NAME`, or a "
                         what += "module that a notebook makes"
-                        remedy = f"write `#| export {argument}` if the cell goes there"
+                        remedy = f"write `#| export {argument}` if that is where the cell goes"
                         yield Problem(notebook.path, what, remedy, cell, number)
 
 
@@ -151,7 +151,7 @@ def adds(node: ast.AST, other: ast.stmt) -> bool:
 
 
 def imported(node: ast.Import | ast.ImportFrom, name: str) -> str:
-    """What an import binds a name to, as a text: two imports of the same thing are no clash."""
+    """What an import binds a name to, as a text: importing the same thing twice is fine."""
     source = "." * getattr(node, "level", 0) + (getattr(node, "module", None) or "")
     for alias in node.names:
         if alias.asname == name or alias.name == name:
@@ -162,7 +162,7 @@ def imported(node: ast.Import | ast.ImportFrom, name: str) -> str:
 def later_import(library: Library) -> Iterator[Problem]:
     """A notebook builds on earlier ones only, and on what they export.
 
-    Where the order is no house rule, only what would break the import of the module is refused.
+    Unless the order is a house rule, only what would break the import of a module is refused.
     """
     strict = "order" in library.rules
     topics = {m.topic: m for m in library.modules if strict}
@@ -241,7 +241,7 @@ def listed_without_being_there(library: Library) -> Iterator[Problem]:
                     if not has_name(library, module, name):
                         what = f"`_all_` lists `{name}`, which the module does not define"
                         line = line_of(statement, part.cell)
-                        remedy = "without it, `import *` from there fails"
+                        remedy = "define it, or `import *` from there fails"
                         yield Problem(part.notebook.path, what, remedy, part.cell, line, mild=True)
 
 

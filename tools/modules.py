@@ -61,7 +61,7 @@ def read_module(path: Path) -> str | None:
 
 
 def is_generated(module: str) -> bool:
-    """Whether this exporter wrote a file: it says from which notebook, and looks like it."""
+    """Whether this exporter wrote a file: it names its notebook, and has the marks."""
     lines = module.split("\n")
     marked = any(MARKER.fullmatch(line) for line in lines)
     matches = filter(None, map(GENERATED.fullmatch, lines))
@@ -69,7 +69,7 @@ def is_generated(module: str) -> bool:
 
 
 def header(module: str) -> str:
-    """What stands outside of the cells: the docstring and `__all__`, and what was put beside."""
+    """What is outside the cells: the docstring, `__all__`, and whatever was added there."""
     first, *others = (section.text.rstrip() for section in sections(module) if not section.id)
     return "\n".join([first, *others])
 
@@ -133,7 +133,7 @@ def where(path: str | Path, line: int, nbs: str | Path = "") -> tuple[Notebook, 
     match = GENERATED.search(module)
     if not match:
         if path.name == "__init__.py":
-            raise ToolError(f"{show(path)} comes from no cell: it is the front of the package")
+            raise ToolError(f"{show(path)} comes from no cell: it belongs to the whole package")
         raise ToolError(f"{show(path)} was not written by the exporter; name a module that was")
     if not 1 <= line <= module.count("\n") + 1:
         raise ToolError(f"{show(path)} has {module.count(chr(10))} lines, not {line}")

@@ -18,6 +18,8 @@ from names import Event, bound_names, events, is_future  # noqa: F401 - passed o
 from project import Settings, ToolError, cli, settings, show  # noqa: F401 - passed on
 
 NUMBERED = re.compile(r"(\d+)([a-z]?)_(.+)")
+MAGIC = re.compile(r"^([ \t]*)((?:[\w., ]+=)?) *(?:[%!].*|.*\?[ \t]*$)", re.MULTILINE)
+OTHER_MAGIC = re.compile(r"%%(?!time|capture|prun)")  # what follows is no Python
 CONFLICT = re.compile(r"^(<{7}|\|{7}|={7}|>{7})( .*)?$", re.MULTILINE)
 
 
@@ -135,8 +137,14 @@ class Cell:
 
     @cached_property
     def events(self) -> list[Event]:
-        """Each time that the code reads or binds a name of its module."""
-        return events(self.tree) if self.tree else []
+        """Each time that the code, without its magics, reads or binds a name of its module."""
+        tree = self.tree
+        if tree is None and not self.exported and not OTHER_MAGIC.match(self.code):
+            try:
+                tree = ast.parse(MAGIC.sub(r"\1\2pass", self.code).replace("=pass", "=0"))
+            except (SyntaxError, ValueError, RecursionError, MemoryError):
+                pass
+        return events(tree) if tree else []
 
     def blocks(self, imports_stay: bool = False) -> list[Block]:
         """Cut the code into `from __future__` imports, the other imports at its top, and the rest.

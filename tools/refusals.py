@@ -1,4 +1,4 @@
-"""What the exporter refuses in one notebook: each check is a function from it to problems."""
+"""What the exporter refuses in a notebook; each check is a function from it to problems."""
 
 from __future__ import annotations
 
@@ -23,22 +23,22 @@ def bad_target(notebook: Notebook) -> Iterator[Problem]:
     own = [cell for cell in notebook.exported if not cell.target]
     if own and name is None:
         remedy = "name it like 04_topic.ipynb, or add a cell `#| default_exp NAME`"
-        what = "exports cells but its name has no number"
+        what = "exports cells, but its file name has no number"
         yield Problem(notebook.path, what, remedy, own[0])
     elif name and not importable(name):
         remedy = "use letters, digits, _ and dots, as in `#| default_exp core`"
-        yield Problem(notebook.path, f"its module {name!r} is no name inside the library", remedy)
+        yield Problem(notebook.path, f"its module {name!r} has an invalid name", remedy)
     for cell in notebook.exported:
         if cell.target and not importable(cell.target):
-            what = f"its module {cell.target!r} is no name inside the library"
+            what = f"its module {cell.target!r} has an invalid name"
             yield Problem(notebook.path, what, "use letters, digits, _ and dots", cell, 1)
 
 
 def other_language(notebook: Notebook) -> Iterator[Problem]:
-    """Cells of another language may look like Python, and never mean the same."""
+    """Cells of another language may look like Python, but do not mean the same."""
     if notebook.exported and not re.match(r"i?python|xpython", notebook.language):
         what = f"exports cells, but is a notebook for {notebook.language}"
-        yield Problem(notebook.path, what, "choose a Python kernel, or take #export away")
+        yield Problem(notebook.path, what, "choose a Python kernel, or remove #export")
 
 
 def near_miss(notebook: Notebook) -> Iterator[Problem]:
@@ -61,8 +61,8 @@ def near_miss(notebook: Notebook) -> Iterator[Problem]:
             word, rest = COMMENT.fullmatch(plain).groups()
             prose = text.startswith("# ") and len(rest.split()) > 1
             if plain != text and not rest:
-                what = f"`{text}` holds a character that looks like another, or like none"
-                yield Problem(notebook.path, what, "type the comment anew", cell, line)
+                what = f"`{text}` contains an invisible or look-alike character"
+                yield Problem(notebook.path, what, "retype the comment", cell, line)
             elif word not in EXPORTS:
                 if at_top and not rest:
                     yield Problem(notebook.path, f"`{text}` is a near miss", remedy, cell, line)
@@ -79,7 +79,7 @@ LOOK_ALIKES = str.maketrans("еорхтЕОРХТερτοχΕΡΤΟΧ＃⌗♯�
 
 
 def unmask(text: str) -> str:
-    """A comment with what looks like a letter written as that letter, and nothing invisible."""
+    """A comment with look-alikes replaced by the letters they imitate, and nothing invisible."""
     seen = (c for c in unicodedata.normalize("NFKC", text) if unicodedata.category(c) != "Cf")
     return "".join(seen).translate(LOOK_ALIKES)
 
@@ -108,7 +108,7 @@ def suspects(cell: Cell) -> Iterator[tuple[int, str, bool]]:
 
 
 def not_python(notebook: Notebook) -> Iterator[Problem]:
-    """Every exported cell must be plain Python, and hold no line that the exporter writes."""
+    """Every exported cell must be plain Python, without lines that the exporter writes."""
     for cell in notebook.exported:
         if cell.tree is None:
             yield from uncompilable(notebook, cell)
@@ -116,12 +116,12 @@ def not_python(notebook: Notebook) -> Iterator[Problem]:
             if re.match(
                 r"# (cell [\w-]+ [0-9a-f]{6}( ·| in |$)|generated from .*: do not edit)", line
             ):
-                what = f"the line `{line}` is what the exporter itself writes"
+                what = f"the line `{line}` looks like one that the exporter writes"
                 yield Problem(notebook.path, what, "reword it", cell, number)
 
 
 def misplaced(module: Module) -> Iterator[Problem]:
-    """What parses may still not compile as a part of a module: `return`, `await` outside of def."""
+    """What parses may still not compile as part of a module: `return`, `await` outside a def."""
     for part in module.parts:
         if part.cell.tree:
             yield from uncompilable(part.notebook, part.cell)
@@ -165,14 +165,14 @@ def explain(notebook: Notebook, cell: Cell, error: SyntaxError) -> Problem:
             return Problem(
                 notebook.path, f"{kind} `{line.strip()}` is exported", remedy, cell, number
             )
-    remedy = "correct it, or take #export away"
+    remedy = "correct it, or remove #export"
     if "await" in error.msg or "asynchronous" in error.msg:
-        remedy = "put it into an `async def`: a module has no running event loop"
+        remedy = "put it in an `async def`: a module has no running event loop"
     return Problem(notebook.path, f"syntax error: {error.msg}", remedy, cell, number)
 
 
 def whole_module(module: Module, text: str, place: Callable) -> Iterator[Problem]:
-    """The module must compile; if it does not, name each cell that fails, or the place."""
+    """The module must compile; if it does not, name each cell that fails, or the line."""
     path = module.notebook.path
     try:
         compiled(text)
