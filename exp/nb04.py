@@ -65,7 +65,7 @@ from exp.nb03i import (
 )
 
 
-# cell 5c5a3c8e 6f9f20 · The Learner
+# cell 5c5a3c8e 8cf531 · The Learner
 class Learner:
     """A model, its data, a loss and an optimizer, and the callbacks that take part in training.
 
@@ -392,8 +392,8 @@ class Learner:
     def evaluate(self, loader: Any = None) -> dict[str, Any]:
         """Compute loss and metrics over a loader, by default the validation set."""
         found = self._look(MetricsCallback(self.metrics), loader)
-        return {name.removeprefix("valid_"): value
-                for name, value in {**found.computed, **found.results}.items()}
+        return {name.removeprefix("valid_"): value for name, value
+                in {**found.computed, **found.results}.items() if not isinstance(value, Mapping)}
 
     def get_preds(self, loader: Any = None) -> tuple[Any, Any]:
         """Return predictions and targets (N, …) on the CPU, by default of the validation set."""

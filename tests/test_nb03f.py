@@ -206,6 +206,7 @@ def test_torchmetrics_work_as_they_are():
     whole = torchmetrics.F1Score(average="macro", **options)(learn.model(x), y)
     assert last["valid_f1"] == pytest.approx(whole.item(), abs=1e-6)
     assert {"train_f1", "valid_acc"} <= set(last)
+    assert set(learn.evaluate()) == {"loss", "f1", "acc"}
 
 
 def test_a_metric_that_updates_its_tensor_in_place_is_read_at_once():
