@@ -14,8 +14,9 @@ __all__ = [
     "match_groups",
 ]
 
-# cell d59932e0 f7ee04 · Imports
+# cell d59932e0 f91375 · Imports
 from collections.abc import Mapping
+from copy import deepcopy
 from typing import Any
 
 from torch import Tensor
@@ -29,7 +30,7 @@ def group_names(opt: Any, named: Mapping[str, Tensor]) -> list[list[str]]:
             for g, group in enumerate(opt.param_groups)]
 
 
-# cell 7b876d0d 574540 · Names
+# cell 7b876d0d 33c460 · Names
 def load_optimizer_state(opt: Any, named: Mapping[str, Tensor], saved: Mapping[str, Any],
                          names: list[list[str]], settings: bool = True) -> None:
     """Load what an optimizer has kept for each parameter, by the names of the parameters.
@@ -40,8 +41,8 @@ def load_optimizer_state(opt: Any, named: Mapping[str, Tensor], saved: Mapping[s
     own = opt.state_dict()
     numbers = dict(zip(sum(group_names(opt, named), []), _numbers(own), strict=True))
     theirs = dict(zip(_numbers(saved), sum(names, []), strict=True))
-    kept = {numbers[theirs[n]] if n in theirs else n: value for n, value in saved["state"].items()
-            if n not in theirs or theirs[n] in numbers}
+    kept = {numbers[theirs[n]] if n in theirs else n: deepcopy(value)  # `saved` is not shared
+            for n, value in saved["state"].items() if n not in theirs or theirs[n] in numbers}
     groups = [{**(group if settings else mine), "params": mine["params"]}
               for group, mine in zip(saved["param_groups"], own["param_groups"], strict=False)]
     groups += own["param_groups"][len(groups):]
