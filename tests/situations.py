@@ -256,7 +256,7 @@ ASYNC = {
     "task_raises": fails(None, "ZeroDivisionError", TASK.format("1 / 0"), "x = 1"),
     "task_raises_late": fails(0, "awaited: ZeroDivisionError",
                               TASK.format("await asyncio.sleep(0.2); 1 / 0")),
-    "endless_task": fails(0, "the task work still runs", TASK.format("await asyncio.sleep(100)")),
+    "endless_task": fails(0, "the task work is still running", TASK.format("await asyncio.sleep(100)")),
     "task_handled": passes(TASK.format("1 / 0"), "try:\n    await task\n"
                            "except ZeroDivisionError:\n    pass"),
     "never_awaited": fails(None, "f was never awaited", "async def f(): pass\nf();", "x = 1"),
@@ -477,7 +477,7 @@ SHOWS = {
 
 BREAKS = {
     "json": passes("import json\njson.dumps = lambda *a, **k: 'no'", "print('x')",
-                   kernel=("failed", "the kernel cannot be understood"),
+                   kernel=("failed", "the kernel's messages cannot be read"),
                    why="a kernel writes its messages with json.dumps"),
     "getpid": passes("import os\nos.getpid = lambda: 1", "print('x')",
                      kernel=("failed", "took longer"), slow=True,

@@ -126,7 +126,7 @@ def test_nothing_run_is_not_green(tmp_path):
     assert done.returncode == 1 and "no notebook in nbs" in done.stderr
     write(root / "nbs", "_draft", "x = 1")
     done = run(root)
-    assert done.returncode == 1 and "but nbs/_draft.ipynb: name one to run it" in done.stderr
+    assert done.returncode == 1 and "except nbs/_draft.ipynb; pass one by name" in done.stderr
     assert "1 passed" in run(root, "nbs/_draft.ipynb").stdout
     for cell in ("#skip\n1/0", "md:only text"):
         write(root / "nbs", "1", cell)
@@ -215,7 +215,7 @@ def test_it_serves_the_folder_it_is_called_in(tmp_path, settings):
     (root / "exp").mkdir(parents=True)
     (root / "exp" / "__init__.py").write_text("mine = 1\n")
     write(root / "nbs", "1", "import exp\nassert exp.mine == 1")
-    ini, toml = "[DEFAULT]\nlib_path = exp\n", "[project]\nname='x'\n"
+    ini, toml = "[DEFAULT]\nlib_path = exp\n", "[tool.ground-up]\nlib_path='exp'\n"
     texts = {"settings.ini": ini, "pyproject.toml": toml}
     if settings:
         (root / settings).write_text(texts[settings])
@@ -245,7 +245,7 @@ def test_a_package_on_the_path_wins(tmp_path):
 @POSIX
 @pytest.mark.parametrize("engine", ["fork", "kernel"])
 def test_as_an_installed_command(tmp_path, engine):
-    """As pip installs it: the tools are a package, in a Python that does not look beside scripts."""
+    """As pip installs it: the tools are a package, also where Python ignores a script's folder."""
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "ground_up_tools").symlink_to(TOOL.parent)
     write(tmp_path / "work", "1", "import sys\nassert not any('tools' in p for p in sys.path)")
@@ -373,6 +373,16 @@ def test_no_process_survives_the_runner(tmp_path, engine, how):
     assert len(pids) == 5 and not any(map(alive, pids))
     if how in ("SIGINT", "SIGTERM"):
         assert f"stopped: the runner got {how}" in out and process.returncode == 1
+
+
+@pytest.mark.parametrize("system, unseen", [("win32", "left running"), ("darwin", "detached"),
+                                            ("linux", "")])  # fmt: skip
+def test_what_is_not_seen_is_said(tmp_path, monkeypatch, system, unseen):
+    write(tmp_path, "1", "#skip\n1/0")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "platform", system)
+    results = runner.run_notebook("1.ipynb", engine="kernel")
+    assert bool(results.notes) == bool(unseen) and unseen in str(results)
 
 
 def alive(pid: int) -> bool:

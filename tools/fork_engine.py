@@ -43,7 +43,7 @@ class ForkEngine(Engine):
                 with self.lock:
                     self._send(task, writer)
             except OSError:
-                pass  # the server is gone, and nobody else holds the pipe: it reads as empty
+                pass  # the server is gone, and no other process holds the pipe: it reads as empty
             finally:
                 os.close(writer)
             for line in events:

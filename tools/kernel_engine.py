@@ -187,8 +187,8 @@ class KernelNotebook:
             held = int(self.memory.read_text()) if self.memory.exists() else 0
             what = how_it_ended(self.process.poll(), held)
             return Failure(what, *self.stack(ask=False))
-        return Failure(f"the kernel cannot be understood ({kind}: {error}); "
-                       "a cell may have changed what its connection needs")  # fmt: skip
+        return Failure(f"the kernel's messages cannot be read ({kind}: {error}); "
+                       "a cell may have broken its connection")  # fmt: skip
 
     def stack(self, ask: bool) -> tuple[tuple, str]:
         """Where a kernel hangs, if it can still tell, or where it crashed."""

@@ -31,7 +31,8 @@ TRUE = r"\s*:\s*(true|yes|1)\s*$"
 def below(folder: Path) -> tuple[list[Path], list[Path]]:
     """The notebooks in a folder and its subfolders, and those left out by their names.
 
-    What starts with `_` or `.` is a draft or a checkpoint; an environment's notebooks are not ours.
+    Names that begin with `_` or `.` mark drafts and checkpoints; the folders of a virtual
+    environment are not searched.
     """
     found, left_out = [], []
     for place, folders, files in os.walk(folder):
@@ -67,8 +68,9 @@ def chosen(names: tuple[str, ...], nbs: Path) -> tuple[list[Path], list[Path]]:
         paths |= {path.resolve(): path for path in found}
     if not paths:
         where = " or ".join(map(str, names)) if names else show(nbs)
-        drafts = f" but {', '.join(map(show, left_out))}: name one to run it" if left_out else ""
-        raise ToolError(f"no notebook in {where}{drafts or '; name one, or use --nbs FOLDER'}")
+        drafts = f" except {', '.join(map(show, left_out))}; pass one by name to run it"
+        other = "; name one, or use --nbs FOLDER"
+        raise ToolError(f"no notebook in {where}{drafts if left_out else other}")
     return list(paths.values()), [path for path in left_out if path.resolve() not in paths]
 
 

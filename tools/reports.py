@@ -116,7 +116,7 @@ class Results:
         status = "passed" if self.ok else "failed"
         problems = list(self.problems)
         if not self.ran:
-            problems.append("nothing ran: there is no cell to run here, and that is no success")
+            problems.append("nothing ran: no cell was executed, so this is not a success")
         more = [*self.notes, *(self.paint(problem, "failed") for problem in problems)]
         gap = [""] * bool(more)
         return "\n".join([*failures, "", *lines, *gap, *more, "", self.paint(last, status)])

@@ -255,12 +255,13 @@ def run_notebook(
     options = {"package": home.lib.name, "device": device, "slow": slow, "exported": exported}
     options["flags"] = frozenset(re.findall(r"\w+", home.values.get("tst_flags", "")))
     results = Results([planned(path, **options, **limits) for path in timings.slowest_first(paths)])
-    results.notes += [f"left out: {show(path)}: name it to run it" for path in left_out]
+    advice = "its name begins with _; pass it by name to run it"
+    results.notes += [f"left out: {show(path)} ({advice})" for path in left_out]
     tasks = [result.task for result in results if result.status == "not run"]
     jobs = max(1, min(jobs or cores(), len(tasks)))
     with start(tasks, home, engine, jobs, device, data) as running, stop_on_signal(running):
         if running.unseen:
-            results.notes.append(f"not seen on this system: {running.unseen}")
+            results.notes.append(f"on this system the kernel engine cannot see {running.unseen}")
         for outcome in outcomes(tasks, running, jobs, fail_fast):
             result = results.add(outcome)
             if outcome.number == 0:

@@ -72,7 +72,7 @@ class Watch:
         shell.showtraceback = self._noting(shell.showtraceback)
         shell.showsyntaxerror = self._noting(shell.showsyntaxerror)
         shell.transform_ast = self._transforming(shell.transform_ast)
-        shell._format_exception_for_storage = lambda error, *_, **__: {}  # slow, and for nobody
+        shell._format_exception_for_storage = lambda error, *_, **__: {}  # slow, and unused
         manager = shell.magics_manager
         if hasattr(manager, "load_lazy"):
             manager.load_lazy = self._loading(manager.load_lazy)
@@ -80,7 +80,7 @@ class Watch:
         logging.root.addFilter(self._log)
         if os.environ.get("PYTHONBREAKPOINT") != "0":
             sys.breakpointhook = refuse_breakpoint
-        sys.excepthook = lambda kind, error, trace: self.note("at the exit: ", error)
+        sys.excepthook = lambda kind, error, trace: self.note("at exit: ", error)
         sys.unraisablehook = self._unraisable(sys.unraisablehook)
         threading.excepthook = self._thread(threading.excepthook)
         warnings._warn_unawaited_coroutine = self._unawaited(warnings._warn_unawaited_coroutine)
@@ -128,10 +128,10 @@ class Watch:
         for task in list(self.tasks):
             if not task.done():
                 name = getattr(task.get_coro(), "__qualname__", task.get_name())
-                self.note(f"the task {name} still runs at the end; await it or cancel it")
+                self.note(f"the task {name} is still running at the end; await it or cancel it")
                 task.cancel()
             elif not task.cancelled() and getattr(task, "_log_traceback", False):
-                self.note("in a task that nobody awaited: ", task.exception())
+                self.note("in a task that was never awaited: ", task.exception())
 
     def _file_name(self, raw: str, transformed: str, number: int) -> str:
         """What a traceback calls the code of a cell, and code that a cell hands to the shell."""
@@ -144,7 +144,7 @@ class Watch:
             given = args[0] if args and isinstance(args[0], tuple) else options.get("exc_tuple")
             kind, error, _ = given or sys.exc_info()
             exits = isinstance(error, SystemExit) and not self.raises
-            self.note("sys.exit ends no notebook: " * exits, error, raised=True)
+            self.note("sys.exit does not end a notebook: " * exits, error, raised=True)
             text = safe_str(error) if error is not None else ""
             if len(text) > MESSAGE_LIMIT or isinstance(error, RecursionError):
                 # IPython would colour all of it: a minute for 50 MB, a second for 3,000 frames
@@ -223,7 +223,7 @@ class Watch:
 
     def _unraisable(self, hook):
         def unraisable(args):
-            place = f"Python could not raise it in {safe_str(args.object)}"
+            place = f"Python could not raise this in {safe_str(args.object)}"
             if "atexit" in (args.err_msg or ""):
                 place = "in an exit handler"
             self.note(f"{place}: ", args.exc_value)
@@ -232,7 +232,7 @@ class Watch:
         return unraisable
 
     def _unawaited(self, warn):
-        """Python warns of a coroutine that nobody awaited, which a filter may keep silent."""
+        """Python only warns of a coroutine that was never awaited, and a filter may hide that."""
 
         def unawaited(coroutine):
             if not is_around(coroutine):
