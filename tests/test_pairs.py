@@ -289,7 +289,7 @@ def run_two(*arguments):
                                       env={**keep, "RANK": str(r), "MEETING": meeting})
                      for r in range(2)]
         try:
-            errors = [process.communicate(timeout=200)[1] for process in processes]
+            errors = [process.communicate(timeout=420)[1] for process in processes]
         finally:
             for process in processes:
                 process.kill()
@@ -387,7 +387,7 @@ def test_many_at_once(seed, tmp_path):
 
 if __name__ == "__main__":
     torch.set_num_threads(1)
-    faulthandler.dump_traceback_later(180, exit=True)
+    faulthandler.dump_traceback_later(400, exit=True)
     os.fsync = lambda handle: None
     if sys.argv[2:]:
         one_training(Path(sys.argv[1]), int(sys.argv[2]))
