@@ -17,7 +17,7 @@ __all__ = [
     "SaveBest",
 ]
 
-# cell a09b0626 25e53d · Imports
+# cell a09b0626 8772ce · Imports
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -32,6 +32,7 @@ from torch import Tensor, nn
 
 from exp.nb03d import (
     check_counts,
+    gather_objects,
     is_first_process,
     process_rank,
     random_state,
@@ -155,12 +156,17 @@ def _of_process(path: Path, rank: int) -> Path:
     return path if rank == 0 else path.with_name(f"{path.stem}.process{rank}{path.suffix}")
 
 
-# cell f1f3728d 720d92 · Resuming where it stopped
-def _clear_away(folder: Path, fit: int, keep: int) -> None:
-    """Remove what a killed process left half done, and of this fit all files but the last."""
+# cell f1f3728d 601ae5 · Resuming where it stopped
+def _remove_half_done(folder: Path) -> None:
+    """Remove what a killed process left half done; only while no other process can be writing."""
     if is_first_process():
         for half in folder.glob(".fit*.tmp"):
             rmtree(half, ignore_errors=True)
+
+
+def _clear_away(folder: Path, fit: int, keep: int) -> None:
+    """Remove of this fit all files but the last."""
+    if is_first_process():
         for old in checkpoint_files(folder, fit)[:-keep]:
             old.unlink(missing_ok=True)
             for other in folder.glob(f"{old.stem}.process*"):
@@ -194,7 +200,7 @@ def _pass_over(learn: Learner, state: Mapping[str, Any], path: Path,
     return batches
 
 
-# cell 3baca5c4 670e3f · Resuming where it stopped
+# cell 3baca5c4 b0a147 · Resuming where it stopped
 def _processes() -> tuple[int, int]:
     """Return the rank of this process and how many have joined to train together."""
     joined = torch.distributed.is_available() and torch.distributed.is_initialized()
@@ -204,14 +210,6 @@ def _processes() -> tuple[int, int]:
 def _wait_for_all() -> None:
     if _processes()[1] > 1:
         torch.distributed.barrier()
-
-
-def _from_all(value: Any) -> list[Any]:
-    """Return the values of all processes, by rank."""
-    gathered = [value] * _processes()[1]
-    if len(gathered) > 1:
-        torch.distributed.all_gather_object(gathered, value)
-    return gathered
 
 
 # cell 6738d43d 1b34e5 · Resuming where it stopped
@@ -245,7 +243,7 @@ def _read_file(path: Path) -> dict[str, Any]:
     return state
 
 
-# cell 64cb8828 20ae1f · Resuming where it stopped
+# cell 64cb8828 97dcc4 · Resuming where it stopped
 class Checkpoint(Callback):
     """Write the training into a folder after each epoch, and every `every` batches; when the same
     script runs again, resume from the last file, to the same bits.
@@ -275,6 +273,8 @@ class Checkpoint(Callback):
             path, state = self._find(learn)
         except (ValueError, OSError) as found:
             error = found
+        if error is None:
+            _remove_half_done(self.folder)
         _raise_together(error)
         self._epoch_start = _group_state(learn)
         if path:
@@ -306,7 +306,7 @@ class Checkpoint(Callback):
         _check_loaders(learn)
         self.folder.mkdir(parents=True, exist_ok=True)
         fit = learn.n_fits + 1
-        files = _from_all(checkpoint_files(self.folder, fit))[0]
+        files = gather_objects(checkpoint_files(self.folder, fit))[0]
         if files and not self.resume:
             raise FileExistsError(f"{self.folder} holds checkpoints, and resume is False; empty "
                                   "the folder or choose another")
@@ -352,10 +352,10 @@ class Checkpoint(Callback):
         _clear_away(self.folder, learn.n_fits + 1, self.keep)
 
 
-# cell e6b3a04a 11894c · Resuming where it stopped
+# cell e6b3a04a 39a559 · Resuming where it stopped
 def _raise_together(error: Exception | None) -> None:
     """Raise an error of this process, or one that another process has found."""
-    texts = _from_all(None if error is None else f"{type(error).__name__}: {error}")
+    texts = gather_objects(None if error is None else f"{type(error).__name__}: {error}")
     if error is not None:
         raise error
     for rank, text in enumerate(texts):

@@ -230,11 +230,7 @@ def shared_loaders(train: Any, valid: Any, batch_size: int = 64, seed: int = 42,
                        DataLoader(valid, 2 * local, sampler=checked, **options))
 
 
-# cell d3fbfc1f 5873a0 · Many processes, one model
-class _ProcessLeft(RuntimeError):
-    """Another process has left the fit."""
-
-
+# cell d3fbfc1f bec93c · Many processes, one model
 def _meet(numbers: Sequence[float], leaving: bool = False) -> list[float]:
     """Return the sums of these numbers over all processes.
 
@@ -245,9 +241,9 @@ def _meet(numbers: Sequence[float], leaving: bool = False) -> list[float]:
     sums = _all_sum(torch.tensor([*numbers, *left], dtype=torch.float64)).tolist()
     gone = [r for r, n in enumerate(sums[len(numbers):]) if n]
     if gone and not leaving:
-        raise _ProcessLeft(f"process {gone[0]} has left the fit, by an exception or by a callback "
-                           "that ends a fit by what only that process sees; its own output says "
-                           "which. Decide together, by gather_objects of 03d")
+        raise RuntimeError(f"process {gone[0]} has left the fit: a callback has ended it by what "
+                           "only that process sees. Let all decide together, by what "
+                           "gather_objects of 03d returns")
     return sums[:len(numbers)]
 
 
@@ -315,7 +311,7 @@ def _check_layouts(layouts: Sequence[Mapping[str, list[Any]]]) -> None:
                                      f"{rank}; build model, optimizer and loaders alike on each")
 
 
-# cell 24ac2390 5c3798 · Many processes, one model
+# cell 24ac2390 9565a0 · Many processes, one model
 class DistributedCallback(Callback):
     """Train one model on several processes: equal copies, averaged gradients, metrics over all.
 
@@ -324,7 +320,7 @@ class DistributedCallback(Callback):
     everywhere at once: by results, which are the same everywhere, or by what `gather_objects`
     returns. The record's losses are those of this process.
     Raises: ValueError if the processes have different parameters, batches or epochs; RuntimeError
-        without a `process_group`, and in the others when a process leaves the fit.
+        without a `process_group`, and if a callback ends the fit of another process alone.
     Differs: batch norms see their own share only, as in PyTorch's DistributedDataParallel; after
         the training batches of an epoch all take over the statistics of process 0.
     """
@@ -360,7 +356,7 @@ class DistributedCallback(Callback):
         self._trains = self._trains and not _is_fit(learn)
 
     def cleanup_fit(self, learn: Learner) -> None:
-        if self._trains and not isinstance(sys.exception(), _ProcessLeft):
+        if self._trains and sys.exception() is None:  # cancelled; an exception ends the process
             _meet([0.0] * (len(trained_parameters(learn)) + 1), leaving=True)
 
     def _take_over(self, learn: Learner, *kinds: str) -> None:
