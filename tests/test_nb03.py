@@ -35,6 +35,7 @@ from exp.nb03 import (
     logsumexp,
     nll_loss,
 )
+from exp.nb03a import counted, random_kept, worker_batches
 from exp.nb03b import (
     BatchSampler,
     DataLoader,
@@ -762,6 +763,24 @@ def test_a_sampler_that_miscounts_is_named(dataset, said, came):
             assert len(list(DataLoader(dataset, **order))) == 3
 
 
+class Halved(BatchSampler):
+    def __len__(self):
+        return super().__len__() // 2
+
+
+def test_a_batch_sampler_that_miscounts_is_named():
+    for order, named in (
+        (BatchSampler(Miscounts(range(6), 9), 2), "Miscounts"),
+        (Halved(range(6), 2), "Halved"),
+    ):
+        with pytest.warns(UserWarning, match=f"correct __len__ of {named}"):
+            assert len(list(DataLoader(list(range(6)), batch_sampler=order))) == 3
+
+
+def test_an_unknown_length_is_not_counted(recwarn):
+    assert list(counted("abc", None, "Stream")) == ["a", "b", "c"] and not recwarn.list
+
+
 def everything_random(*parts):
     """The state of all random numbers, as far as this file uses them."""
     numbers = [generator_state(generator) for generator in held_generators(*parts)]
@@ -1099,6 +1118,34 @@ def test_an_exception_in_a_worker_arrives_with_its_traceback(context):
     assert got == list(range(8)) and caught.value.args == ("no label",)
     assert "DataLoader worker 0" in note and "raise self.error" in note and "test_nb03.py" in note
     assert nobody_left()
+
+
+@pytest.mark.parametrize("context", contexts)
+def test_workers_without_a_loader(context):
+    order = [[0, 2], [1], [3, 4]] * 3
+    batches = worker_batches("abcde", order, list, 7, 2, context)
+    test_eq(list(batches), [["abcde"[i] for i in chosen] for chosen in order])
+    assert nobody_left()
+
+
+def test_random_numbers_are_put_back_also_after_an_exception():
+    loader = DataLoader(Noisy(), 4, shuffle=True, generator=torch.Generator().manual_seed(1))
+    before = everything_random(loader)
+    with pytest.raises(KeyError), random_kept([loader]):
+        next(iter(loader)), torch.rand(2), random.random(), np.random.rand()
+        assert everything_random(loader) != before
+        raise KeyError
+    test_eq(everything_random(loader), before)
+
+
+def test_names_stay_where_they_were_found_before():
+    import exp
+    from exp import nb03a, nb03b, nb03d
+
+    for name in ("worker_batches", "held_generators", "generator_state", "check_whole_number"):
+        assert getattr(nb03b, name) is getattr(nb03a, name) is getattr(exp, name)
+    for name in ("random_kept", "loader_length"):
+        assert getattr(nb03d, name) is getattr(nb03a, name) is getattr(exp, name)
 
 
 def test_a_data_set_that_cannot_be_sent_is_an_error_at_once():
@@ -1538,7 +1585,7 @@ def test_fit_needs_a_validation_set():
 
 def test_modules_import_only_what_they_need():
     code = (
-        "import sys, exp.nb03, exp.nb03b, exp.nb03c\n"
+        "import sys, exp.nb03, exp.nb03a, exp.nb03b, exp.nb03c\n"
         "print([name for name in sys.argv[1:] if name in sys.modules])\n"
     )
     heavy = ["matplotlib", "pandas", "sklearn", "numba", "triton", "IPython", "scipy"]
