@@ -237,6 +237,7 @@ def test_fails_and_is_named(everything, name):
     if number is not None:
         assert case.startswith(f"cell {number} " if number else "as a whole")
     assert re.search(what, section(everything, name), re.S), section(everything, name)
+    assert not failures[0].startswith("File ")
 
 
 @POSIX

@@ -36,7 +36,9 @@ def write_junit(results: Results, file: str | Path) -> None:
                 ElementTree.SubElement(case, "skipped", message=clean(step.skip or "not run"))
             for failure in outcome.failures if outcome else ():
                 text = explain(result, outcome, failure) + "\n" + failure.details
-                what = failure.what.split("\n")[0]
+                lines = failure.what.split("\n")  # a SyntaxError begins with its file
+                named = (line for line in lines if re.match(r"[\w.]+(Error|Warning): ", line))
+                what = next(named, lines[0])
                 ElementTree.SubElement(case, "failure", message=clean(what)).text = clean(text)
         for count, tag in (("tests", "testcase"), ("failures", "failure"), ("skipped", "skipped")):
             suite.set(count, str(sum(1 for _ in suite.iter(tag))))
