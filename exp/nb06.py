@@ -74,13 +74,12 @@ def conv_output_size(size: int, kernel_size: int, stride: int = 1, padding: int 
     return (size + 2 * padding - span) // stride + 1
 
 
-# cell faa9ae2a 69545d · All windows at once, without a copy
+# cell faa9ae2a 031420 · All windows at once, without a copy
 def _pair(value: int | tuple[int, int], name: str, least: int) -> tuple[int, int]:
     """Return a pair from one whole number for both axes, or from two, for rows and columns."""
     both = tuple(value) if isinstance(value, tuple | list) else (value, value)
     if len(both) != 2 or any(type(n) is not int or n < least for n in both):
-        raise ValueError(f"{name} must be a whole number of at least {least}, or two of them, got "
-                         f"{value!r}")
+        raise ValueError(f"{name} must be a whole number >= {least}, or two of them, got {value!r}")
     return both
 
 
