@@ -636,6 +636,7 @@ def test_a_terminal_that_cannot_show_a_name(project):
         (["2024"], 1, "2024: cannot be read"),
         (["a,b"], 1, "a,b: cannot be read"),
         (["-x"], 1, "unknown flag -x"),
+        (["--nbs", "x" * 5000], 1, "File name too long"),
         (["--help"], 0, "--prune"),
         (["-h"], 0, "--prune"),
     ],

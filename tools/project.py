@@ -5,8 +5,10 @@ from __future__ import annotations
 import configparser
 import inspect
 import math
+import os
 import re
 import sys
+import textwrap
 import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -145,6 +147,11 @@ def cli(function: Callable) -> None:
         function(*names, **options)
     except ToolError as error:
         sys.exit(str(error))
+    except BrokenPipeError:  # the reader of the output, such as `head`, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+    except OSError as error:  # a name that is too long, a folder that may not be read
+        sys.exit(textwrap.shorten(str(error), 300, placeholder=" …"))
 
 
 def parse(arguments: list[str], function: Callable) -> tuple[list[str], dict[str, object]]:
