@@ -47,26 +47,27 @@ from exp.nb04b import Monitor, model_device, to_device
 from exp.nb04c import check_weights_fit, load_weights, save_weights, unwrapped
 
 
-# cell 67dc4cb0 db6e2b · The whole training
+# cell 67dc4cb0 55d903 · The whole training
 def learner_state(learn: Learner) -> dict[str, Any]:
     """Gather everything that the next step of a training depends on."""
     named = _named_parameters(learn)
     counts = {"n_steps": learn.n_steps, "step_batches": learn.step_batches,
               "step_weight": learn.step_weight, "n_groups": learn._n_groups}
+    callbacks = [{"of": type(c).__name__, "state": c.state_dict()} for c in _keepers(learn)]
     return {"parts": _parts_of(learn), "model": unwrapped(learn.model).state_dict(),
             "gradients": {name: p.grad for name, p in named.items() if p.grad is not None},
             "frozen": [name for name, p in named.items() if not p.requires_grad],
             "optimizer": learn.opt.state_dict(), "groups": group_names(learn.opt, named),
-            "loss": _loss_state(learn), "callbacks": [c.state_dict() for c in _keepers(learn)],
+            "loss": _loss_state(learn), "callbacks": callbacks,
             "counts": counts, "random": random_state(learn.loaders)}
 
 
-# cell 7dc0cceb ca1184 · The whole training
+# cell 7dc0cceb 050872 · The whole training
 def _parts_of(learn: Learner) -> dict[str, Any]:
     """Name what has to be the same for a state to fit, besides the model."""
     return {"optimizer": type(learn.opt).__name__,
             "metrics": list(learn.callback(MetricsCallback).metrics),
-            "callbacks": [type(c).__name__ for c in _keepers(learn)]}
+            "callbacks": [type(c).__name__ for c in _keepers(learn) if not c.only_watches]}
 
 
 def _loss_state(learn: Learner) -> dict[str, Any]:
@@ -79,6 +80,15 @@ def _keepers(learn: Learner) -> list[Callback]:
     return [c for c in learn.callbacks if type(c).state_dict is not Callback.state_dict]
 
 
+def _restore_callbacks(learn: Learner, states: list[Mapping[str, Any]]) -> None:
+    """Give each callback its state, by class; one that only watches may have none yet."""
+    left = list(states)
+    for callback in _keepers(learn):
+        places = [i for i, s in enumerate(left) if s["of"] == type(callback).__name__]
+        if places:
+            callback.load_state_dict(left.pop(places[0])["state"])
+
+
 # cell b60fe3b0 a472cc · The whole training
 def _named_parameters(learn: Learner) -> dict[str, Tensor]:
     """Return the parameters of the model, and of a loss that has some, by name."""
@@ -88,7 +98,7 @@ def _named_parameters(learn: Learner) -> dict[str, Tensor]:
             **{f"loss.{name}": p for name, p in own.items()}}
 
 
-# cell ea37bf2d e79c8a · The whole training
+# cell ea37bf2d 1a21b9 · The whole training
 def restore_learner(learn: Learner, state: Mapping[str, Any], path: str | Path = "the state",
                     new_fit: bool = False, epoch_start: Mapping[str, Any] | None = None) -> None:
     """Put a learner into a state that `learner_state` returned.
@@ -119,8 +129,7 @@ def restore_learner(learn: Learner, state: Mapping[str, Any], path: str | Path =
         if not new_fit and p.requires_grad == (name in start["frozen"]):
             p.requires_grad_(name not in start["frozen"])
     kept, counts = to_device([state["callbacks"], state["counts"]], model_device(learn.model))
-    for callback, own in zip(_keepers(learn), kept, strict=True):
-        callback.load_state_dict(own)
+    _restore_callbacks(learn, kept)
     learn.n_steps = counts["n_steps"]
     if not new_fit:
         learn.step_batches, learn.step_weight = counts["step_batches"], counts["step_weight"]

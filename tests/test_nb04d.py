@@ -32,6 +32,7 @@ from exp.nb04b import (
 )
 from exp.nb04d import Checkpoint, SaveBest, load_learner, save_learner
 from exp.nb05 import LinearSchedule, ScheduleCallback
+from exp.nb06 import ActivationStatsCallback
 
 torch.set_num_threads(1)
 
@@ -408,12 +409,11 @@ def test_what_only_watches_may_come_and_go(tmp_path, recwarn):
     class Mixup(Callback):
         pass
 
-    with pytest.raises(ValueError, match="the callbacks .*CSVLogger"):  # it has a state
-        learner([Checkpoint(tmp_path)]).fit(1)
-    learner([Checkpoint(tmp_path), CSVLogger(tmp_path / "a.csv"), Look()], progress=False).fit(1)
+    learner([Checkpoint(tmp_path), Look(), ActivationStatsCallback(nn.Linear)], progress=False).fit(1)
+    learner([Checkpoint(tmp_path), CSVLogger(tmp_path / "b.csv")]).fit(1)
     assert not recwarn.list
     with pytest.warns(RuntimeWarning, match="Mixup is new; if it changes the training"):
-        learner([Checkpoint(tmp_path), CSVLogger(tmp_path / "a.csv"), Mixup()]).fit(1)
+        learner([Checkpoint(tmp_path), Mixup()]).fit(1)
 
 
 def test_differences_may_be_overruled(tmp_path):
@@ -423,6 +423,15 @@ def test_differences_may_be_overruled(tmp_path):
     assert len(learn.recorder.epochs) == 2 and learn.n_steps == 16
     with pytest.raises(ValueError, match="another model"):
         learner([Checkpoint(tmp_path, check=False)], hidden=9).fit(2)
+
+
+def test_a_log_may_be_added_on_the_way(tmp_path):
+    with pytest.raises(ZeroDivisionError):
+        learner([Checkpoint(tmp_path / "c"), Stop(1, 3)]).fit(3)
+    learn = learner([Checkpoint(tmp_path / "c"), CSVLogger(tmp_path / "log.csv")])
+    learn.fit(3)
+    assert len((tmp_path / "log.csv").read_text().splitlines()) == 3  # a head, epochs 2 and 3
+    assert len(learn.recorder.epochs) == 3
 
 
 def test_a_finished_run_is_extended(tmp_path):
