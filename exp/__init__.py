@@ -310,6 +310,7 @@ nb03f (events): Events: a loop that others can extend
                      there.
     look_up          Look up what to call: at each event a list of methods, for each action one
                      function.
+    Results          The results of an epoch; one that is not there yet says when it will be.
     MetricsCallback  Compute loss and metrics of each epoch, and write them into `learn.results` at
                      its end.
     CollectCallback  Keep the predictions and targets of all batches on the CPU; no loss is
@@ -318,7 +319,6 @@ nb03f (events): Events: a loop that others can extend
 nb03g (progress): Progress: a training that shows itself
     Recorder           Record the loss and rates of each training batch and the results of each
                        epoch.
-    default_callbacks  Add MetricsCallback and Recorder to callbacks, unless they are there.
     thin               Average a long curve in equal pieces, so that about `n` points are left to
                        draw.
     plot_losses        Draw the loss of each training batch, its running mean, and the loss of each
@@ -349,23 +349,25 @@ nb03h (files): Files: complete, and safe to open
     read_safetensors  Read the tensors of a file, and the text that describes them.
 
 nb03i (guards): Guards: errors that say what to do
-    check_parts       Refuse what a Learner cannot be made of.
-    check_rates       Return one or several rates as a list.
-    make_optimizer    Build the optimizer over the model's parameters, or groups of them, and the
-                      loss's own.
-    set_rates         Set the learning rate of each parameter group.
-    restore_settings  Give parameter groups the settings they had before a fit, without what
-                      schedulers left.
-    clear_gradients   Clear the gradients of parameter groups, without the mark that `zero_grad`
-                      leaves.
-    check_fit         Refuse a fit that cannot begin.
-    split_batch       Split a batch into inputs and target.
-    check_length      Warn if a loader does not keep to its length.
-    check_loss        Refuse a loss that is not one number, or that compares what should not be
-                      compared.
-    explain_error     Add a note to an exception: where in the training, with which batch, and a
-                      hint.
-    match_batch       Turn inputs of a model into a batch, and say whether they were a single item.
+    check_parts        Refuse what a Learner cannot be made of.
+    check_loader       Refuse what yields no batches: None, a data set, a function.
+    check_rates        Return one or several rates as a list.
+    default_callbacks  Add MetricsCallback and Recorder to callbacks, unless they are there.
+    make_optimizer     Build the optimizer over the model's parameters, or groups of them, and the
+                       loss's own.
+    set_rates          Set the learning rate of each parameter group.
+    restore_settings   Give parameter groups the settings they had before a fit, without what
+                       schedulers left.
+    clear_gradients    Clear the gradients of parameter groups, without the mark that `zero_grad`
+                       leaves.
+    check_fit          Refuse a fit that cannot begin.
+    split_batch        Split a batch into inputs and target.
+    check_length       Warn if a loader does not keep to its length.
+    check_loss         Refuse a loss that is not one number, or that compares what should not be
+                       compared.
+    explain_error      Add a note to an exception: where in the training, with which batch, and a
+                       hint.
+    match_batch        Turn inputs of a model into a batch, and say whether they were a single item.
 
 nb03j (scores): Scores: what accuracy hides
     show_confusion          Draw a confusion matrix: the counts, and each row's shares as colours.
@@ -695,7 +697,7 @@ nb11b (language_model): A language model, character by character
                         return all.
 """
 
-# generated from the notebooks: do not edit · 641e98
+# generated from the notebooks: do not edit · 667264
 
 import importlib as _importlib
 import importlib.machinery as _machinery
@@ -733,15 +735,14 @@ _names = {
     "nb03e": """divides_by divisor_of is_metric Metric metric_state restore_metric_state
                check_number MeanMetric EpochMetric figure_names name_metrics figures""",
     "nb03f": """EVENTS Cancel CancelStep PostponeStep CancelBatch CancelPhase CancelEpoch
-               CancelFit ACTIONS Callback callback_list arrange outline look_up MetricsCallback
-               CollectCallback""",
-    "nb03g": """Recorder default_callbacks thin plot_losses new_axes STYLES where_output_goes
-               Display LinesDisplay TerminalDisplay NotebookDisplay ProgressCallback
-               ModelSummary summarize""",
+               CancelFit ACTIONS Callback callback_list arrange outline look_up Results
+               MetricsCallback CollectCallback""",
+    "nb03g": """Recorder thin plot_losses new_axes STYLES where_output_goes Display LinesDisplay
+               TerminalDisplay NotebookDisplay ProgressCallback ModelSummary summarize""",
     "nb03h": """pack unpack FORMAT write_state read_state read_safetensors""",
-    "nb03i": """check_parts check_rates make_optimizer set_rates restore_settings
-               clear_gradients check_fit split_batch check_length check_loss explain_error
-               match_batch""",
+    "nb03i": """check_parts check_loader check_rates default_callbacks make_optimizer set_rates
+               restore_settings clear_gradients check_fit split_batch check_length check_loss
+               explain_error match_batch""",
     "nb03j": """show_confusion ConfusionMatrix F1Score roc_auc average_precision
                mean_average_precision R2Score""",
     "nb03k": """digest fingerprint fingerprint_model fingerprint_data differences describe_run
@@ -958,13 +959,12 @@ if TYPE_CHECKING:  # what editors and type checkers read
         PostponeStep as PostponeStep, CancelBatch as CancelBatch, CancelPhase as CancelPhase,
         CancelEpoch as CancelEpoch, CancelFit as CancelFit, ACTIONS as ACTIONS,
         Callback as Callback, callback_list as callback_list, arrange as arrange,
-        outline as outline, look_up as look_up, MetricsCallback as MetricsCallback,
-        CollectCallback as CollectCallback,
+        outline as outline, look_up as look_up, Results as Results,
+        MetricsCallback as MetricsCallback, CollectCallback as CollectCallback,
     )
     from .nb03g import (
-        Recorder as Recorder, default_callbacks as default_callbacks, thin as thin,
-        plot_losses as plot_losses, new_axes as new_axes, STYLES as STYLES,
-        where_output_goes as where_output_goes, Display as Display,
+        Recorder as Recorder, thin as thin, plot_losses as plot_losses, new_axes as new_axes,
+        STYLES as STYLES, where_output_goes as where_output_goes, Display as Display,
         LinesDisplay as LinesDisplay, TerminalDisplay as TerminalDisplay,
         NotebookDisplay as NotebookDisplay, ProgressCallback as ProgressCallback,
         ModelSummary as ModelSummary, summarize as summarize,
@@ -974,11 +974,12 @@ if TYPE_CHECKING:  # what editors and type checkers read
         read_state as read_state, read_safetensors as read_safetensors,
     )
     from .nb03i import (
-        check_parts as check_parts, check_rates as check_rates,
-        make_optimizer as make_optimizer, set_rates as set_rates,
-        restore_settings as restore_settings, clear_gradients as clear_gradients,
-        check_fit as check_fit, split_batch as split_batch, check_length as check_length,
-        check_loss as check_loss, explain_error as explain_error, match_batch as match_batch,
+        check_parts as check_parts, check_loader as check_loader, check_rates as check_rates,
+        default_callbacks as default_callbacks, make_optimizer as make_optimizer,
+        set_rates as set_rates, restore_settings as restore_settings,
+        clear_gradients as clear_gradients, check_fit as check_fit, split_batch as split_batch,
+        check_length as check_length, check_loss as check_loss, explain_error as explain_error,
+        match_batch as match_batch,
     )
     from .nb03j import (
         show_confusion as show_confusion, ConfusionMatrix as ConfusionMatrix,

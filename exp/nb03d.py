@@ -258,12 +258,12 @@ def set_training(model: nn.Module, keep: Iterable[nn.Module] = ()) -> None:
                 part.training = False
 
 
-# cell eb60ea65 c46dab · Batches of any structure
+# cell eb60ea65 25229f · Batches of any structure
 def map_tensors(function: Callable[[Tensor], Any], x: Any) -> Any:
     """Apply a function to a tensor, or to all tensors in lists, tuples, dicts and dataclasses.
 
-    Containers keep their type, and everything that is not a tensor stays as it is. So do the
-    `batch_sizes` of a PackedSequence, which must stay on the CPU.
+    Containers keep their type (a read-only mapping becomes a dict), and everything that is not a
+    tensor stays as it is. So do the `batch_sizes` of a PackedSequence, which belong on the CPU.
     """
     if isinstance(x, Tensor):
         return function(x)
@@ -300,7 +300,7 @@ def count_items(x: Any) -> int:
     return 0
 
 
-# cell 2d6989e9 c3139c · Batches of any structure
+# cell 2d6989e9 8b82d5 · Batches of any structure
 def join_batches(parts: Sequence[Any]) -> Any:
     """Concatenate the batches of a prediction or a target, part by part.
 
@@ -311,6 +311,8 @@ def join_batches(parts: Sequence[Any]) -> Any:
     if not parts:
         raise ValueError("there is no batch to join; did a callback cancel all of them?")
     first = parts[0]
+    if first is None:
+        return None
     if isinstance(first, Mapping):
         joined = {key: join_batches([part[key] for part in parts]) for key in first}
         return type(first)(joined) if type(first) is not dict else joined

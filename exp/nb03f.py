@@ -6,7 +6,7 @@ By the end you will have a written order of everything that happens in a trainin
 # cell 8f8aec18 a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/03f_events.ipynb: do not edit · 9dd39d
+# generated from nbs/03f_events.ipynb: do not edit · 145060
 __all__ = [
     "EVENTS",
     "Cancel",
@@ -22,6 +22,7 @@ __all__ = [
     "arrange",
     "outline",
     "look_up",
+    "Results",
     "MetricsCallback",
     "CollectCallback",
 ]
@@ -89,12 +90,22 @@ class CancelFit(Cancel):
     """End the training; only `cleanup_fit` still happens."""
 
 
-# cell 45787301 121325 · A callback
+# cell 45787301 658cd9 · A callback
 ACTIONS = ("do_predict", "do_loss", "do_backward", "do_step")
+_ELSEWHERE = {
+    "before_train": "before_epoch", "before_validate": "before_epoch", "after_train": "after_epoch",
+    "after_validate": "after_epoch", "before_loss": "after_pred", "before_backward": "after_loss",
+    "before_step": "after_backward", "after_cancel_fit": "cleanup_fit", "after_cancel_epoch":
+    "before_epoch", "after_cancel_batch": "before_batch", "after_create": "before_fit",
+    "setup": "before_fit", "teardown": "cleanup_fit", "set_model": "before_fit",
+    "set_params": "before_fit", "on_save_checkpoint": "state_dict",
+    "on_load_checkpoint": "load_state_dict"}
 
 
 def _event_for(name: str) -> str:
     """Find the event that a name from another library most likely means."""
+    if name in _ELSEWHERE:
+        return _ELSEWHERE[name]
     words = set(name.split("_"))
     early = bool(words & {"before", "begin", "start"})
     if "exception" in words or "teardown" in words:
@@ -110,9 +121,9 @@ def _event_for(name: str) -> str:
     return f"before_{part}" if early else f"after_{part}"
 
 
-# cell 3225f81b e7fa98 · A callback
+# cell 3225f81b 1d965d · A callback
 def _check_method(owner: type, name: str, method: Any) -> None:
-    """Refuse a public method that resembles an event and is none, or that takes no learner."""
+    """Refuse a public method that resembles an event but is not one, or takes no learner."""
     moments = (*EVENTS, *ACTIONS)
     if name in moments:
         try:
@@ -122,16 +133,16 @@ def _check_method(owner: type, name: str, method: Any) -> None:
                             f"def {name}(self, learn)") from None
     elif callable(method) and not name.startswith("_"):
         close = get_close_matches(name, moments, n=1, cutoff=0.8)
-        foreign = name.startswith(("on_", "begin_"))
+        foreign = name.startswith(("on_", "begin_")) or name in _ELSEWHERE
         if close or f"{name}_".startswith(("before_", "after_", "cleanup_", "do_")) or foreign:
             nearest = _event_for(name) if foreign else (
                 close or get_close_matches(name, moments, n=1, cutoff=0))[0]
             raise TypeError(f"{owner.__name__}.{name} is not an event; did you mean {nearest!r}? "
-                            f"The events are {', '.join(EVENTS)}; the name of a helper method "
-                            "starts with _")
+                            f"The events are {', '.join(EVENTS)}; start the name of a helper "
+                            "method with _")
 
 
-# cell 981c9d14 48cba0 · A callback
+# cell 981c9d14 e1aa5d · A callback
 class Callback:
     """Acts at certain moments of a training: one method for each event, by the event's name.
 
@@ -139,8 +150,8 @@ class Callback:
     after_pred, after_loss, after_backward, after_step, after_batch; for each validation batch
     before_batch, after_pred, after_loss, after_batch; after_epoch; after_fit; and, however the fit
     ends, cleanup_fit. Each method takes the Learner. `do_predict`, `do_loss`, `do_backward` and
-    `do_step` replace the Learner's own; each raises or skips by CancelStep, CancelBatch,
-    CancelPhase, CancelEpoch, CancelFit.
+    `do_step` replace the Learner's own. Any of these methods may skip what follows by raising
+    CancelStep, CancelBatch, CancelPhase, CancelEpoch or CancelFit.
 
     On the Learner it finds model, dls, loss_func, opt, metrics, callbacks; epoch, n_epochs,
     batch_index, n_batches (None if unknown), n_steps, position (0 at the first training batch of
@@ -154,7 +165,7 @@ class Callback:
     `evaluates`: acts in `evaluate` and `get_preds` too; so does one with do_predict or do_loss,
     unless it says otherwise. `writes`: names that it adds to `learn.results`.
     `only_watches`: does not change the training, so a resumed fit may be with or without it.
-    Raises: TypeError, when a class is defined, for a method that resembles an event and is none.
+    Raises: TypeError, when a class is defined, for a method that resembles an event but is not one.
     """
 
     order: ClassVar[int] = 0
@@ -287,9 +298,9 @@ def look_up(callbacks: Sequence[Callback], default: type,
     return plan
 
 
-# cell 4fa0ce7f f73716 · Metrics
+# cell 4fa0ce7f 48a16c · Metrics
 class _Phase:
-    """The account of one phase of an epoch: means, and objects that are no means."""
+    """The account of one phase of an epoch: means, and objects that are not means."""
 
     def __init__(self, metrics: Mapping[str, Any], phase: str):
         self.functions = {n: metric for n, metric in metrics.items() if not is_metric(metric)}
@@ -325,7 +336,16 @@ class _Phase:
         return found and found | {name: m.compute() for name, m in self.objects.items()}
 
 
-# cell 2af52697 0c0404 · Metrics
+# cell 2af52697 ee27de · Metrics
+class Results(dict):
+    """The results of an epoch; one that is not there yet says when it will be."""
+
+    def __missing__(self, name: str) -> Any:
+        raise KeyError(f"no result {name!r}; there are {list(self)}. MetricsCallback computes its "
+                       f"results in after_epoch, with order {MetricsCallback.order}: a callback "
+                       "that reads them needs a larger order")
+
+
 class MetricsCallback(Callback):
     """Compute loss and metrics of each epoch, and write them into `learn.results` at its end.
 
@@ -367,7 +387,7 @@ class MetricsCallback(Callback):
             pool_sums(phase.means, change)
 
     def merge(self, gather: Callable[[Any], list[Any]]) -> None:
-        """Merge the metrics that are no means; `gather` returns the states of all processes."""
+        """Merge the metrics that are not means; `gather` returns the states of all processes."""
         for phase in self._phases.values():
             for metric in phase.objects.values():
                 if hasattr(metric, "merge"):  # torchmetrics has its own way

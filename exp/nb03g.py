@@ -6,10 +6,9 @@ By the end you will have a training that reports without being asked: a line an 
 # cell c7a470e0 a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/03g_progress.ipynb: do not edit · b71b9e
+# generated from nbs/03g_progress.ipynb: do not edit · 871d96
 __all__ = [
     "Recorder",
-    "default_callbacks",
     "thin",
     "plot_losses",
     "new_axes",
@@ -24,14 +23,14 @@ __all__ = [
     "summarize",
 ]
 
-# cell c7a470e0 18837b · Imports
+# cell c7a470e0 54e29a · Imports
 import html
 import io
 import os
 import sys
 import time
 from base64 import b64encode
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from math import inf
 from shutil import get_terminal_size
 from typing import Any
@@ -49,15 +48,15 @@ from exp.nb03d import (
     map_tensors,
     random_kept,
 )
-from exp.nb03f import Callback, MetricsCallback, callback_list
+from exp.nb03f import Callback, MetricsCallback
 
 
-# cell 51d2b080 b2d992 · A record
+# cell 51d2b080 2d0987 · A record
 class Recorder(Callback):
     """Record the loss and rates of each training batch and the results of each epoch.
 
-    `losses`, `lrs` (of each parameter group), `momenta`: an entry a training batch. `epochs` (dicts
-    of results), `seconds`, `epoch_ends` (the number of batches so far): an entry an epoch.
+    `losses`, `lrs` (of each parameter group), `momenta`: one entry per training batch. `epochs`
+    (dicts of results), `seconds`, `epoch_ends` (batches so far): one entry per epoch.
     """
 
     order = 20
@@ -125,23 +124,6 @@ def _series(values: list[Any]) -> Tensor | list[Any]:
 
 def _momentum(group: Mapping[str, Any]) -> float:
     return group["betas"][0] if "betas" in group else group.get("momentum", 0.0)
-
-
-# cell 61631acb 283d4b · A record
-def default_callbacks(callbacks: Iterable[Callback] | Callback, metrics: Any) -> list[Callback]:
-    """Add MetricsCallback and Recorder to callbacks, unless they are there.
-
-    Raises: ValueError if metrics were given and there is a MetricsCallback already.
-    """
-    callbacks = callback_list(callbacks)
-    if any(isinstance(c, MetricsCallback) for c in callbacks):
-        if metrics:
-            raise ValueError("metrics were given to the Learner and to a MetricsCallback; choose "
-                             "one")
-    else:
-        callbacks.insert(0, MetricsCallback(metrics))
-    return callbacks if any(isinstance(c, Recorder) for c in callbacks) else [
-        *callbacks, Recorder()]
 
 
 # cell 497af95e 3cbaf5 · A curve
@@ -322,7 +304,7 @@ class NotebookDisplay(Display):
             self._handle.update(bundle, raw=True)
 
 
-# cell 2a783e1e 409947 · The callback
+# cell 2a783e1e ec97e0 · The callback
 class ProgressCallback(Callback):
     """Show a training while it runs: a bar with the loss, the results of each epoch, the curve.
 
@@ -367,7 +349,8 @@ class ProgressCallback(Callback):
 
     def after_epoch(self, learn: Any) -> None:
         self._n_shown += 1
-        self._display.results(learn.recorder.rows()[-self._n_shown:], learn.n_epochs)
+        rows = learn.recorder.rows()[-self._n_shown:]
+        self._display.results(rows, _total(learn, rows[-1]["epoch"]))
 
     def cleanup_fit(self, learn: Any) -> None:
         self._next_plot = -inf
@@ -380,8 +363,14 @@ def _how_far(learn: Any) -> tuple[str, int, int | None, float]:
     """Return a title, the batches done, how many there are, and the mean loss so far."""
     phase = "train" if learn.training else "valid"
     loss = learn.callback(MetricsCallback).averages(phase).get("loss", float("nan"))
-    end = f"/{learn.n_epochs}" if learn.n_epochs else ""
-    return f"epoch {learn.epoch + 1}{end} {phase}", learn.batch_index + 1, learn.n_batches, loss
+    epoch = len(learn.recorder.epochs) + 1
+    end = f"/{_total(learn, epoch)}" if learn.n_epochs else ""
+    return f"epoch {epoch}{end} {phase}", learn.batch_index + 1, learn.n_batches, loss
+
+
+def _total(learn: Any, epoch: int) -> int | None:
+    """Count the epochs there will be, those of earlier fits included; `epoch` is the present."""
+    return learn.n_epochs and epoch - (learn.epoch + 1) + learn.n_epochs
 
 
 # cell 51526090 dc98d1 · What a model consists of
@@ -403,14 +392,15 @@ class ModelSummary:
         return f"{format_html(self.rows)}<div>{self._last_line()}</div>"
 
 
-# cell 12f2bccd 206fcb · What a model consists of
+# cell 12f2bccd b1bd99 · What a model consists of
 def summarize(model: nn.Module, inputs: Sequence[Any] | Mapping[str, Any] | None = None,
-              ) -> ModelSummary:
+              optimizer: Any = None) -> ModelSummary:
     """Summarise a model: each layer's name, class, output shape, parameters, and what is trained.
 
     With `inputs`, one batch of the model's arguments (a list, or a dict by name), the model is run
-    once for the shapes; nothing is changed by that, random numbers included. A layer is a module
-    without modules inside it, or one with parameters of its own. Shared parameters count once.
+    once for the shapes, and nothing is changed. A layer is a module without modules inside it, or
+    one with parameters of its own. Shared parameters count once. With an optimizer, only what it
+    holds is trained.
     """
     shapes: dict[str, str] = {}
     if inputs is not None:
@@ -422,17 +412,19 @@ def summarize(model: nn.Module, inputs: Sequence[Any] | Mapping[str, Any] | None
         finally:
             for handle in handles:
                 handle.remove()
+    groups = optimizer.param_groups if optimizer else [{"params": model.parameters()}]
+    learned = {id(p) for group in groups for p in group["params"] if p.requires_grad}
     rows, counted = [], set()
     for name, part in model.named_modules():
         own = [p for p in part.parameters(recurse=False) if id(p) not in counted]
         counted |= set(map(id, own))
         if own or not any(True for _ in part.children()):
-            trained = sum(_size(p) for p in own if p.requires_grad)
+            trained = sum(_size(p) for p in own if id(p) in learned)
             rows.append({"layer": name or "(model)", "type": type(part).__name__,
                          "output": shapes.get(name, ""), "parameters": f"{sum(map(_size, own)):,}",
                          "trained": f"{trained:,}" if own else ""})
     parameters = list(model.parameters())
-    trained = sum(_size(p) for p in parameters if p.requires_grad)
+    trained = sum(_size(p) for p in parameters if id(p) in learned)
     return ModelSummary(rows, sum(map(_size, parameters)), trained)
 
 

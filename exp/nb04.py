@@ -11,7 +11,7 @@ __all__ = [
     "Learner",
 ]
 
-# cell a177f35a 8f9462 · Imports
+# cell a177f35a f3aade · Imports
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from math import inf
@@ -44,18 +44,21 @@ from exp.nb03f import (
     CollectCallback,
     MetricsCallback,
     PostponeStep,
+    Results,
     arrange,
     callback_list,
     look_up,
     outline,
 )
-from exp.nb03g import ModelSummary, ProgressCallback, Recorder, default_callbacks, summarize
+from exp.nb03g import ModelSummary, ProgressCallback, Recorder, summarize
 from exp.nb03i import (
     check_fit,
     check_length,
+    check_loader,
     check_loss,
     check_parts,
     clear_gradients,
+    default_callbacks,
     explain_error,
     make_optimizer,
     match_batch,
@@ -65,7 +68,7 @@ from exp.nb03i import (
 )
 
 
-# cell 5c5a3c8e 8cf531 · The Learner
+# cell 5c5a3c8e a12fc6 · The Learner
 class Learner:
     """A model, its data, a loss and an optimizer, and the callbacks that take part in training.
 
@@ -86,7 +89,7 @@ class Learner:
                  callbacks: Iterable[Callback] | Callback = (), *,
                  groups: Callable[[nn.Module], list[Any]] | None = None,
                  target: str | None = None, progress: bool = True):
-        check_parts(model, dls, loss_func, opt_func, lr)
+        check_parts(model, dls, loss_func, opt_func, lr, progress)
         self.model, self.dls, self.loss_func = model, dls, loss_func
         self.callbacks = arrange(default_callbacks(callbacks, metrics))
         self.metrics = self.callback(MetricsCallback).metrics
@@ -159,7 +162,7 @@ class Learner:
         if self.training:
             set_training(self.model, keep=self._set_by_hand)
         self._tell("before_epoch")
-        self.results = {}
+        self.results = Results()
         if self.training:
             self._run_batches(train, training=True)
         if valid is not None:
@@ -248,8 +251,8 @@ class Learner:
 
     def do_predict(self) -> None:
         """Compute `pred`."""
-        inputs = self.inputs
-        self.pred = self.model(**inputs) if isinstance(inputs, Mapping) else self.model(*inputs)
+        by_name = isinstance(self.inputs, Mapping)
+        self.pred = self.model(**self.inputs) if by_name else self.model(*self.inputs)
 
     def do_loss(self) -> None:
         """Compute `loss`, one number."""
@@ -289,7 +292,7 @@ class Learner:
     def _take(self, batch: Any) -> None:
         """Split a batch into inputs and target, and count its items."""
         self.pred = self.loss = None
-        self.inputs, self.target = split_batch(batch, self.target_key)
+        self.inputs, self.target = split_batch(batch, self.target_key, self._events == EVENTS)
         self.n_items = count_items(self.target) or count_items(self.inputs) or 1
 
     def _weigh_loss(self) -> None:
@@ -312,10 +315,7 @@ class Learner:
 
     @contextmanager
     def _as_found(self, callbacks: list[Callback], trains: bool) -> Iterator[list[Callback]]:
-        """Put callbacks, modes, gradients and memory back as they were.
-
-        Yields the callbacks that are not at work already, as they are for a look inside a fit.
-        """
+        """Put everything back as it was; yields the callbacks that are not at work already."""
         kept = self.callbacks, self._plan
         at_work = set(map(id, self.callbacks)) if self._plan else set()
         self.callbacks, self._plan = callbacks, look_up(callbacks, type(self), self._events)
@@ -400,20 +400,19 @@ class Learner:
         found = self._look(CollectCallback(), loader, CollectCallback.events)
         return join_batches(found.preds), join_batches(found.targets)
 
-    def predict(self, *inputs: Any) -> Any:
+    def predict(self, *inputs: Any, **named: Any) -> Any:
         """Return the model's output, on the CPU, for a batch of inputs or for one item.
 
-        Takes tensors, NumPy arrays or numbers. One item has one axis less than a batch of the
-        loaders, and gets one prediction; without loaders, the inputs are a batch.
+        Takes tensors, arrays or lists. One item has one axis fewer than a batch of the loaders.
         """
         if self._example[0] is not self.dls:  # its shapes and dtypes are enough
             batch = first_batch(self.loaders[::-1])
             self._example = self.dls, map_tensors(lambda t: t.new_empty((0, *t.shape[1:])), batch)
-        by_name = len(inputs) == 1 and isinstance(inputs[0], Mapping)
-        batch, alone = match_batch(inputs[0] if by_name else inputs, self._example[1])
-        batch = {**batch, self.target_key: None} if isinstance(batch, dict) else [*batch, None]
-        found = self._look(CollectCallback(), [batch], CollectCallback.events).preds[0]
-        return map_tensors(lambda t: t[0], found) if alone else found
+        named = inputs[0] if len(inputs) == 1 and isinstance(inputs[0], Mapping) else named
+        batch, alone = match_batch(named or inputs, self._example[1])
+        batches = [batch if named else [*batch, None]]
+        found = self._look(CollectCallback(), batches, CollectCallback.events).preds[0]
+        return map_tensors(lambda t: t[0] if t.ndim else t, found) if alone else found
 
     def summary(self) -> ModelSummary:
         """Return a table of the model's layers: output shapes, parameters, what is trained."""
@@ -425,7 +424,7 @@ class Learner:
                 plan = look_up([c for c in self.callbacks if c.evaluates], type(self))
                 for act in plan["before_batch"]:
                     act(self)
-            return summarize(self.model, None if batch is None else self.inputs)
+            return summarize(self.model, None if batch is None else self.inputs, self.opt)
         finally:
             vars(self).update(kept)
 
@@ -436,8 +435,7 @@ class Learner:
     def _look(self, callback: Any, loader: Any, events: Sequence[str] = EVENTS) -> Any:
         """Let a callback see every batch of a loader, as one epoch that is not trained on."""
         loader = self.dls.valid if loader is None else loader
-        if loader is None:
-            raise ValueError("there is no validation set: pass a loader")
+        check_loader(loader)
         helpers = [c for c in self.callbacks if c.evaluates and type(c) is not type(callback)]
         kept = dict(vars(self))
         with random_kept([*self.loaders, loader]):

@@ -13,14 +13,14 @@ __all__ = [
     "CSVLogger",
 ]
 
-# cell f84825e1 949b6b · Imports
+# cell f84825e1 7d0074 · Imports
 import csv
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-# some of these are only looked for here
+# re-exported: some were defined here once
 from exp.nb03d import format_line, format_table, is_first_process  # noqa: F401
 from exp.nb03f import Callback
 from exp.nb03g import (  # noqa: F401
@@ -38,7 +38,7 @@ from exp.nb03g import (  # noqa: F401
 from exp.nb04 import Learner
 
 
-# cell 8f79f052 fdab2e · Curves
+# cell 8f79f052 bfeaa1 · Curves
 def plot_metrics(recorder: Recorder, *names: str, ax: Any = None) -> Any:
     """Draw metrics after each epoch, training dashed; without names, all of them but the loss.
 
@@ -58,7 +58,7 @@ def plot_metrics(recorder: Recorder, *names: str, ax: Any = None) -> Any:
                 values = [results.get(key, float("nan")) for results in recorder.epochs]
                 label = f"{name}, {'training' if phase == 'train' else 'validation'}"
                 ax.plot(range(1, len(values) + 1), values, line, color=f"C{color}", label=label)
-    ax.set(title="Metrics", xlabel="epoch", ylabel="mean over the items")
+    ax.set(title="Metrics", xlabel="epoch", ylabel="metric")
     ax.locator_params(axis="x", integer=True)
     ax.legend(fontsize=8)
     return ax
@@ -75,7 +75,7 @@ def plot_rates(recorder: Recorder, axes: Any = None) -> Any:
     return left, right
 
 
-# cell 5ce33967 ee1a35 · A log that survives
+# cell 5ce33967 457669 · A log that survives
 class CSVLogger(Callback):
     """Write the results of each epoch as a row of a CSV file, at once.
 
@@ -99,7 +99,8 @@ class CSVLogger(Callback):
     def after_epoch(self, learn: Learner) -> None:
         now = time.perf_counter()
         numbers = {k: v for k, v in learn.results.items() if isinstance(v, int | float | str)}
-        row = {"epoch": learn.epoch + 1, **numbers, "seconds": round(now - self._start, 3)}
+        epoch, seconds = len(learn.recorder.epochs), round(now - self._start, 3)
+        row = {"epoch": epoch, **numbers, "seconds": seconds}
         self._start = now
         if is_first_process():
             self.size = _write_row(self.path, self.size, row)

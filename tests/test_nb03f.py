@@ -47,6 +47,13 @@ FOREIGN = {
     "on_exception": "cleanup_fit",
     "begin_fit": "before_fit",
     "begin_batch": "before_batch",
+    "before_step": "after_backward",
+    "after_validate": "after_epoch",
+    "after_cancel_fit": "cleanup_fit",
+    "setup": "before_fit",
+    "teardown": "cleanup_fit",
+    "set_model": "before_fit",
+    "on_save_checkpoint": "state_dict",
 }
 
 

@@ -11,6 +11,7 @@ from exp import DataLoaders, Learner
 
 X = torch.randn(16, 4)
 CLASSES, NUMBERS = torch.randint(3, (16,)), torch.randn(16)
+CE = F.cross_entropy
 
 
 def fit(model, loss, *batch, **options):
@@ -122,3 +123,136 @@ def test_an_iterator_is_not_used_up_by_a_question():
     learn = Learner(nn.Linear(4, 3), DataLoaders(batches, None), F.cross_entropy, progress=False)
     learn.summary(), learn.predict(X)
     assert len(learn.fit(1).losses) == 2
+
+
+# ---------------------------------------------------------------- silent mistakes are told
+
+
+def test_parameters_that_no_group_holds_are_named():
+    model = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 3))
+    learn = Learner(model, DataLoaders([(X, CLASSES)], None), F.cross_entropy, progress=False)
+    model[1] = nn.Linear(4, 3)  # replaced after the optimizer was made
+    with pytest.warns(UserWarning, match="1.weight, 1.bias"):
+        learn.fit(1)
+    assert learn.summary().n_trained == 20  # what the optimizer holds, and no more
+    model[1].requires_grad_(False)
+    learn.fit(1)  # frozen on purpose: no warning
+
+
+def test_shapes_that_broadcast_are_told_in_a_loss_of_ones_own():
+    with pytest.warns(UserWarning, match="compare each item with every other"):
+        fit(nn.Linear(4, 1), lambda p, t: (p - t).square().mean(), X, NUMBERS)
+
+
+def test_what_is_no_loader_is_refused():
+    from exp import TensorDataset
+
+    data, model = TensorDataset(X, CLASSES), nn.Linear(4, 3)
+    for wrong in (DataLoaders(data, None), DataLoaders([(X, CLASSES)], data)):
+        with pytest.raises(TypeError, match="is a data set"):
+            Learner(model, wrong, F.cross_entropy)
+    learn = Learner(model, DataLoaders([(X, CLASSES)], None), F.cross_entropy, progress=False)
+    with pytest.raises(TypeError, match="is a data set"):
+        learn.evaluate(data)
+    with pytest.raises(TypeError, match="call it"):
+        Learner(model, DataLoaders(lambda: iter([]), None), F.cross_entropy)
+    stream = Learner(model, DataLoaders(iter([(X, CLASSES)]), None), F.cross_entropy)
+    with pytest.raises(ValueError, match="used up after one epoch"):
+        stream.fit(2)
+    with pytest.raises(TypeError, match="the order is Learner"):
+        Learner(DataLoaders([(X, CLASSES)], None), model, F.cross_entropy)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        {"loss_func": nn.CrossEntropyLoss(reduction="sum")},
+        {"opt_func": "adam"},
+        {"opt_func": torch.optim.SGD([nn.Parameter(X)], 0.1)},
+        {"progress": "no"},
+        {"lr": slice(1e-5, 1e-3)},
+    ],
+)
+def test_wrong_settings_are_refused(wrong):
+    options = {"loss_func": F.cross_entropy, **wrong}
+    with pytest.raises((TypeError, ValueError), match=next(iter(wrong))):
+        Learner(nn.Linear(4, 3), DataLoaders([(X, CLASSES)], None), **options)
+
+
+def test_rates_of_numpy_and_torch_are_numbers():
+    dls = DataLoaders([(X, CLASSES)], None)
+    for lr in (np.float32(0.5), torch.tensor(0.5)):
+        assert Learner(nn.Linear(4, 3), dls, F.cross_entropy, lr=lr).lr == 0.5
+
+
+def test_a_target_key_is_for_dicts():
+    with pytest.raises(TypeError, match="for batches that are dicts"):
+        fit(nn.Linear(4, 3), F.cross_entropy, X, CLASSES, target="label")
+
+
+@pytest.mark.parametrize(
+    ("model", "loss", "batch", "words"),
+    [
+        (nn.Linear(4, 7), CE, (torch.randn(5, 6, 4), torch.ones(5, 6).long()), "sequence_loss"),
+        (nn.Linear(4, 1), nn.BCEWithLogitsLoss(), (X, NUMBERS), "target[:, None]"),
+        (nn.Linear(4, 3), CE, (X, CLASSES[:, None]), "target[:, 0]"),
+        (nn.Linear(4, 3).half(), CE, (X, CLASSES), "MixedPrecision"),
+        (nn.Embedding(3, 3), CE, (CLASSES + 1, CLASSES), "num_embeddings of at least 4"),
+        (nn.Sequential(nn.BatchNorm1d(4)), CE, (X[:1], CLASSES[:1]), "drop_last"),
+        (nn.LSTM(4, 3), CE, (X, CLASSES), "pred[0]"),
+        (nn.Conv2d(1, 3, 3), CE, (torch.randn(5, 8, 8), CLASSES[:5]), "adds a channel"),
+        (nn.Linear(4, 3), nn.CrossEntropyLoss(torch.ones(3).double()), (X, CLASSES), "weight.float()"),
+    ],
+)  # fmt: skip
+def test_more_usual_mistakes_get_their_hint(model, loss, batch, words):
+    with pytest.raises(Exception) as error:  # noqa: B017  whatever torch raises
+        fit(model, loss, *batch)
+    assert words in explained(error)
+
+
+def test_predictions_need_no_target():
+    learn = learner()
+    x = torch.randn(10, 6)
+    whole = learn.predict(x)
+    for loader in ([(x[:4],), (x[4:],)], [x[:4], x[4:]]):
+        preds, targets = learn.get_preds(loader)
+        assert torch.equal(preds, whole) and targets is None
+    with pytest.raises(TypeError, match="in prediction batch 0") as error:
+        learn.get_preds([(x, x, x)])
+    assert "epoch" not in explained(error)
+
+
+def test_results_that_are_not_there_yet_say_when_they_will_be():
+    from exp import Callback
+
+    class TooEarly(Callback):
+        def after_epoch(self, learn):
+            learn.results["valid_loss"]
+
+    with pytest.raises(KeyError, match="needs a larger order"):
+        learner([TooEarly()]).fit(1)
+
+
+def test_a_dict_without_a_target_can_be_predicted():
+    class Named(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.layer = nn.Linear(4, 3)
+
+        def forward(self, x, label=None):
+            return self.layer(x).squeeze(0)
+
+    dicts = [{"x": X, "label": CLASSES}]
+    learn = Learner(
+        Named(),
+        DataLoaders(dicts, None),
+        lambda out, b: F.cross_entropy(out, b["label"]),
+        progress=False,
+    )
+    learn.fit(1)
+    expected = learn.model(X).detach()
+    assert torch.equal(learn.predict({"x": X}), expected)
+    assert torch.equal(learn.predict(x=X), expected)
+    assert learn.predict(x=X[0].tolist()).shape == () or learn.predict(x=X[0].tolist()).shape == (
+        3,
+    )

@@ -41,6 +41,15 @@ def test_one_line_an_epoch_where_there_is_no_terminal(capsys):
     assert where_output_goes() == "lines"
 
 
+def test_a_second_fit_counts_on(capsys, tmp_path):
+    learn = learner([CSVLogger(tmp_path / "log.csv")])
+    learn.fit(2), learn.fit(1)
+    heads = [line.split(",")[0] for line in capsys.readouterr().out.splitlines()]
+    assert heads == ["epoch 1/2", "epoch 2/2", "epoch 3/3"]
+    rows = list(csv.DictReader((tmp_path / "log.csv").open()))
+    assert [row["epoch"] for row in rows] == ["1", "2", "3"]
+
+
 SCRIPT = """
     import torch, torch.nn.functional as F
     from exp.nb03b import DataLoaders, TensorDataset
