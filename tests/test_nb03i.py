@@ -201,7 +201,7 @@ def test_a_target_key_is_for_dicts():
         (nn.Sequential(nn.BatchNorm1d(4)), CE, (X[:1], CLASSES[:1]), "drop_last"),
         (nn.LSTM(4, 3), CE, (X, CLASSES), "pred[0]"),
         (nn.Conv2d(1, 3, 3), CE, (torch.randn(5, 8, 8), CLASSES[:5]), "adds a channel"),
-        (nn.Linear(4, 3), nn.CrossEntropyLoss(torch.ones(3).double()), (X, CLASSES), "weight.float()"),
+        (nn.Linear(4, 3), nn.CrossEntropyLoss(X[0, :3].double()), (X, CLASSES), "weight.float()"),
     ],
 )  # fmt: skip
 def test_more_usual_mistakes_get_their_hint(model, loss, batch, words):
@@ -253,6 +253,4 @@ def test_a_dict_without_a_target_can_be_predicted():
     expected = learn.model(X).detach()
     assert torch.equal(learn.predict({"x": X}), expected)
     assert torch.equal(learn.predict(x=X), expected)
-    assert learn.predict(x=X[0].tolist()).shape == () or learn.predict(x=X[0].tolist()).shape == (
-        3,
-    )
+    assert learn.predict(x=X[0].tolist()).ndim < 2
