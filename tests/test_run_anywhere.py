@@ -340,6 +340,21 @@ def test_an_import_brings_what_it_brings_in_a_fresh_process(code):
     assert not reached ^ reached_warm
 
 
+@POSIX
+@pytest.mark.parametrize("engine", ["fork", "kernel"])
+def test_a_module_of_the_notebook_s_own_wins(tmp_path, engine):
+    """A file named as a package that the server has imported, and a folder added to the path."""
+    own, added = tmp_path / "own" / "pandas.py", tmp_path / "vendored" / "PIL" / "__init__.py"
+    write(tmp_path / "own", "1", "import pandas\nassert pandas.x == 3")
+    write(tmp_path, "2", "import sys\nsys.path.insert(0, 'vendored')", "import PIL\nPIL.x")
+    write(tmp_path, "3", "import pandas, matplotlib.pyplot, PIL.Image\npandas.NA")
+    for file in (own, added):
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("x = 3\n")
+    done = run(tmp_path, ".", "--engine", engine)
+    assert "3 passed, 0 failed" in done.stdout, done.stdout + done.stderr
+
+
 # --- the kernel engine ends with all that it started ----------------------------------------------
 
 LEAVES = """

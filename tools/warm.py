@@ -19,7 +19,7 @@ import sys
 import threading
 import weakref
 from collections.abc import Iterable, Iterator
-from importlib.machinery import ModuleSpec
+from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import resolve_name
 from types import ModuleType
 
@@ -111,12 +111,24 @@ class Warm:
     def find_spec(self, name: str, path=None, target=None) -> ModuleSpec | None:
         """Asked by the import system: note a module that it loads, or bring back a hidden one."""
         loads = sys._getframe(2).f_code.co_name == "_find_and_load_unlocked"
-        if hidden := self.hidden.get(name):
-            return ModuleSpec(name, self) if loads else hidden.__spec__
+        hidden = self.hidden.get(name)
+        if hidden and not self._shadowed(name, hidden):
+            return ModuleSpec(name, self) if loads else getattr(hidden, "__spec__", None)
         if loads and not self.hidden:
             self.loaded.add(name)
             self.needs.setdefault(importing(), set()).add(name)
         return None
+
+    def _shadowed(self, name: str, hidden: ModuleType) -> bool:
+        """Whether an import would find another module here: a file of the notebook's, say."""
+        if "." in name:
+            return False
+        found, spec = PathFinder.find_spec(name), getattr(hidden, "__spec__", None)
+        if found is None or spec is None or found.origin == spec.origin:
+            return False
+        for other in [n for n in self.hidden if n == name or n.startswith(f"{name}.")]:
+            del self.hidden[other]
+        return True
 
     def create_module(self, spec: ModuleSpec) -> ModuleType:
         with self.lock:
