@@ -419,7 +419,7 @@ nb04b (everyday_callbacks): Everyday callbacks: devices, gradients, stopping
                           there is one.
     to_device             Move a tensor, or all tensors in lists, tuples and dicts; leave everything
                           else as it is.
-    model_device          Return the device of a model's tensors; the CPU if it has none, as a
+    model_device          Return the device of a model's tensors; the CPU if it has none, such as a
                           function.
     DeviceCallback        Move the model before the fit, and each batch before it is used, to a
                           device.
@@ -697,7 +697,7 @@ nb11b (language_model): A language model, character by character
                         return all.
 """
 
-# generated from the notebooks: do not edit · 667264
+# generated from the notebooks: do not edit · c525ae
 
 import importlib as _importlib
 import importlib.machinery as _machinery

@@ -63,9 +63,9 @@ def to_device(x: Any, device: torch.device | str) -> Any:
     return map_tensors(lambda t: t.to(device, non_blocking=to_gpu), x)
 
 
-# cell 0a7369b9 564c1b · Devices
+# cell 0a7369b9 71eb8a · Devices
 def model_device(model: Any) -> torch.device:
-    """Return the device of a model's tensors; the CPU if it has none, as a function."""
+    """Return the device of a model's tensors; the CPU if it has none, such as a function."""
     tensors = getattr(model, "state_dict", dict)().values()
     return next((t.device for t in tensors), torch.device("cpu"))
 
