@@ -409,7 +409,8 @@ def test_what_only_watches_may_come_and_go(tmp_path, recwarn):
     class Mixup(Callback):
         pass
 
-    learner([Checkpoint(tmp_path), Look(), ActivationStatsCallback(nn.Linear)], progress=False).fit(1)
+    looks = [Look(), ActivationStatsCallback(nn.Linear)]
+    learner([Checkpoint(tmp_path), *looks], progress=False).fit(1)
     learner([Checkpoint(tmp_path), CSVLogger(tmp_path / "b.csv")]).fit(1)
     assert not recwarn.list
     with pytest.warns(RuntimeWarning, match="Mixup is new; if it changes the training"):
