@@ -180,3 +180,9 @@ def test_the_index_of_another_library(tmp_path, monkeypatch):
         "try: lib.secnd\nexcept AttributeError as e: assert 'did you mean second?' in str(e)\n",
         folder,
     )
+
+
+def test_a_star_imports_every_name():
+    code = "from exp import *; import exp; assert set(exp.__all__) <= set(globals())"
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -175,6 +175,8 @@ if not TYPE_CHECKING:  # to type checkers, a module with a __getattr__ has every
         """Import the module that a name, a topic or a number stands for; return what is meant."""
         if name in _home:
             return getattr(_importlib.import_module(f"{__name__}.{_home[name]}"), name)
+        if name == "__all__" and _sys._getframe(1).f_globals.get("__name__") != "pydoc":
+            return list(_home)  # a star imports every name; help() is to stay an index
         if name in _topics or name in _names:
             return _importlib.import_module(f"{__name__}.{_topics.get(name, name)}")
         raise AttributeError(_unknown(name), name=name)
