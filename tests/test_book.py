@@ -330,6 +330,11 @@ def test_an_equation_keeps_its_own_punctuation_and_no_more():
     assert together == ["(B)."] and len(page.select("math")) == 3
 
 
+def test_a_numbered_equation_has_its_number():
+    html = book.inline(r"$x = 1 \tag{7}$", problems := [])
+    assert "(7)" in BeautifulSoup(html, "html.parser").get_text() and problems == []
+
+
 def test_an_equation_that_cannot_be_set_is_named(tmp_path):
     path = tmp_path / "01_bad.ipynb"
     notebook = new_notebook(cells=[new_markdown_cell("# Bad\n\n> One $\\nosuch{x} < 1$ sentence.")])

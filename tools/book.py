@@ -102,8 +102,9 @@ class BookRenderer(IPythonRenderer):
 
     def typeset(self, tex: str, block: bool) -> str:
         """The equation as MathML; one that cannot be set is shown as it was typed, and noted."""
+        numbered = re.sub(r"\\tag\{([^{}]*)\}", r"\\qquad\\text{(\1)}", tex.strip())
         try:
-            mathml = MATHML.convert_with_local_state(tex.strip(), displaystyle=block)
+            mathml = MATHML.convert_with_local_state(numbered, displaystyle=block)
             return mathml.replace("\u0332", "\u203e")  # browsers misplace a combining line
         except LatexError as error:
             self.problems.append(f"cannot set ${tex.strip()}$: {error}")
