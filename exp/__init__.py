@@ -360,6 +360,11 @@ nb03i (guards): Guards: errors that say what to do
                        schedulers left.
     clear_gradients    Clear the gradients of parameter groups, without the mark that `zero_grad`
                        leaves.
+    SameGroups         Lend the parameter groups of any optimizer to schedulers, which accept
+                       PyTorch's own only.
+    takes_one          Return whether a function can be called with one argument.
+    is_share           Return whether a loader gives one process's share of a data set, as its
+                       sampler says.
     check_fit          Refuse a fit that cannot begin.
     split_batch        Split a batch into inputs and target.
     check_length       Warn if a loader does not keep to its length.
@@ -697,7 +702,7 @@ nb11b (language_model): A language model, character by character
                         return all.
 """
 
-# generated from the notebooks: do not edit · 3c34ee
+# generated from the notebooks: do not edit · 661c2b
 
 import importlib as _importlib
 import importlib.machinery as _machinery
@@ -741,8 +746,8 @@ _names = {
                TerminalDisplay NotebookDisplay ProgressCallback ModelSummary summarize""",
     "nb03h": """pack unpack FORMAT write_state read_state read_safetensors""",
     "nb03i": """check_parts check_loader check_rates default_callbacks make_optimizer set_rates
-               restore_settings clear_gradients check_fit split_batch check_length check_loss
-               explain_error match_batch""",
+               restore_settings clear_gradients SameGroups takes_one is_share check_fit
+               split_batch check_length check_loss explain_error match_batch""",
     "nb03j": """show_confusion ConfusionMatrix F1Score roc_auc average_precision
                mean_average_precision R2Score""",
     "nb03k": """digest fingerprint fingerprint_model fingerprint_data differences describe_run
@@ -979,7 +984,8 @@ if TYPE_CHECKING:  # what editors and type checkers read
         check_parts as check_parts, check_loader as check_loader, check_rates as check_rates,
         default_callbacks as default_callbacks, make_optimizer as make_optimizer,
         set_rates as set_rates, restore_settings as restore_settings,
-        clear_gradients as clear_gradients, check_fit as check_fit, split_batch as split_batch,
+        clear_gradients as clear_gradients, SameGroups as SameGroups, takes_one as takes_one,
+        is_share as is_share, check_fit as check_fit, split_batch as split_batch,
         check_length as check_length, check_loss as check_loss, explain_error as explain_error,
         match_batch as match_batch,
     )

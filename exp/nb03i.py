@@ -6,7 +6,7 @@ By the end you will have the guards of a training: wrong parts are refused when 
 # cell 64fd36a0 a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/03i_guards.ipynb: do not edit · dbc888
+# generated from nbs/03i_guards.ipynb: do not edit · 6be44e
 __all__ = [
     "check_parts",
     "check_loader",
@@ -16,6 +16,9 @@ __all__ = [
     "set_rates",
     "restore_settings",
     "clear_gradients",
+    "SameGroups",
+    "takes_one",
+    "is_share",
     "check_fit",
     "split_batch",
     "check_length",
@@ -180,8 +183,49 @@ def clear_gradients(groups: Iterable[Mapping[str, Any]]) -> None:
             p.grad = None
 
 
-# cell 882acbfc db8bc7 · Before the first batch
-def check_fit(learn: Any, n_epochs: Any, n_steps: Any) -> None:
+# cell 882acbfc e6c5d4 · An optimizer and its groups
+class SameGroups(torch.optim.Optimizer):
+    """Lend the parameter groups of any optimizer to schedulers, which accept PyTorch's own only."""
+
+    _opt_called = True  # or PyTorch warns that it has not stepped yet
+    param_groups = property(lambda self: self.opt.param_groups)
+    state = property(lambda self: self.opt.state)
+    defaults = property(lambda self: getattr(self.opt, "defaults", self.opt.param_groups[0]))
+
+    def __init__(self, opt: Any):
+        self.opt = opt
+
+    def step(self, closure: Any = None) -> None:
+        """Do nothing: the Learner lets the optimizer step."""
+
+
+def takes_one(function: Any) -> bool:
+    """Return whether a function can be called with one argument."""
+    try:
+        return callable(function) and bool(signature(function).bind(None))
+    except TypeError:
+        return False
+    except ValueError:  # it does not say
+        return True
+
+
+# cell 1b3b6b9a 010a72 · Before the first batch
+def is_share(loader: Any) -> bool:
+    """Return whether a loader gives one process's share of a data set, as its sampler says."""
+    samplers = [getattr(loader, "sampler", None),
+                getattr(getattr(loader, "batch_sampler", None), "sampler", None)]
+    return any(getattr(sampler, name, 1) > 1 for sampler in samplers
+               for name in ("world_size", "num_replicas"))
+
+
+def _trains_alone(learn: Any, callbacks: Iterable[Any]) -> bool:
+    """Return whether nothing joins this process's training with that of the others."""
+    wrappers = ("DistributedDataParallel", "FSDP", "FullyShardedDataParallel")
+    return not any(getattr(callback, "joins_processes", False) for callback in callbacks) and (
+        not any(type(part).__name__.startswith(wrappers) for part in learn.model.modules()))
+
+
+def check_fit(learn: Any, n_epochs: Any, n_steps: Any, callbacks: Iterable[Any] = ()) -> None:
     """Refuse a fit that cannot begin."""
     if learn.dls.train is None:
         raise ValueError("there is no training set: dls.train is None")
@@ -197,6 +241,11 @@ def check_fit(learn: Any, n_epochs: Any, n_steps: Any) -> None:
         if hasattr(loader, "__next__") and n_epochs != 1:
             raise ValueError(f"dls.{name} is an iterator, which is used up after one epoch; pass a "
                              "list of batches, or a loader")
+    joined = torch.distributed.is_available() and torch.distributed.is_initialized()
+    if joined and is_share(learn.dls.train) and _trains_alone(learn, callbacks):
+        raise ValueError("each process has its share of the data, and would train a model of its "
+                         "own: add DistributedCallback, or set `joins_processes = True` in the "
+                         "class of a callback that averages the gradients")
     stepped = {id(p) for group in learn.opt.param_groups for p in group["params"]}
     own = list(learn.model.parameters())
     if own and not any(id(p) in stepped for p in own):

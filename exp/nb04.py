@@ -68,7 +68,7 @@ from exp.nb03i import (
 )
 
 
-# cell 5c5a3c8e a12fc6 · The Learner
+# cell 5c5a3c8e cb495c · The Learner
 class Learner:
     """A model, its data, a loss and an optimizer, and the callbacks that take part in training.
 
@@ -110,8 +110,8 @@ class Learner:
         group, None the rates that the optimizer has now. Returns the record, whose repr is the
         table of epochs.
         """
-        check_fit(self, n_epochs, n_steps)
         everyone = arrange([*self.callbacks, *callback_list(callbacks)])
+        check_fit(self, n_epochs, n_steps, everyone)
         if self.progress and not any(isinstance(c, ProgressCallback) for c in everyone):
             everyone = arrange([*everyone, ProgressCallback()])
         settings = [dict(group) for group in self.opt.param_groups]

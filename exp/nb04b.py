@@ -127,16 +127,19 @@ def trained_parameters(learn: Learner) -> list[Tensor]:
     return [p for group in learn.opt.param_groups for p in group["params"]]
 
 
-# cell c0c7cd47 89a5c0 · Gradients in bounds
+# cell c0c7cd47 decbf7 · Gradients in bounds
 class GradientClip(Callback):
     """Limit the norm of all gradients together; `norm` is the last one before it was limited.
 
-    Raises: ValueError unless max_norm is above 0.
+    Raises: TypeError or ValueError unless max_norm is a number above 0.
     """
 
     order = 60
 
     def __init__(self, max_norm: float):
+        if not isinstance(max_norm, int | float):
+            raise TypeError(f"max_norm must be a number, the largest norm allowed, got "
+                            f"{max_norm!r}")
         if not max_norm > 0:
             raise ValueError(f"max_norm must be above 0, got {max_norm}")
         self.max_norm, self.norm = max_norm, None
@@ -197,7 +200,7 @@ def _ratio(a: Tensor | float, b: Tensor | float) -> Tensor | float:
     return (a.double() if isinstance(a, Tensor) else a) / b
 
 
-# cell 9432d953 b95c38 · Stopping by itself
+# cell 9432d953 3da31a · Stopping by itself
 class StopOnNaN(Callback):
     """End the fit with a warning, before the step, when the loss is no longer a finite number.
 
@@ -215,10 +218,21 @@ class StopOnNaN(Callback):
         if not all(map(isfinite, losses)):
             lrs = [group["lr"] for group in learn.opt.param_groups]
             found = losses[0] if len(losses) == 1 else f"{losses} on {len(losses)} processes"
+            parts = {"inputs": learn.inputs, "target": learn.target}
+            broken = gather_objects([name for name, x in parts.items() if not _is_finite(x)])
+            cause = (f"the {' and '.join(max(broken, key=len))} of this batch held NaN or infinity:"
+                     " look at the data" if any(broken) else
+                     f"with lr {lrs}; try a tenth of it, or GradientClip")
             warnings.warn(f"stopped: the loss is {found} in epoch {learn.epoch + 1}, batch "
-                          f"{learn.batch_index + 1}, with lr {lrs}; try a tenth of it, or "
-                          "GradientClip", RuntimeWarning, stacklevel=2)
+                          f"{learn.batch_index + 1}, {cause}", RuntimeWarning, stacklevel=2)
             raise CancelFit
+
+
+def _is_finite(x: Any) -> bool:
+    """Return whether all numbers of a batch are finite."""
+    found: list[bool] = []
+    map_tensors(lambda t: found.append(bool(t.to_dense().isfinite().all())) or t, x)
+    return all(found)
 
 
 # cell 44eb4106 b92858 · Stopping by itself
@@ -289,9 +303,14 @@ def known_mode(learn: Learner, monitor: str) -> str | None:
     return None if higher is None else "max" if higher else "min"
 
 
-# cell 0606c469 63a393 · Stopping by itself
+# cell 0606c469 822ae8 · Stopping by itself
 class EarlyStopping(Monitor):
-    """End the fit when the monitored result has not improved for `patience` epochs in a row."""
+    """End the fit when the monitored result has not improved for `patience` epochs in a row.
+
+    There may be several, for several results; the first one to lose patience ends the fit.
+    """
+
+    repeatable = True
 
     def __init__(self, monitor: str = "valid_loss", patience: int = 3, mode: str | None = None,
                  min_delta: float = 0.0):

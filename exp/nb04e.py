@@ -20,7 +20,8 @@ __all__ = [
     "ValidateEvery",
 ]
 
-# cell 3579890a 66ea6d · Imports
+# cell 3579890a 1b171a · Imports
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
 from difflib import get_close_matches
@@ -31,6 +32,7 @@ from torch import Tensor, nn
 
 from exp.nb03d import check_counts, format_table
 from exp.nb03f import Callback, CancelBatch
+from exp.nb03i import SameGroups, takes_one
 from exp.nb04 import Learner
 from exp.nb04b import known_mode
 
@@ -75,14 +77,14 @@ def _running(model: nn.Module) -> list[nn.Module]:
     return [part for part in model.modules() if getattr(part, "running_mean", None) is not None]
 
 
-# cell e815f8ac 8ba0a5 · An average of weights
+# cell e815f8ac 0e0b11 · An average of weights
 class WeightAverage(Callback):
     """Average the weights over a training, validate with the average, and end with it.
 
     `decay`: after each step, average = decay * average + (1 - decay) * weights (EMA). With None it
     is the mean of the weights after each epoch from `start` on, counted from 0 (SWA), and for it
     running statistics are computed anew, in one pass over the training data an epoch.
-    Raises: ValueError for a decay outside (0, 1), or a negative start.
+    Raises: ValueError for a decay outside (0, 1), a negative start, or one after the fit's end.
     Differs: the average of half-precision weights is kept in float32.
     """
 
@@ -101,6 +103,9 @@ class WeightAverage(Callback):
         self.n_averaged, self._last_epoch, self._layers = 0, -1, []
 
     def before_fit(self, learn: Learner) -> None:
+        if learn.n_epochs is not None and self.start >= learn.n_epochs:
+            raise ValueError(f"WeightAverage begins after epoch {self.start}, and the fit has "
+                             f"{learn.n_epochs} epochs: choose a smaller start")
         self._reset()
 
     def before_epoch(self, learn: Learner) -> None:
@@ -120,6 +125,10 @@ class WeightAverage(Callback):
         self._finish_epoch(learn)  # without a validation set there was no other moment
 
     def cleanup_fit(self, learn: Learner) -> None:
+        if learn.epoch and not self.n_averaged:
+            warnings.warn(f"nothing was averaged: the fit ended after {learn.epoch} epochs, and "
+                          f"WeightAverage begins after epoch {self.start}", RuntimeWarning,
+                          stacklevel=2)
         self._put_in(learn)
         self.average, self.weights = {}, {}
 
@@ -212,7 +221,7 @@ def by_parts(*names: str, lr: Sequence[float] | None = None) -> _Groups:
     return groups
 
 
-# cell 250a5fd6 2d2ca8 · Parts of a model with settings of their own
+# cell 250a5fd6 8a09ce · Parts of a model with settings of their own
 def _is_in(name: str, part: str) -> bool:
     return not part or name == part or name.startswith(f"{part}.")
 
@@ -229,6 +238,10 @@ def _part_of(name: str, parts: Sequence[str], model: nn.Module) -> str:
 
 def _check_part(model: nn.Module, part: str) -> None:
     """Refuse a part that a model does not have."""
+    if not isinstance(part, str):
+        own = [name for name, module in model.named_modules() if module is part]
+        raise TypeError(f"a part is given by its name, such as {own[0] if own else 'head'!r}, got "
+                        f"a {type(part).__name__}")
     names = [name for name, _ in model.named_parameters()]
     if not any(_is_in(name, part) for name in names):
         known = list(dict.fromkeys(name.partition(".")[0] for name in names))
@@ -320,7 +333,7 @@ def _parameters(model: nn.Module, parts: Sequence[str]) -> list[tuple[nn.Module,
             if any(_is_in(f"{prefix}.{name}".lstrip("."), part) for part in parts or [""])]
 
 
-# cell ce03b072 5f0a49 · Any scheduler, and the plateau
+# cell ce03b072 176f87 · Any scheduler, and the plateau
 class SchedulerCallback(Callback):
     """Set the rates by a scheduler of `torch.optim.lr_scheduler`, or one that works alike.
 
@@ -335,17 +348,20 @@ class SchedulerCallback(Callback):
 
     def __init__(self, make_scheduler: Callable[[Any], Any], each: str = "step",
                  monitor: str | None = None):
-        if each not in ("step", "epoch") or not callable(make_scheduler):
-            raise ValueError('make_scheduler must be a function of the optimizer, each "step" or '
-                             f'"epoch", got {make_scheduler!r} and {each!r}')
+        if each not in ("step", "epoch") or not takes_one(make_scheduler):
+            raise ValueError('make_scheduler must be a function of the optimizer, such as lambda '
+                             'opt: CosineAnnealingLR(opt, T_max=…), each "step" or "epoch", got '
+                             f"{make_scheduler!r} and {each!r}")
         self.make_scheduler, self.each, self.monitor = make_scheduler, each, monitor
         self.scheduler, self._due, self._watched = None, False, None
 
     def before_fit(self, learn: Learner) -> None:
         for group in learn.opt.param_groups:
             group.pop("initial_lr", None)  # another scheduler's; the Learner puts it back
-        self._patched = "step" in vars(learn.opt)
-        self.scheduler, self._due = self.make_scheduler(learn.opt), False
+        self.scheduler, self._due = self.make_scheduler(SameGroups(learn.opt)), False
+        if not hasattr(self.scheduler, "step"):
+            raise TypeError(f"make_scheduler returned {self.scheduler!r}; it must return a "
+                            "scheduler: lambda opt: CosineAnnealingLR(opt, T_max=…)")
         self._watched = _watched(learn, self.scheduler, self.monitor, self.each)
 
     def before_batch(self, learn: Learner) -> None:
@@ -362,8 +378,6 @@ class SchedulerCallback(Callback):
 
     def cleanup_fit(self, learn: Learner) -> None:
         self.scheduler = None
-        if not self._patched:
-            vars(learn.opt).pop("step", None)  # PyTorch's schedulers replace it to count
 
     def state_dict(self) -> dict[str, Any]:
         return {"scheduler": self.scheduler and self.scheduler.state_dict(), "due": self._due}
@@ -372,8 +386,6 @@ class SchedulerCallback(Callback):
         if self.scheduler and state["scheduler"]:  # during a fit; the next one begins anew
             self.scheduler.load_state_dict(state["scheduler"])
             self._due = state["due"]
-            if hasattr(self.scheduler, "optimizer"):  # or PyTorch warns that it has not stepped yet
-                self.scheduler.optimizer._opt_called = True
 
 
 # cell 160f0b02 f0c543 · Any scheduler, and the plateau
@@ -390,11 +402,12 @@ def _watched(learn: Learner, scheduler: Any, monitor: str | None, each: str) -> 
     return monitor
 
 
-# cell ab3c36d2 6e94b6 · Steps instead of epochs, and validation in between
+# cell ab3c36d2 7da562 · Steps instead of epochs, and validation in between
 class ValidateEvery(Callback):
     """Evaluate on the validation set after every n-th step; `rows` keeps what came out.
 
-    Beside a `WeightAverage`, the average is evaluated.
+    The progress shows each row, and a `TensorBoardLogger` writes it. Beside a `WeightAverage`, the
+    average is evaluated. Monitors such as SaveBest act on whole epochs only.
     """
 
     order, only_watches = 95, True  # after WeightAverage
@@ -422,6 +435,9 @@ class ValidateEvery(Callback):
                 results = learn.evaluate()
             self.rows.append({"step": learn.n_steps, "epoch": learn.epoch + 1}
                              | {f"valid_{name}": value for name, value in results.items()})
+            for other in learn.callbacks:  # ProgressCallback, TensorBoardLogger
+                if hasattr(other, "take_row"):
+                    other.take_row(self.rows[-1])
 
     def state_dict(self) -> dict[str, Any]:
         return {"rows": self.rows}

@@ -30,7 +30,7 @@ from exp.nb04 import Learner
 from exp.nb04b import StopOnNaN
 
 
-# cell c52d1b6e 80b8f0 · Loggers
+# cell c52d1b6e 4ab01b · Loggers
 class TensorBoardLogger(Callback):
     """Write losses and rates by step, and the results of each epoch, into a folder for TensorBoard.
 
@@ -54,26 +54,32 @@ class TensorBoardLogger(Callback):
         if learn.training and self._due:
             self._due = False
             rates = {f"lr/{i}": group["lr"] for i, group in enumerate(learn.opt.param_groups)}
-            self._write(learn, {"batch/train_loss": learn.loss.item(), **rates})
+            self._write(learn.n_steps, {"batch/train_loss": learn.loss.item(), **rates})
 
     def after_epoch(self, learn: Learner) -> None:
         results = {f"epoch/{name}": value for name, value in learn.results.items()
                    if isinstance(value, int | float)}
-        self._write(learn, {**results, "epoch/epoch": learn.epoch + 1})
+        self._write(learn.n_steps, {**results, "epoch/epoch": learn.epoch + 1})
+
+    def take_row(self, row: Mapping[str, Any]) -> None:
+        """Write what `ValidateEvery` has found, at once."""
+        numbers = {f"step/{name}": value for name, value in row.items()
+                   if name.startswith("valid_") and isinstance(value, int | float)}
+        self._write(row["step"], numbers)
 
     def cleanup_fit(self, learn: Learner) -> None:
         if self._writer is not None:
             self._writer.close()
         self._writer, self._due = None, False
 
-    def _write(self, learn: Learner, values: Mapping[str, float]) -> None:
+    def _write(self, step: int, values: Mapping[str, float]) -> None:
         if is_first_process():
             if self._writer is None:  # not before the fit: only now is it known where it goes on
                 from torch.utils.tensorboard import SummaryWriter
 
-                self._writer = SummaryWriter(str(self.folder), purge_step=learn.n_steps)
+                self._writer = SummaryWriter(str(self.folder), purge_step=step)
             for name, value in values.items():
-                self._writer.add_scalar(name, value, learn.n_steps)
+                self._writer.add_scalar(name, value, step)
 
 
 # cell 5a1fa38c 3c8dfd · Optimizers that ask more than once
@@ -113,20 +119,24 @@ class ClosureStep(Callback):
         learn.pred, learn.loss = first  # what the batch counts with, as with any optimizer
 
 
-# cell 9202ee49 69b736 · scikit-learn
+# cell 9202ee49 063a15 · scikit-learn
 class LearnerEstimator:
     """A training with scikit-learn's interface: for `cross_val_score`, `GridSearchCV`, pipelines.
 
     `make_learner(x, y, **parameters)` builds a Learner for tensors x (N, …) and y (N,); classes
     come as numbers from 0. `n_epochs` and all `parameters` can be set and searched. A classifier's
     model returns logits (N, C), or (N,) or (N, 1) for two classes; a regressor's (N,) or (N, 1).
-    Raises: ValueError for a kind that is neither, or a parameter that make_learner does not take.
+    Raises: TypeError for a make_learner that is no function; ValueError for a kind that is neither,
+        or a parameter that make_learner does not take.
     """
 
     def __init__(self, make_learner: Callable[..., Learner], n_epochs: int = 10,
                  kind: str = "classifier", **parameters: Any):
         if kind not in ("classifier", "regressor"):
             raise ValueError(f'kind must be "classifier" or "regressor", got {kind!r}')
+        if isinstance(make_learner, Learner) or not callable(make_learner):
+            raise TypeError("make_learner must be a function (x, y, **parameters) -> Learner, got "
+                            f"a {type(make_learner).__name__}: each fit needs a new Learner")
         self.make_learner, self.n_epochs, self.kind = make_learner, n_epochs, kind
         self.parameters: dict[str, Any] = {}
         self.set_params(**parameters)
@@ -188,7 +198,7 @@ class LearnerEstimator:
         x = _tensor(x)
         rows = TensorDataset(x, torch.zeros(len(x)))
         preds, _ = self.learner_.get_preds(DataLoader(rows, batch_size=256))
-        return preds.flatten(1).squeeze(1) if preds[0].numel() == 1 else preds
+        return preds.flatten() if preds.numel() == len(preds) else preds
 
     def __sklearn_is_fitted__(self) -> bool:
         return hasattr(self, "learner_")

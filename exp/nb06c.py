@@ -18,7 +18,7 @@ __all__ = [
     "DistributedCallback",
 ]
 
-# cell 852a8a91 6ebf13 · Scale: half precision and many processes
+# cell 852a8a91 50bc9e · Scale: half precision and many processes
 import os
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -31,9 +31,11 @@ import torch
 from torch import Tensor, nn
 
 from exp.nb03b import DataLoader, DataLoaders, RandomSampler, Sampler, SequentialSampler
-from exp.nb03d import gather_objects, loader_length, map_tensors, process_rank
+from exp.nb03d import first_batch, gather_objects, loader_length, map_tensors, process_rank
 from exp.nb03f import Callback, CancelStep, MetricsCallback
 from exp.nb03g import Recorder
+from exp.nb03i import is_share
+from exp.nb03k import fingerprint
 from exp.nb04 import Learner
 from exp.nb04b import (
     DeviceCallback,
@@ -53,7 +55,7 @@ def _to_float32(x: Any) -> Any:
     return map_tensors(lambda t: t.float() if t.dtype in _HALVES else t, x)
 
 
-# cell 6423de78 29e30c · Numbers of sixteen bits
+# cell 6423de78 84b7d0 · Numbers of sixteen bits
 class MixedPrecision(Callback):
     """Run the forward pass in 16 bits; weights, loss, gradients and steps stay in 32.
 
@@ -76,7 +78,8 @@ class MixedPrecision(Callback):
 
     def do_predict(self, learn: Learner) -> None:
         with torch.amp.autocast(self.device, self.dtype):
-            learn.pred = _to_float32(learn.model(*learn.inputs))
+            learn.do_predict()
+            learn.pred = _to_float32(learn.pred)
 
     def do_backward(self, learn: Learner) -> None:
         if self.scaler is None:
@@ -247,7 +250,7 @@ def _meet(numbers: Sequence[float], leaving: bool = False) -> list[float]:
     return sums[:len(numbers)]
 
 
-# cell 7d025d16 8a7974 · Many processes, one model
+# cell 7d025d16 672caf · Many processes, one model
 class AverageGradients(Callback):
     """Average the gradients of all processes before the step, weighted by what each divided by.
 
@@ -257,6 +260,7 @@ class AverageGradients(Callback):
     """
 
     order = GradientAccumulation.order + 2  # before MixedPrecision and GradientClip
+    joins_processes = True  # or the Learner refuses loaders of one process's share
 
     def after_backward(self, learn: Learner) -> None:
         if process_rank()[1] == 1:
@@ -275,7 +279,7 @@ class AverageGradients(Callback):
                 p.grad.copy_(part.view_as(p))
 
 
-# cell fd77697a 20e9ae · Many processes, one model
+# cell fd77697a 8d89db · Many processes, one model
 def _check_joined() -> None:
     if not torch.distributed.is_initialized():
         raise RuntimeError(f"torchrun has started {process_rank()[1]} processes, which have not "
@@ -311,16 +315,30 @@ def _check_layouts(layouts: Sequence[Mapping[str, list[Any]]]) -> None:
                                      f"{rank}; build model, optimizer and loaders alike on each")
 
 
-# cell 24ac2390 9565a0 · Many processes, one model
+def _check_shares(learn: Learner) -> None:
+    """Refuse loaders that give all processes the same items. Raises: ValueError, on all of them."""
+    for name in ("train", "valid"):
+        loader = getattr(learn.dls, name)
+        alike = loader is None or is_share(loader) or fingerprint(first_batch([loader]))
+        found = gather_objects(alike)  # True, or what tells the first batch from another
+        if None not in found and True not in found and all(one == found[0] for one in found):
+            raise ValueError(f"the first batch of dls.{name} is the same on all {len(found)} "
+                             "processes, so that each would see all items: build the loaders with "
+                             "shared_loaders(train, valid), or with a DistributedSampler")
+
+
+# cell 24ac2390 0a03e4 · Many processes, one model
 class DistributedCallback(Callback):
     """Train one model on several processes: equal copies, averaged gradients, metrics over all.
 
     Every process needs its share of the data, from `shared_loaders`, and calls `fit` and `evaluate`
-    as the others do; `predict` may be called by one alone. A callback of your own must end a fit
+    as the others do; `predict` may be called by one alone, and so may `get_preds`, which returns
+    the predictions for this process's share only. A callback of your own must end a fit
     everywhere at once: by results, which are the same everywhere, or by what `gather_objects`
     returns. The record's losses are those of this process.
-    Raises: ValueError if the processes have different parameters, batches or epochs; RuntimeError
-        without a `process_group`, and if a callback ends the fit of another process alone.
+    Raises: ValueError if the processes have different parameters, batches or epochs, or loaders of
+        the same data; RuntimeError without a `process_group`, and if a callback ends the fit of
+        another process alone.
     Differs: batch norms see their own share only, as in PyTorch's DistributedDataParallel; after
         the training batches of an epoch all take over the statistics of process 0.
     """
@@ -336,6 +354,7 @@ class DistributedCallback(Callback):
         if learn.training and not self._trains and process_rank()[1] > 1:
             _check_joined()
             _check_layouts(gather_objects(_layout(learn)))
+            _check_shares(learn)
             self._take_over(learn, "parameters", "buffers")
             self._trains = True
 

@@ -60,18 +60,21 @@ def split_tail(codes: Tensor, share: float = 0.1) -> tuple[Tensor, Tensor]:
     return codes[:cut], codes[cut:]
 
 
-# cell d79a145a d7ace9 · Rows that continue from batch to batch
+# cell d79a145a b9f4a0 · Rows that continue from batch to batch
 class TextBatches:
     """Batches of a text in which each row continues where it stopped in the batch before.
 
     Yields pairs (x, y) of shape (steps, batch_size); y holds the characters that follow x. With a
     generator, each pass starts at a random one of the first `steps` places, so that the borders
     between batches move, and characters left over at the end are not read.
-    Raises: ValueError if the text is too short for a single batch.
+    Raises: ValueError if the text is too short for a single batch; TypeError unless it is a tensor.
     """
 
     def __init__(self, codes: Tensor, batch_size: int, steps: int,
                  generator: torch.Generator | None = None):
+        if not isinstance(codes, Tensor):
+            raise TypeError(f"codes must be a tensor of the numbers of characters, got a "
+                            f"{type(codes).__name__}; number the characters of a text first")
         self.batch_size, self.steps, self.generator = batch_size, steps, generator
         n = (len(codes) - 1) // batch_size  # characters in a row
         if min(batch_size, steps) < 1 or n < 1 or (generator and n < 2 * steps - 1):
@@ -227,7 +230,7 @@ def detach(state: Any) -> Any:
     return map_tensors(Tensor.detach, state)
 
 
-# cell 7406bd65 9daf0a · Training with a state
+# cell 7406bd65 3159d4 · Training with a state
 class StatefulTraining(Callback):
     """Pass a model its own state from the batch before, detached.
 
@@ -246,6 +249,9 @@ class StatefulTraining(Callback):
     def before_batch(self, learn: Learner) -> None:
         if learn.batch_index == 0:
             self._states.pop(learn.training, None)
+        if isinstance(learn.inputs, Mapping):
+            raise TypeError("StatefulTraining needs batches (x, target) of tensors, since it adds "
+                            f"the state behind x; got a dict with {list(learn.inputs)}")
         state = self._states.get(learn.training)
         _check_rows(learn.inputs[0], state)
         learn.inputs = [*learn.inputs, state]

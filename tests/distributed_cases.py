@@ -102,6 +102,22 @@ def another_number_of_batches(rank):
     learner(nn.Linear(3, 3), dls=DataLoaders(batches, None)).fit(1)
 
 
+@case
+def loaders_that_are_not_shared(rank):
+    train = shared_loaders(data(), data(), 20).train
+    dls = DataLoaders(train, DataLoader(data(), 10))
+    learner(nn.Linear(3, 3), dls=dls).fit(1)
+
+
+@case
+def nothing_joins_the_processes(rank):
+    """Refused without a callback that joins them, but not without shares."""
+    dls, model = shared_loaders(data(), data(), 20), nn.Linear(3, 3)
+    Learner(model, DataLoaders.from_datasets(data(), None), F.cross_entropy, 0.1).fit(1)
+    Learner(nn.parallel.DistributedDataParallel(model), dls, F.cross_entropy, 0.1).fit(1)
+    Learner(model, dls, F.cross_entropy, 0.1).fit(1)
+
+
 class LeaveAlone(Callback):
     """End the fit on one process."""
 

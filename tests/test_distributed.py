@@ -89,7 +89,9 @@ def test_processes_may_use_different_parameters_in_a_step(found):
 
 @pytest.mark.parametrize("name, what", [
     ("parameters_in_another_order", "parameter of the optimizer is ('0.weight'"),
-    ("another_number_of_batches", "number of training batches is 3 on process 0 and 4")])
+    ("another_number_of_batches", "number of training batches is 3 on process 0 and 4"),
+    ("loaders_that_are_not_shared", "first batch of dls.valid is the same on all 2 processes"),
+    ("nothing_joins_the_processes", "add DistributedCallback")])
 def test_processes_that_cannot_train_together_are_refused_on_all(found, name, what):
     first, second = found[name]
     assert first == second and first.startswith("ValueError") and what in first

@@ -263,6 +263,11 @@ def two_parts(params, lr):
     return torch.optim.SGD(list(params)[:2], lr)
 
 
+def test_a_norm_that_is_no_number_is_refused():
+    with pytest.raises(TypeError, match="must be a number"):
+        GradientClip("norm")
+
+
 def test_gradients_that_nobody_steps_with_are_left_out():
     """The optimizer has the first layer; the gradients of the last one grow, and must not count."""
     large = learner([GradientClip(0.1)], batches=8, opt_func=two_parts)
@@ -387,6 +392,34 @@ def test_early_stopping(values, patience, min_delta, epochs):
     assert len(learn.recorder.epochs) == epochs
     learn.fit(1)  # a new fit begins to count anew
     assert len(learn.recorder.epochs) == epochs + 1
+
+
+@pytest.mark.parametrize("broken", ["inputs", "target"])
+def test_broken_data_is_named_as_the_cause(broken):
+    x, y = torch.randn(8, 1), torch.randn(8, 1)
+    (x if broken == "inputs" else y)[3] = float("nan")
+    dls = DataLoaders([(x, y)], None)
+    learn = Learner(nn.Linear(1, 1), dls, nn.MSELoss(), 0.1, callbacks=StopOnNaN(), progress=False)
+    with pytest.warns(RuntimeWarning, match=f"the {broken} of this batch held NaN or infinity"):
+        learn.fit(1)
+    x.nan_to_num_(), y.nan_to_num_()
+    learn.lr = 1e30
+    with pytest.warns(RuntimeWarning, match="try a tenth"):
+        learn.fit(9)
+
+
+def test_several_may_stop_a_fit():
+    class Sink(Callback):
+        def after_epoch(self, learn):
+            learn.results |= {"a": 9 - learn.epoch, "b": min(learn.epoch, 1)}
+
+        writes = ("a", "b")
+
+    stops = [EarlyStopping("a", 2, "min"), EarlyStopping("b", 2, "max")]
+    for callbacks in (stops, stops[::-1]):
+        learn = learner([Sink(), *callbacks])
+        learn.fit(9)
+        assert len(learn.recorder.epochs) == 4
 
 
 def test_early_stopping_on_a_metric():

@@ -11,6 +11,7 @@ from small_learner import Course, learner, noisy, plain
 from torch import nn
 from torch.optim import lr_scheduler, swa_utils
 
+import exp
 from exp.nb00 import test_eq, test_near
 from exp.nb03b import DataLoaders
 from exp.nb03f import Callback, CancelFit, CancelStep
@@ -226,6 +227,15 @@ def test_accumulated_steps_count_once():
     learn.fit(1)
     assert learn.callback(WeightAverage).n_averaged == learn.n_steps == len(keep.models)
     test_near(learn.model.state_dict(), _moving(keep.models, 0.8), tol=1e-6)
+
+
+def test_an_average_of_nothing_is_refused_or_said():
+    learn = learner([WeightAverage(None, start=3)])
+    with pytest.raises(ValueError, match="begins after epoch 3, and the fit has 3 epochs"):
+        learn.fit(3)
+    assert learn.n_steps == 0
+    with pytest.warns(RuntimeWarning, match="nothing was averaged: the fit ended after 2 epochs"):
+        learn.fit(n_steps=2 * len(learn.dls.train))
 
 
 def test_half_precision_is_averaged_in_single():
@@ -457,6 +467,8 @@ def test_freezing_forgets_the_gradient():
     assert model[0].weight.grad is None and model[2].weight.grad is not None
     with pytest.raises(ValueError, match="no parameters in 'body'"):
         freeze(model, "body")
+    with pytest.raises(TypeError, match="such as '0', got a Linear"):
+        freeze(model, model[0])
 
 
 # ---------------------------------------------------------------- schedulers
@@ -500,6 +512,36 @@ def test_rates_of_a_scheduler_as_in_a_plain_loop(make, each):
             assert learn.recorder.lrs[-30:] == by_hand(make, each)
             assert [dict(group) for group in learn.opt.param_groups] == before
             assert "step" not in vars(learn.opt)
+
+
+OPTIMIZERS = {"sgd": momentum, "adam": torch.optim.Adam,
+              **{kind.__name__: kind for kind in (exp.SGD, exp.RMSprop, exp.Adam, exp.AdamW,
+                                                  exp.LAMB)}}  # fmt: skip
+
+
+@pytest.mark.parametrize("opt_func", OPTIMIZERS.values(), ids=OPTIMIZERS)
+@pytest.mark.parametrize("make", SCHEDULERS.values(), ids=SCHEDULERS)
+def test_any_scheduler_goes_with_any_optimizer(tmp_path, make, opt_func):
+    def new(callbacks):
+        return learner([SchedulerCallback(make), *callbacks], opt_func=opt_func)
+
+    if opt_func is exp.RMSprop and make is SCHEDULERS["one cycle"]:
+        make = partial(make, cycle_momentum=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        learn, whole = resumed(new, tmp_path, 12)
+    test_eq(learn.model.state_dict(), whole.model.state_dict())
+    assert learn.recorder.lrs == whole.recorder.lrs == by_hand(make, "step")
+
+
+def test_what_makes_no_scheduler_is_refused():
+    for made in (lr_scheduler.CosineAnnealingLR, None):
+        with pytest.raises(ValueError, match="lambda opt: CosineAnnealingLR"):
+            SchedulerCallback(made)
+    learn = learner([SchedulerCallback(lambda opt: None)])
+    with pytest.raises(TypeError, match="returned None"):
+        learn.fit(1)
+    assert learn.n_steps == 0
 
 
 @pytest.mark.parametrize("each", ["step", "epoch"])

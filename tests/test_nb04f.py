@@ -224,6 +224,22 @@ def test_two_classes_from_one_logit(flowers):
     assert estimator.predict_proba(x).shape == (100, 2)
 
 
+def test_outputs_without_an_axis_of_classes(flowers):
+    from sklearn.model_selection import cross_val_score
+
+    def flat(x, y, kind):
+        model = nn.Sequential(nn.Linear(x.shape[1], 1), nn.Flatten(0))
+        dls = DataLoaders(DataLoader(TensorDataset(x, y.float()), 16), None)
+        loss = nn.BCEWithLogitsLoss() if kind == "classifier" else nn.MSELoss()
+        return Learner(model, dls, loss, 0.05, progress=False)
+
+    x, y = flowers[0][:100], flowers[1][:100]
+    for kind, target in (("classifier", y), ("regressor", x[:, 3])):
+        estimator = LearnerEstimator(partial(flat, kind=kind), n_epochs=20, kind=kind)
+        assert cross_val_score(estimator, x, target, cv=3).min() > 0.5
+        assert estimator.fit(x, target).predict(x[:1]).shape == (1,)
+
+
 def test_regression_with_tables(flowers):
     import pandas as pd
     from sklearn.base import is_regressor
@@ -248,6 +264,9 @@ def test_what_an_estimator_refuses(flowers):
         LearnerEstimator(classify, kind="ranker")
     with pytest.raises(NotFittedError):
         LearnerEstimator(classify).predict(flowers[0])
+    for made in (learner(), 3):
+        with pytest.raises(TypeError, match="must be a function"):
+            LearnerEstimator(made)
     assert "make_learner='classify'" in repr(LearnerEstimator(classify))
 
 

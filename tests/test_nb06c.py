@@ -317,6 +317,21 @@ def test_the_finder_takes_half_precision_along():
     assert learn.callback(MixedPrecision).state_dict() == before
 
 
+@pytest.mark.parametrize("dtype", HALVES)
+def test_half_precision_takes_batches_by_name(dtype):
+    class Named(nn.Linear):
+        def forward(self, pixels, scale):
+            return super().forward(pixels) * scale
+
+    seen = []
+    batch = {"pixels": torch.ones(4, 2), "scale": torch.ones(()), "labels": torch.arange(4) % 3}
+    learn = Learner(Named(2, 3), DataLoaders([batch], [batch]), F.cross_entropy, 0.1,
+                    target="labels", callbacks=MixedPrecision(dtype), progress=False)  # fmt: skip
+    learn.model.register_forward_hook(lambda *parts: seen.append(parts[2].dtype))
+    learn.fit(1)
+    assert learn.get_preds()[0].dtype == torch.float32 and set(seen) == {dtype}
+
+
 def test_predictions_of_any_structure_come_back_in_32_bits():
     Pair = namedtuple("Pair", "a b")
     half = torch.ones(2, dtype=torch.bfloat16)

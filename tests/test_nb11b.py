@@ -286,6 +286,14 @@ def test_time_budget_counts_training_only():
         TimeBudget(0.0, 0.1)
 
 
+def test_other_batches_and_texts_are_refused():
+    with pytest.raises(TypeError, match="number the characters"):
+        TextBatches("a text", 2, 3)
+    batches = [{"x": torch.zeros(2, 3, dtype=torch.long)}]
+    with pytest.raises(TypeError, match="got a dict with"):
+        learner(nn.Linear(3, 3), batches=batches).fit(1)
+
+
 def test_sizes_are_checked():
     with pytest.raises(ValueError, match="num_layers must be at least 1, got 0"):
         RecurrentLM(9, 7, 0)
