@@ -360,9 +360,6 @@ nb03i (guards): Guards: errors that say what to do
                        schedulers left.
     clear_gradients    Clear the gradients of parameter groups, without the mark that `zero_grad`
                        leaves.
-    SameGroups         Lend the parameter groups of any optimizer to schedulers, which accept
-                       PyTorch's own only.
-    takes_one          Return whether a function can be called with one argument.
     is_share           Return whether a loader gives one process's share of a data set, as its
                        sampler says.
     check_fit          Refuse a fit that cannot begin.
@@ -407,6 +404,9 @@ nb03l (optimizer_state): The state of an optimizer, by name
     check_groups          Refuse a state of other parameters, or of other groups with `same_order`.
     match_groups          Remove and add groups at the end of an optimizer, until it has those of
                           these names.
+    SameGroups            Lend the parameter groups of any optimizer to schedulers, which accept
+                          PyTorch's own only.
+    takes_one             Return whether a function can be called with one argument.
 
 nb04 (callbacks): The Learner: a training loop that reads from top to bottom
     Learner  A model, its data, a loss and an optimizer, and the callbacks that take part in
@@ -702,7 +702,7 @@ nb11b (language_model): A language model, character by character
                         return all.
 """
 
-# generated from the notebooks: do not edit · 661c2b
+# generated from the notebooks: do not edit · 43b900
 
 import importlib as _importlib
 import importlib.machinery as _machinery
@@ -746,13 +746,13 @@ _names = {
                TerminalDisplay NotebookDisplay ProgressCallback ModelSummary summarize""",
     "nb03h": """pack unpack FORMAT write_state read_state read_safetensors""",
     "nb03i": """check_parts check_loader check_rates default_callbacks make_optimizer set_rates
-               restore_settings clear_gradients SameGroups takes_one is_share check_fit
-               split_batch check_length check_loss explain_error match_batch""",
+               restore_settings clear_gradients is_share check_fit split_batch check_length
+               check_loss explain_error match_batch""",
     "nb03j": """show_confusion ConfusionMatrix F1Score roc_auc average_precision
                mean_average_precision R2Score""",
     "nb03k": """digest fingerprint fingerprint_model fingerprint_data differences describe_run
                compare_runs""",
-    "nb03l": """group_names load_optimizer_state check_groups match_groups""",
+    "nb03l": """group_names load_optimizer_state check_groups match_groups SameGroups takes_one""",
     "nb04": """Learner""",
     "nb04a": """plot_metrics plot_rates CSVLogger""",
     "nb04b": """default_device to_device model_device DeviceCallback clip_gradients
@@ -984,10 +984,9 @@ if TYPE_CHECKING:  # what editors and type checkers read
         check_parts as check_parts, check_loader as check_loader, check_rates as check_rates,
         default_callbacks as default_callbacks, make_optimizer as make_optimizer,
         set_rates as set_rates, restore_settings as restore_settings,
-        clear_gradients as clear_gradients, SameGroups as SameGroups, takes_one as takes_one,
-        is_share as is_share, check_fit as check_fit, split_batch as split_batch,
-        check_length as check_length, check_loss as check_loss, explain_error as explain_error,
-        match_batch as match_batch,
+        clear_gradients as clear_gradients, is_share as is_share, check_fit as check_fit,
+        split_batch as split_batch, check_length as check_length, check_loss as check_loss,
+        explain_error as explain_error, match_batch as match_batch,
     )
     from .nb03j import (
         show_confusion as show_confusion, ConfusionMatrix as ConfusionMatrix,
@@ -1001,7 +1000,8 @@ if TYPE_CHECKING:  # what editors and type checkers read
     )
     from .nb03l import (
         group_names as group_names, load_optimizer_state as load_optimizer_state,
-        check_groups as check_groups, match_groups as match_groups,
+        check_groups as check_groups, match_groups as match_groups, SameGroups as SameGroups,
+        takes_one as takes_one,
     )
     from .nb04 import (
         Learner as Learner,

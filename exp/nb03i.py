@@ -6,7 +6,7 @@ By the end you will have the guards of a training: wrong parts are refused when 
 # cell 64fd36a0 a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/03i_guards.ipynb: do not edit · 6be44e
+# generated from nbs/03i_guards.ipynb: do not edit · 0d716c
 __all__ = [
     "check_parts",
     "check_loader",
@@ -16,8 +16,6 @@ __all__ = [
     "set_rates",
     "restore_settings",
     "clear_gradients",
-    "SameGroups",
-    "takes_one",
     "is_share",
     "check_fit",
     "split_batch",
@@ -181,32 +179,6 @@ def clear_gradients(groups: Iterable[Mapping[str, Any]]) -> None:
     for group in groups:
         for p in group["params"]:
             p.grad = None
-
-
-# cell 882acbfc e6c5d4 · An optimizer and its groups
-class SameGroups(torch.optim.Optimizer):
-    """Lend the parameter groups of any optimizer to schedulers, which accept PyTorch's own only."""
-
-    _opt_called = True  # or PyTorch warns that it has not stepped yet
-    param_groups = property(lambda self: self.opt.param_groups)
-    state = property(lambda self: self.opt.state)
-    defaults = property(lambda self: getattr(self.opt, "defaults", self.opt.param_groups[0]))
-
-    def __init__(self, opt: Any):
-        self.opt = opt
-
-    def step(self, closure: Any = None) -> None:
-        """Do nothing: the Learner lets the optimizer step."""
-
-
-def takes_one(function: Any) -> bool:
-    """Return whether a function can be called with one argument."""
-    try:
-        return callable(function) and bool(signature(function).bind(None))
-    except TypeError:
-        return False
-    except ValueError:  # it does not say
-        return True
 
 
 # cell 1b3b6b9a 010a72 · Before the first batch

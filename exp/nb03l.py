@@ -6,19 +6,23 @@ By the end you can give an optimizer what another one has gathered for each para
 # cell d59932e0 a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/03l_optimizer_state.ipynb: do not edit · 03e2ce
+# generated from nbs/03l_optimizer_state.ipynb: do not edit · 79e865
 __all__ = [
     "group_names",
     "load_optimizer_state",
     "check_groups",
     "match_groups",
+    "SameGroups",
+    "takes_one",
 ]
 
-# cell d59932e0 f91375 · Imports
+# cell d59932e0 e0955c · Imports
 from collections.abc import Mapping
 from copy import deepcopy
+from inspect import signature
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -80,3 +84,29 @@ def match_groups(opt: Any, names: list[list[str]], named: Mapping[str, Tensor]) 
     del opt.param_groups[len(names):]
     for group in names[len(opt.param_groups):]:
         opt.add_param_group({"params": [named[name] for name in group]})
+
+
+# cell 14a5e615 e6c5d4 · Groups that are lent
+class SameGroups(torch.optim.Optimizer):
+    """Lend the parameter groups of any optimizer to schedulers, which accept PyTorch's own only."""
+
+    _opt_called = True  # or PyTorch warns that it has not stepped yet
+    param_groups = property(lambda self: self.opt.param_groups)
+    state = property(lambda self: self.opt.state)
+    defaults = property(lambda self: getattr(self.opt, "defaults", self.opt.param_groups[0]))
+
+    def __init__(self, opt: Any):
+        self.opt = opt
+
+    def step(self, closure: Any = None) -> None:
+        """Do nothing: the Learner lets the optimizer step."""
+
+
+def takes_one(function: Any) -> bool:
+    """Return whether a function can be called with one argument."""
+    try:
+        return callable(function) and bool(signature(function).bind(None))
+    except TypeError:
+        return False
+    except ValueError:  # it does not say
+        return True

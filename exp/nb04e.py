@@ -20,7 +20,7 @@ __all__ = [
     "ValidateEvery",
 ]
 
-# cell 3579890a 1b171a · Imports
+# cell 3579890a 01eb63 · Imports
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext
@@ -32,7 +32,7 @@ from torch import Tensor, nn
 
 from exp.nb03d import check_counts, format_table
 from exp.nb03f import Callback, CancelBatch
-from exp.nb03i import SameGroups, takes_one
+from exp.nb03l import SameGroups, takes_one
 from exp.nb04 import Learner
 from exp.nb04b import known_mode
 
