@@ -11,12 +11,13 @@ endif
 READY := $(VENV)/.ready
 PIP := $(PY) -m pip --disable-pip-version-check install -c constraints.txt --only-binary=:all:
 
-.PHONY: help book test lint check rules unit notebooks exported export lab test-cuda test-pretended bench results clean
+.PHONY: help book test test-slow lint check rules unit notebooks exported export lab test-cuda test-pretended bench results clean
 .NOTPARALLEL:
 
 help:
 	@echo "make book            execute the notebooks and write them as a book: build/book/index.html"
 	@echo "make test            lint, export check, rules, pytest, every notebook as a test (twice)"
+	@echo "make test-slow       the tests marked slow: both engines on 280 situations, pairs of callbacks, fuzz"
 	@echo "make lab             open the notebooks in JupyterLab"
 	@echo "make export          write exp/ from the notebooks"
 	@echo "make test-cuda       pytest and the notebooks on a CUDA device"
@@ -45,6 +46,8 @@ test: lint check rules unit notebooks exported
 
 lint: $(READY)
 	@$(PY) -m ruff check .
+	@$(PY) -m ruff format --check --quiet tools tests benchmarks || \
+	  { echo "run: $(PY) -m ruff format tools tests benchmarks" >&2; exit 1; }
 
 check: $(READY)
 	@$(PY) tools/notebook2script.py --check
@@ -53,7 +56,10 @@ rules: $(READY)
 	@$(PY) tools/check_rules.py
 
 unit: $(READY)
-	@$(PY) -m pytest
+	@$(PY) -m pytest -m "not slow"
+
+test-slow: $(READY)
+	@$(PY) -m pytest -m slow
 
 notebooks: $(READY)
 	@$(PY) tools/run_notebook.py
@@ -68,7 +74,7 @@ lab: $(READY)
 	@$(PY) -m jupyterlab nbs
 
 test-cuda: $(READY)
-	@EXP_DEVICE=cuda $(PY) -m pytest
+	@EXP_DEVICE=cuda $(PY) -m pytest -m "not slow"
 	@$(PY) tools/run_notebook.py --device cuda
 	@$(PY) tools/run_notebook.py --device cuda --exported
 
