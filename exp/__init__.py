@@ -217,19 +217,24 @@ nb03b (data_loaders): Data loaders
                        epochs count from 0.
 
 nb03c (generalisation): Training that generalises
-    accuracy         Return the share of targets whose class has the largest logit.
-    binary_accuracy  Return the share of predictions that are above the threshold exactly where the
-                     target is 1.
-    modes_kept       Restore the mode of each part of a model after the block, also after an
-                     exception.
-    Scores           Mean loss and metric over `n` samples.
-    evaluate         Return the mean loss and metric over all samples, with the model in evaluation
-                     mode.
-    Epoch            The results of one epoch of `fit`; losses in nats for cross-entropy, time in
-                     seconds.
-    History          The epochs of a training; printed, they are a table.
-    fit              For each epoch: step on every training batch, then evaluate on the validation
-                     batches.
+    count_kept             Count the targets that are not `ignore_index`; this waits for no GPU.
+    accuracy               Return the share of targets whose class has the largest logit.
+    warn_of_probabilities  Warn that a threshold of 0 is for logits, and the predictions look like
+                           probabilities.
+    binary_accuracy        Return the share of predictions that are above the threshold exactly
+                           where the target is 1.
+    check_argument_order   Refuse a function whose first parameter is named as targets are: it must
+                           be (pred, target).
+    modes_kept             Restore the mode of each part of a model after the block, also after an
+                           exception.
+    Scores                 Mean loss and metric over `n` samples.
+    evaluate               Return the mean loss and metric over all samples, with the model in
+                           evaluation mode.
+    Epoch                  The results of one epoch of `fit`; losses in nats for cross-entropy, time
+                           in seconds.
+    History                The epochs of a training; printed, they are a table.
+    fit                    For each epoch: step on every training batch, then evaluate on the
+                           validation batches.
 
 nb03d (bookkeeping): Bookkeeping: means that wait, random numbers that come back
     Column            A column of numbers that arrive one at a time and are read only when asked
@@ -282,8 +287,8 @@ nb03e (metrics): Metrics: figures that do not depend on the batches
                           equation (1).
     EpochMetric           A function of all predictions and targets of an epoch: (pred, target) ->
                           figure.
-    figure_names          List what named metrics compute: one figure each, or one for each key of a
-                          collection.
+    figure_names          List the numbers that named metrics compute: one each, none for a table,
+                          or one a key.
     name_metrics          Give each metric its name: in a dict its key, otherwise that of its
                           function or class.
     figures               Turn what a metric computed into named numbers: one, one for each key, or
@@ -702,7 +707,7 @@ nb11b (language_model): A language model, character by character
                         return all.
 """
 
-# generated from the notebooks: do not edit · 43b900
+# generated from the notebooks: do not edit · c32089
 
 import importlib as _importlib
 import importlib.machinery as _machinery
@@ -732,7 +737,8 @@ _names = {
                loader_length counted""",
     "nb03b": """Dataset TensorDataset Sampler SequentialSampler RandomSampler BatchSampler
                collate tensor_batches fetch_batch DataLoader FirstBatches DataLoaders set_epoch""",
-    "nb03c": """accuracy binary_accuracy modes_kept Scores evaluate Epoch History fit""",
+    "nb03c": """count_kept accuracy warn_of_probabilities binary_accuracy check_argument_order
+               modes_kept Scores evaluate Epoch History fit""",
     "nb03d": """Column DeferredMeans pool_sums random_state set_random_state seed_everything
                evaluating set_training map_tensors count_items join_batches first_batch
                check_counts process_rank gather_objects is_first_process format_table
@@ -941,7 +947,9 @@ if TYPE_CHECKING:  # what editors and type checkers read
         DataLoaders as DataLoaders, set_epoch as set_epoch,
     )
     from .nb03c import (
-        accuracy as accuracy, binary_accuracy as binary_accuracy, modes_kept as modes_kept,
+        count_kept as count_kept, accuracy as accuracy,
+        warn_of_probabilities as warn_of_probabilities, binary_accuracy as binary_accuracy,
+        check_argument_order as check_argument_order, modes_kept as modes_kept,
         Scores as Scores, evaluate as evaluate, Epoch as Epoch, History as History, fit as fit,
     )
     from .nb03d import (

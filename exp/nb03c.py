@@ -6,10 +6,13 @@ By the end you will have a training loop whose numbers can be trusted, three set
 # cell 6bf3c1aa a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/03c_generalisation.ipynb: do not edit · 9dabb0
+# generated from nbs/03c_generalisation.ipynb: do not edit · 4b1943
 __all__ = [
+    "count_kept",
     "accuracy",
+    "warn_of_probabilities",
     "binary_accuracy",
+    "check_argument_order",
     "modes_kept",
     "Scores",
     "evaluate",
@@ -18,11 +21,14 @@ __all__ = [
     "fit",
 ]
 
-# cell 6bf3c1aa 3c1f4f · Imports
+# cell 6bf3c1aa 69fa7d · Imports
 import time
+import warnings
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from inspect import signature
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -56,44 +62,90 @@ class RunningMean:
         return float(self.total) / self.n
 
 
-# cell 90dd2f85 5595b7 · A mean over batches
-def accuracy(pred: Tensor, target: Tensor) -> Tensor:
+# cell 90dd2f85 bd60b6 · A mean over batches
+def count_kept(pred: Tensor, target: Tensor, ignore_index: int = -100) -> Tensor | int:
+    """Count the targets that are not `ignore_index`; this waits for no GPU."""
+    if ignore_index < 0 and not target.dtype.is_signed:
+        return target.numel()
+    if ignore_index < 0 and target.is_cpu and target.numel():
+        if target.min().item() > ignore_index:  # nothing is ignored: the usual case, found fast
+            return target.numel()
+    return (target != ignore_index).count_nonzero()
+
+
+def _share(right: Tensor, target: Tensor, ignore_index: int) -> Tensor:
+    """Return the share of right answers among those whose target is not ignored."""
+    n = count_kept(right, target, ignore_index)
+    if isinstance(n, int):
+        return right.mean(dtype=torch.float64)
+    return (right & (target != ignore_index)).sum(dtype=torch.float64) / n
+
+
+# cell 5f9eb3cd e6edea · A mean over batches
+def accuracy(pred: Tensor, target: Tensor, ignore_index: int = -100) -> Tensor:
     """Return the share of targets whose class has the largest logit.
 
+    Targets of `ignore_index`, such as padding, do not count; nan if no target counts.
     Shape: pred (…, C) with C of at least 2, target (…) of class numbers -> (), between 0 and 1.
     Raises: ValueError for other shapes, one logit for each target included: see `binary_accuracy`.
     """
     if pred.shape[:-1] != target.shape or pred.ndim == 0 or pred.shape[-1] == 1:
         raise ValueError(f"pred (…, C) needs a target (…), got {tuple(pred.shape)} and "
                          f"{tuple(target.shape)}{_remedy(pred, target)}")
-    return (pred.argmax(-1) == target).mean(dtype=torch.float64)
+    return _share(pred.argmax(-1) == target, target, ignore_index)
 
 
 accuracy.higher_is_better = True
-accuracy.divisor = lambda pred, target: target.numel()  # what the mean is taken over
+accuracy.divisor = count_kept  # what the mean is taken over
 
 
-# cell 5bc776f2 efee33 · A mean over batches
-def binary_accuracy(pred: Tensor, target: Tensor, threshold: float = 0.0) -> Tensor:
+# cell 5bc776f2 fb2631 · A mean over batches
+def warn_of_probabilities(name: str, remedy: str) -> None:
+    """Warn that a threshold of 0 is for logits, and the predictions look like probabilities."""
+    warnings.warn(f"{name}: all predictions lie between 0 and 1, as probabilities do, and the "
+                  "threshold is 0, which is for logits; if the model ends in a sigmoid, use "
+                  f"{remedy}", stacklevel=3)
+
+
+_seen: set[str] = set()  # the types of device that were asked once
+
+
+def _look_like_probabilities(pred: Tensor) -> bool:
+    """Return whether all predictions lie in [0, 1], not all at its ends; of a GPU, ask once."""
+    if not pred.is_floating_point() or not pred.numel() or pred.device.type in _seen:
+        return False
+    if not pred.is_cpu:
+        _seen.add(pred.device.type)
+    if pred.min().item() < 0:  # the usual case, found fast
+        return False
+    return bool(pred.max() <= 1) and bool(((pred > 0) & (pred < 1)).any())
+
+
+# cell efa92097 3be374 · A mean over batches
+def binary_accuracy(pred: Tensor, target: Tensor, threshold: float = 0.0,
+                    ignore_index: int = -100) -> Tensor:
     """Return the share of predictions that are above the threshold exactly where the target is 1.
 
     The default is for logits; for probabilities pass threshold=0.5, with `functools.partial` if
-    need be. With several yes-or-no questions for each sample, each counts.
+    need be; if a batch looks like these and the threshold is 0, there is a warning. With several
+    yes-or-no questions for each sample, each counts, unless its target is `ignore_index`.
     Shape: pred (…) or (…, 1), target (…) of zeros and ones -> (), between 0 and 1.
     Raises: ValueError for other shapes, which broadcasting would hide.
     """
     if pred.shape not in (target.shape, (*target.shape, 1)):
         raise ValueError(f"pred (…) or (…, 1) needs a target (…), got {tuple(pred.shape)} and "
                          f"{tuple(target.shape)}")
+    if threshold == 0 and _look_like_probabilities(pred):
+        warn_of_probabilities("binary_accuracy", "partial(binary_accuracy, threshold=0.5)")
     right = (pred.reshape(target.shape) > threshold) == (target > 0.5)
-    return right.mean(dtype=torch.float64)
+    return _share(right, target, ignore_index)
 
 
 binary_accuracy.higher_is_better = True
-binary_accuracy.divisor = lambda pred, target: target.numel()  # what the mean is taken over
+binary_accuracy.divisor = count_kept  # what the mean is taken over
 
 
-# cell efa92097 23a366 · A mean over batches
+# cell 7c6620cb 05061b · A mean over batches
 def _remedy(pred: Tensor, target: Tensor) -> str:
     """Say what to use for predictions of which `accuracy` cannot take the largest."""
     if pred.shape == (*target.shape, 1) or (pred.shape == target.shape and pred.ndim < 2):
@@ -101,7 +153,30 @@ def _remedy(pred: Tensor, target: Tensor) -> str:
     if pred.shape == target.shape:
         return (": if the targets are one-hot or probabilities of the classes, compare with "
                 "target.argmax(-1); if each is a yes or no of its own, use binary_accuracy")
+    if pred.ndim > 2 and pred.shape[:1] + pred.shape[2:] == target.shape:
+        return ": bring classes on axis 1 to the end with pred.movedim(1, -1)"
+    if pred.shape[:-1] == target.shape[:-1] and target.shape[-1:] == (1,):
+        return ": drop the last axis of the target with target.squeeze(-1)"
     return ""
+
+
+# cell f257addd 5fe467 · A mean over batches
+_TARGETS = {"y_true", "target", "targets", "label", "labels", "ground_truth"}
+
+
+def check_argument_order(metric: Callable[..., Any]) -> None:
+    """Refuse a function whose first parameter is named as targets are: it must be (pred, target).
+
+    Raises: TypeError, with the remedy.
+    """
+    try:
+        first = next(iter(signature(metric).parameters), "")
+    except (TypeError, ValueError):  # some functions in C do not show their parameters
+        return
+    if first in _TARGETS:
+        name = getattr(metric, "__name__", "f")
+        raise TypeError("a metric is called with (pred, target), and the first parameter of "
+                        f"{name} is {first!r}; swap: lambda pred, target: {name}(target, pred)")
 
 
 # cell 56b05bf8 3e9d39 · A mean over batches
@@ -129,7 +204,7 @@ class Scores:
         return f"loss {self.loss:.4f}, metric {self.metric:.4f} over {self.n} samples"
 
 
-# cell ec8a119f 3925e7 · A mean over batches
+# cell ec8a119f 6b5afa · A mean over batches
 @torch.no_grad()
 def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]],
              loss_func: Callable[[Tensor, Tensor], Tensor] = F.cross_entropy,
@@ -137,8 +212,9 @@ def evaluate(model: nn.Module, batches: Iterable[tuple[Tensor, Tensor]],
     """Return the mean loss and metric over all samples, with the model in evaluation mode.
 
     Afterwards each part of the model is in the mode it was in, also after an exception.
-    Raises: ValueError if there is no batch.
+    Raises: ValueError if there is no batch; TypeError for a metric (target, pred).
     """
+    check_argument_order(metric)
     losses, metrics = RunningMean(), RunningMean()
     with modes_kept(model):
         model.eval()

@@ -22,16 +22,18 @@ __all__ = [
     "figures",
 ]
 
-# cell b6f66f3b 140883 · Imports
+# cell b6f66f3b 261689 · Imports
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from functools import partial
+from inspect import signature
 from types import SimpleNamespace
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from exp.nb03c import check_argument_order, count_kept
 from exp.nb03d import Column, count_items, map_tensors
 
 
@@ -48,7 +50,7 @@ def divides_by(count: Callable[[Any, Any], Tensor | float]) -> Callable[[Callabl
     return mark
 
 
-# cell a03b096c 276af6 · Padding
+# cell a03b096c 74c330 · Padding
 class _TargetsCounted:
     """Count as cross-entropy does: the targets that are not ignored, each by its class's weight."""
 
@@ -58,17 +60,13 @@ class _TargetsCounted:
     def __call__(self, pred: Tensor, target: Tensor) -> Tensor | int:
         if target.is_floating_point():  # probabilities, (B, C, …) as the predictions
             return pred.numel() // pred.shape[min(1, pred.ndim - 1)]
-        ignored, weight = self.loss.ignore_index, self.loss.weight
-        if weight is None and ignored < 0 and target.is_cpu and target.numel():
-            if target.min().item() > ignored:  # nothing is ignored: the usual case, found fast
-                return target.numel()
-        counted = target != ignored
-        if weight is None:
-            return counted.count_nonzero()
-        return (weight[target * counted] * counted).sum()
+        if self.loss.weight is None:
+            return count_kept(pred, target, self.loss.ignore_index)
+        counted = target != self.loss.ignore_index
+        return (self.loss.weight[target * counted] * counted).sum()
 
 
-# cell 105206d9 186f8e · Padding
+# cell 105206d9 a891fa · Padding
 def _elements(pred: Any, target: Any) -> int:
     return pred.numel()
 
@@ -91,7 +89,8 @@ def divisor_of(function: Any) -> Callable[[Any, Any], Tensor | float] | None:
     while isinstance(function, partial):
         function, options = function.func, {**function.keywords, **options}
     if callable(divisor := getattr(function, "divisor", None)):
-        return divisor
+        told = {k: v for k, v in options.items() if k in signature(divisor).parameters}
+        return partial(divisor, **told) if told else divisor
     kind, loss = function, SimpleNamespace(**{"weight": None, "ignore_index": -100} | options)
     if isinstance(function, nn.Module):  # one with a `forward` of its own divides as it likes
         kind = next(kind for kind in type(function).__mro__ if "forward" in vars(kind))
@@ -178,19 +177,20 @@ def _set_state(x: Any, state: Mapping[str, Any]) -> None:
             setattr(x, name, map_tensors(lambda t, to=device: t.to(to), deepcopy(value)))
 
 
-# cell 8b669ed2 9a96aa · The protocol
+# cell 8b669ed2 196f8f · The protocol
 class Metric:
     """A figure over many batches: `reset()`, then `update(pred, target)` each, then `compute()`.
 
     A subclass defines these three, and `merge` to be used on several processes. Its state is what
     its attributes hold: tensors, numbers, strings, None, and lists, tuples and dicts of these.
     `name`: what results call it. `phases`: in which of "train" and "valid" it takes part.
-    `higher_is_better`: None if that cannot be said.
+    `higher_is_better`: None if that cannot be said. `is_table`: it computes no single number.
     """
 
     name: str = ""
     phases: tuple[str, ...] = ("train", "valid")
     higher_is_better: bool | None = None
+    is_table: bool = False
 
     def reset(self) -> None:
         """Forget all batches."""
@@ -240,7 +240,7 @@ def restore_metric_state(metric: Any, state: Mapping[str, Any]) -> None:
     metric.load_state_dict(state) if _has_own_state(metric) else _set_state(metric, state)
 
 
-# cell 89a73b5d 493ce9 · Means by the protocol
+# cell 89a73b5d 038015 · Means by the protocol
 def check_number(name: str, value: Any) -> Tensor | float:
     """Return a metric's value for a batch as a number or a tensor without axes; this never waits.
 
@@ -288,6 +288,7 @@ class _OfFunction(Metric):
         if not callable(function) or isinstance(function, type):
             raise TypeError(f"{type(self).__name__} needs a function (pred, target), got "
                             f"{function!r}")
+        check_argument_order(function)
         self.function, self.name = function, name or _name(function)
         self.higher_is_better = getattr(function, "higher_is_better", None)
         self.reset()
@@ -381,11 +382,11 @@ def _to_memory(x: Tensor) -> Tensor:
     return x.clone() if x.device.type == "cpu" else x.to("cpu", non_blocking=True)
 
 
-# cell cfa4dc2c 06c642 · Names
+# cell cfa4dc2c 7c8958 · Names
 def figure_names(named: Mapping[str, Any] | Iterable[tuple[str, Any]]) -> list[str]:
-    """List what named metrics compute: one figure each, or one for each key of a collection."""
+    """List the numbers that named metrics compute: one each, none for a table, or one a key."""
     pairs = named.items() if isinstance(named, Mapping) else named
-    return [figure for name, metric in pairs
+    return [figure for name, metric in pairs if not getattr(metric, "is_table", False)
             for figure in (metric.keys() if _has_keys(metric) else [name])]
 
 
@@ -407,7 +408,7 @@ def name_metrics(metrics: Iterable[Any] | Mapping[str, Any]) -> dict[str, Any]:
         raise TypeError(f"metrics come in a list, even one: metrics=[{one}]")
     pairs = metrics.items() if isinstance(metrics, Mapping) else ((_name(m), m) for m in metrics)
     named = [(name, _check_metric(name, metric)) for name, metric in pairs]
-    names = figure_names(named)
+    names = figure_names(named) + [n for n, m in named if getattr(m, "is_table", False)]
     if len({*names, "loss"}) <= len(names) or len(dict(named)) < len(named):
         raise ValueError(f"metrics need different names, and not 'loss', got {names}; name them "
                          'in a dict: metrics={"name": metric}')
@@ -428,6 +429,7 @@ def _check_metric(name: Any, metric: Any) -> Any:
     if name == "<lambda>" or not name.isprintable() or not name or name != name.strip():
         raise ValueError(f"a metric cannot be named {name!r}; name it in a dict: "
                          'metrics={"name": metric}')
+    check_argument_order(metric.update if is_metric(metric) else metric)
     return EpochMetric(metric, name=name) if _of_epoch(metric) else metric
 
 

@@ -17,13 +17,15 @@ __all__ = [
     "R2Score",
 ]
 
-# cell 6187265c 28e81c · Imports
+# cell 6187265c 0d2909 · Imports
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from exp.nb03c import warn_of_probabilities
 from exp.nb03e import Metric
 
 
@@ -54,13 +56,15 @@ def show_confusion(matrix: Tensor, classes: Sequence[Any] | None = None) -> None
     plt.show()
 
 
-# cell 10061872 b62fb1 · From batches
+# cell 10061872 dd6378 · From batches
 class ConfusionMatrix(Metric):
     """Count how often items of each class were predicted as each class.
 
-    `pred` holds scores (…, C), or classes (…) as integers, or, for two classes, one score each (…):
-    class 1 lies above `threshold`. Targets of `ignore_index` do not count.
-    Shape: pred (…, C) or (…), target (…); `compute` -> (C, C), rows: targets, columns: predictions.
+    `pred` holds scores (…, C), or classes (…) as integers, or, for two classes, one score each, (…)
+    or (…, 1): class 1 lies above `threshold`, 0.5 for probabilities; if they look like these and it
+    is 0, `compute` warns. Targets of `ignore_index` do not count.
+    Shape: pred (…, C), (…) or (…, 1), target (…); `compute` -> (C, C), rows: targets, columns:
+        predictions.
     Raises: ValueError for shapes that do not fit, and from `compute` for classes outside 0..C-1.
     """
 
@@ -74,6 +78,12 @@ class ConfusionMatrix(Metric):
 
     def reset(self) -> None:
         self.counts = torch.zeros((self.n_classes + 2) * self.n_classes, dtype=torch.int64)
+        self.places = torch.zeros(2, dtype=torch.int64)  # single scores outside [0, 1], and within
+
+    @property
+    def is_table(self) -> bool:
+        """Whether it computes no single number, as a subclass may."""
+        return type(self).compute is ConfusionMatrix.compute
 
     def update(self, pred: Tensor, target: Tensor) -> None:
         """Count a batch; this waits for nothing."""
@@ -92,14 +102,34 @@ class ConfusionMatrix(Metric):
         """Bring predictions to classes, in the shape of the targets."""
         if pred.shape == (*target.shape, self.n_classes):
             return pred.argmax(-1)
-        if pred.shape == target.shape and not pred.is_floating_point():
-            return pred.long()
-        if pred.shape == target.shape and self.n_classes == 2:
-            return (pred > self.threshold).long()
+        if pred.shape in (target.shape, (*target.shape, 1)):
+            one = pred.reshape(target.shape)
+            if not pred.is_floating_point():
+                return one.long()
+            if self.n_classes == 2:
+                self._place(one)
+                return (one > self.threshold).long()
         raise ValueError(
             f"metric {self.name!r} needs scores (…, {self.n_classes}) and targets (…), got "
-            f"{tuple(pred.shape)} and {tuple(target.shape)}; bring classes on axis 1 to the end "
-            "with pred.movedim(1, -1), and give classes that were chosen already as integers")
+            f"{tuple(pred.shape)} and {tuple(target.shape)}{self._remedy(pred, target)}")
+
+    def _remedy(self, pred: Tensor, target: Tensor) -> str:
+        """Say what may be meant by shapes that do not fit."""
+        C, scores, given = self.n_classes, tuple(pred.shape), tuple(target.shape)
+        if scores[:1] + scores[2:] == given and scores[1:2] == (C,):
+            return "; bring classes on axis 1 to the end with pred.movedim(1, -1)"
+        if given[-1:] == (1,) and scores in ((*given[:-1], C), given[:-1]):
+            return "; drop the last axis of the target with target.squeeze(-1)"
+        if scores in (given, (*given, 1)):
+            return ("; give classes that were chosen already as integers, bring one-hot targets to "
+                    "classes with target.argmax(-1); one score each is for n_classes=2")
+        return ""
+
+    def _place(self, scores: Tensor) -> None:
+        """Count how many single scores lie outside [0, 1], and how many within."""
+        counts = ((scores < 0) | (scores > 1), (scores > 0) & (scores < 1))
+        found = torch.stack([count.count_nonzero() for count in counts])
+        self.places = self.places.to(found.device, non_blocking=True) + found
 
     def compute(self) -> Tensor:
         """Return the counts. Shape: -> (C, C)."""
@@ -107,10 +137,15 @@ class ConfusionMatrix(Metric):
         if invalid.any():
             raise ValueError(f"metric {self.name!r}: {invalid.sum()} targets or predictions were "
                              f"not a class in 0..{self.n_classes - 1}")
+        outside, within = self.places.tolist()
+        if within and not outside and self.threshold == 0:
+            kind = type(self).__name__
+            warn_of_probabilities(f"metric {self.name!r}", f"{kind}(…, threshold=0.5)")
         return torch.stack(classes)
 
     def merge(self, states: Sequence[Mapping[str, Any]]) -> None:
         self.counts = torch.stack([state["counts"] for state in states]).sum(0)
+        self.places = torch.stack([state["places"] for state in states]).sum(0)
 
 
 def _count(place: Tensor, n: int) -> Tensor:
@@ -157,7 +192,7 @@ class F1Score(ConfusionMatrix):
         return ((weights * scores.nan_to_num(0.0)).sum() / weights.sum()).item()
 
 
-# cell 11a95ecb c46537 · A score and a threshold
+# cell 11a95ecb d7d37d · A score and a threshold
 def _scores_of_two(pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """Bring predictions to one score an item, and targets to whether it is positive. -> (N,)"""
     if pred.ndim == 2 and pred.shape[1] == 2 and target.ndim == 1:
@@ -173,18 +208,24 @@ def _scores_of_two(pred: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     return pred, positive
 
 
-# cell f5dbf068 417e16 · A score and a threshold
+def _undefined(why: str) -> float:
+    """Return nan with a warning: an error would end a training, and lose the other results."""
+    warnings.warn(f"{why}; it is nan", stacklevel=3)
+    return float("nan")
+
+
+# cell f5dbf068 a5b5ee · A score and a threshold
 def roc_auc(pred: Tensor, target: Tensor) -> float:
     """Compute how often a positive item scores above a negative one; a tie counts one half.
 
-    Shape: pred (N,), (N, 1) or logits (N, 2), target (N,) of 0 and 1. nan if a score is nan.
-    Raises: ValueError if there are items of one class only.
+    Shape: pred (N,), (N, 1) or logits (N, 2), target (N,) of 0 and 1. nan if a score is nan, and
+    with a warning if there are items of one class only.
     Source: Fawcett 2006, section 7.
     """
     scores, positive = _scores_of_two(pred, target)
     N, P = len(scores), positive.sum().item()
     if P in (0, N):
-        raise ValueError(f"roc_auc needs items of both classes, got {P} positive ones of {N}")
+        return _undefined(f"roc_auc needs items of both classes, got {P} positive ones of {N}")
     if scores.isnan().any():
         return float("nan")
     _, place, counts = scores.unique(return_inverse=True, return_counts=True)
@@ -192,15 +233,15 @@ def roc_auc(pred: Tensor, target: Tensor) -> float:
     return (ranks[place][positive].sum().item() - P * (P + 1) / 2) / (P * (N - P))
 
 
-# cell 8dc281c2 7a02f0 · A score and a threshold
+# cell 8dc281c2 39188a · A score and a threshold
 def average_precision(pred: Tensor, target: Tensor) -> float:
     """Average the precision over the positive items: at each, among all that score as high.
 
-    Shape: as for `roc_auc`. nan if a score is nan. Raises: ValueError if no item is positive.
+    Shape: as for `roc_auc`. nan if a score is nan, and with a warning if no item is positive.
     """
     scores, positive = _scores_of_two(pred, target)
     if not positive.any():
-        raise ValueError(f"average_precision needs a positive item, got none of {len(positive)}")
+        return _undefined(f"average_precision needs a positive item, got none of {len(positive)}")
     if scores.isnan().any():
         return float("nan")
     scores, order = scores.sort(descending=True)
@@ -210,12 +251,13 @@ def average_precision(pred: Tensor, target: Tensor) -> float:
     return ((precision * found.diff(prepend=found.new_zeros(1))).sum() / found[-1]).item()
 
 
-# cell 7c977d2c db3787 · A score and a threshold
+# cell 7c977d2c f848c6 · A score and a threshold
 def mean_average_precision(pred: Tensor, target: Tensor) -> float:
     """Average `average_precision` over the classes that have a positive item.
 
     Shape: pred (N, C), target (N, C) of 0 and 1, or (N,) of classes.
-    Raises: ValueError for shapes that do not fit, or if no class has a positive item.
+    nan, with a warning, if no class has a positive item.
+    Raises: ValueError for shapes that do not fit.
     Differs: scikit-learn counts a class without a positive item as 0.
     """
     if target.ndim == 1 and pred.ndim == 2:
@@ -226,7 +268,7 @@ def mean_average_precision(pred: Tensor, target: Tensor) -> float:
     scores = [average_precision(pred[:, c], target[:, c]) for c in range(pred.shape[1])
               if (target[:, c] == 1).any()]
     if not scores:
-        raise ValueError("mean_average_precision needs a positive item")
+        return _undefined("mean_average_precision needs a positive item, got none")
     return sum(scores) / len(scores)
 
 
@@ -235,7 +277,7 @@ for _score in (roc_auc, average_precision, mean_average_precision):
     _score.higher_is_better, _score.of_epoch = True, True  # given to a Learner: an EpochMetric
 
 
-# cell b97528df a2e23a · How much is explained
+# cell b97528df 296522 · How much is explained
 class R2Score(Metric):
     """The share of the targets' variance that predictions explain; of several columns the mean.
 
@@ -274,10 +316,10 @@ class R2Score(Metric):
     def compute(self) -> float:
         """Return R²; for a column of equal targets 1 if all are met, else 0.
 
-        Raises: ValueError for fewer than two items, which have no variance.
+        nan, with a warning, for fewer than two items, which have no variance.
         """
         if self.n < 2:
-            raise ValueError(f"metric 'r2' needs at least two items, got {self.n}")
+            return _undefined(f"metric 'r2' needs at least two items, got {self.n}")
         missed, share = (self.residual > 0).double(), self.residual / self.squares
         return 1 - torch.where(self.squares == 0, missed, share).mean().item()
 

@@ -11,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from collections import namedtuple
 from functools import partial
 from itertools import count, permutations
@@ -54,7 +55,16 @@ from exp.nb03b import (
     set_generator_state,
     tensor_batches,
 )
-from exp.nb03c import History, RunningMean, accuracy, binary_accuracy, evaluate, fit
+from exp.nb03c import (
+    History,
+    RunningMean,
+    accuracy,
+    binary_accuracy,
+    check_argument_order,
+    evaluate,
+    fit,
+)
+from exp.nb03e import MeanMetric, divisor_of
 
 quick = settings(max_examples=40, deadline=None)
 seeds = st.integers(0, 2**31)
@@ -1551,6 +1561,9 @@ def test_a_metric_may_be_a_plain_number_and_shapes_are_checked():
         (draw(4), torch.zeros(4), "binary_accuracy"),
         (draw(4, 3, 1), torch.zeros(4, 3), "binary_accuracy"),
         (torch.tensor(1.0), torch.tensor(1), "binary_accuracy"),
+        (draw(4, 3, 5), torch.zeros(4, 5), r"movedim\(1, -1\)"),
+        (draw(4, 3, 5, 6), torch.zeros(4, 5, 6), r"movedim\(1, -1\)"),
+        (draw(4, 3), torch.zeros(4, 1), r"target.squeeze\(-1\)"),
         (draw(4, 3), torch.eye(3)[[0, 1, 2, 0]], "target.argmax"),
         (draw(4, 3), torch.full((4, 3), 1 / 3), "target.argmax"),
     ],
@@ -1575,6 +1588,64 @@ def test_binary_accuracy():
             binary_accuracy(pred, y)
     assert accuracy.higher_is_better and binary_accuracy.higher_is_better
     assert binary_accuracy.divisor(several, several) == 8
+
+
+def test_ignored_targets_do_not_count():
+    pred, target = draw(4, 7, 3).float(), torch.arange(28).reshape(4, 7) % 3
+    right = pred.argmax(-1) == target
+    test_eq(accuracy(pred, target).item(), right.double().mean().item())
+    for ignored in (-100, -1, 0):
+        padded = target.where(torch.arange(7) < 5, ignored)
+        kept, f = padded != ignored, partial(accuracy, ignore_index=ignored)
+        test_near(f(pred, padded).item(), right[kept].double().mean().item(), tol=1e-12)
+        assert divisor_of(f)(pred, padded) == accuracy.divisor(pred, padded, ignored) == kept.sum()
+    assert divisor_of(accuracy) is accuracy.divisor
+    assert accuracy.divisor(pred, target) == 28 and isinstance(accuracy.divisor(pred, target), int)
+    assert accuracy(pred, torch.full((4, 7), -100)).isnan()
+    byte = torch.full((4, 7), 156, dtype=torch.uint8)  # -100 as a byte
+    assert accuracy.divisor(pred, byte) == 28 and accuracy(pred, byte) == 0
+    yes = torch.tensor([1.0, 0, -100, -100])
+    test_eq(binary_accuracy(torch.tensor([2.0, 3, -1, 1]), yes).item(), 0.5)
+    assert binary_accuracy.divisor(yes, yes) == 2
+
+
+def test_padded_batches_make_the_same_accuracy_in_every_cut():
+    pred, target = draw(12, 5, 3).float(), torch.arange(60).reshape(12, 5) % 3
+    target = target.where(torch.arange(5) <= torch.arange(12)[:, None] % 5, -100)
+    wanted = (pred.argmax(-1) == target)[target >= 0].double().mean().item()
+    for size in (1, 5, 12):
+        metric = MeanMetric(accuracy)
+        for p, t in zip(pred.split(size), target.split(size), strict=True):
+            metric.update(p, t)
+        test_near(metric.compute(), wanted, tol=1e-12)
+
+
+def test_binary_accuracy_warns_of_probabilities():
+    y = torch.tensor([0, 1, 1, 0])
+    logits = torch.tensor([-1.0, 2, 3, -4])
+    with pytest.warns(UserWarning, match=r"use partial\(binary_accuracy, threshold=0.5\)"):
+        binary_accuracy(logits.sigmoid(), y)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        test_eq(binary_accuracy(logits.sigmoid(), y, threshold=0.5).item(), 1.0)
+        binary_accuracy(logits, y)
+        binary_accuracy(logits.exp(), y)
+        binary_accuracy((logits > 0).float(), y)  # answers, not probabilities
+        binary_accuracy(logits > 0, y)
+        binary_accuracy(logits[:0], y[:0])
+
+
+def test_a_metric_takes_the_predictions_first():
+    def score(y_true, y_pred, scale=1):
+        return 0
+
+    for f in (score, partial(score, scale=2), lambda target, pred: 0):
+        with pytest.raises(TypeError, match=r"swap: lambda pred, target: .*\(target, pred\)"):
+            check_argument_order(f)
+        with pytest.raises(TypeError, match="swap: lambda"):
+            evaluate(nn.Linear(2, 2), [], metric=f)
+    for f in (accuracy, lambda *both: 0, lambda p, t: 0, nn.MSELoss(), F.mse_loss, max, lambda: 0):
+        check_argument_order(f)
 
 
 def test_fit_needs_a_validation_set():

@@ -22,6 +22,7 @@ from exp.nb03e import (
     check_number,
     divides_by,
     divisor_of,
+    figure_names,
     is_metric,
     metric_state,
     name_metrics,
@@ -514,3 +515,25 @@ def test_updates_do_not_wait(name, device):
     restored = MAKERS[name]()
     restore_metric_state(restored, metric_state(metric))
     restored.update(*given[0])
+
+
+def test_a_function_of_target_and_prediction_is_refused():
+    from sklearn.metrics import r2_score
+
+    class Swapped(Metric):
+        def update(self, target, pred): ...
+
+    with pytest.raises(TypeError, match=r"lambda pred, target: r2_score\(target, pred\)"):
+        EpochMetric(r2_score)
+    for make in (MeanMetric, lambda f: name_metrics([f]), lambda f: name_metrics({"r2": f})):
+        with pytest.raises(TypeError, match="first parameter of r2_score is 'y_true'"):
+            make(r2_score)
+    with pytest.raises(TypeError, match="first parameter of update is 'target'"):
+        name_metrics([Swapped()])
+    EpochMetric(lambda pred, target: r2_score(target, pred))
+
+
+def test_a_table_has_no_figure_but_a_name():
+    assert figure_names({"table": ConfusionMatrix(2), "f1": F1Score(2)}) == ["f1"]
+    with pytest.raises(ValueError, match="different names"):
+        name_metrics({"loss": ConfusionMatrix(2)})

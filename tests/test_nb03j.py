@@ -1,6 +1,7 @@
 """Scores against scikit-learn's, over random shapes, ties, cuts and missing classes."""
 
 import warnings
+from math import isnan
 
 import pytest
 import torch
@@ -72,8 +73,8 @@ def test_auc_and_average_precision(case):
         (average_precision, theirs.average_precision_score),
     ):
         if ours is roc_auc and positive.all():
-            with pytest.raises(ValueError, match="both classes"):
-                ours(score, positive)
+            with pytest.warns(UserWarning, match="both classes"):
+                assert isnan(ours(score, positive))
             continue
         wanted = pytest.approx(function(positive, score), abs=1e-12)
         for labels in (positive, positive.long(), positive.float()):
@@ -112,8 +113,8 @@ def test_r2_of_a_constant_target_and_of_too_little():
     same = torch.ones(5)
     assert over(R2Score(), same, same, [2]) == 1 and over(R2Score(), same + 1, same, [2]) == 0
     for n in (0, 1):
-        with pytest.raises(ValueError, match=f"at least two items, got {n}"):
-            over(R2Score(), same[:n], same[:n], [])
+        with pytest.warns(UserWarning, match=f"at least two items, got {n}; it is nan"):
+            assert isnan(over(R2Score(), same[:n], same[:n], []))
     with pytest.raises(ValueError, match=r"the same shape .*got \(5, 1\) and \(5,\)"):
         R2Score().update(same[:, None], same)
 
@@ -134,6 +135,7 @@ def test_one_logit_for_two_classes():
     for labels in (target, target.float(), target.bool()):
         assert over(ConfusionMatrix(2), pred, labels, [3]).tolist() == wanted
         assert over(ConfusionMatrix(2), pred[:, None], labels[:, None], [3]).tolist() == wanted
+        assert over(ConfusionMatrix(2), pred[:, None], labels, [3]).tolist() == wanted
     found = over(F1Score(2, "binary", threshold=0.5), pred.sigmoid(), target, [9])
     assert found == pytest.approx(theirs.f1_score(target, pred > 0))
 
@@ -147,18 +149,66 @@ def test_a_target_that_is_not_a_class_is_found(wrong):
 
 
 def test_wrong_shapes_say_what_to_do():
-    for pred, target in (((4, 3), (4, 1)), ((4, 5, 3), (4,)), ((4, 3, 5), (4, 5)), ((4,), (4,))):
-        with pytest.raises(ValueError, match=r"'f1' needs scores \(…, 3\) .*movedim"):
+    for pred, target, hint in (
+        ((4, 3), (4, 1), r"; drop the last axis of the target with target.squeeze\(-1\)"),
+        ((4, 3, 5), (4, 5), r"; bring classes on axis 1 to the end with pred.movedim\(1, -1\)"),
+        ((4, 5, 3), (4,), r"\(4,\)$"),
+        ((4, 5), (4,), r"\(4,\)$"),
+        ((4,), (4,), r"; give classes .* as integers.*argmax\(-1\); one score each is for n_clas"),
+        ((4, 1), (4,), r"\(4, 1\) and \(4,\); .*one score each is for n_classes=2"),
+    ):
+        with pytest.raises(ValueError, match=rf"'f1' needs scores \(…, 3\) .*{hint}"):
             F1Score(3).update(torch.rand(pred), torch.zeros(target, dtype=torch.long))
     for pred, target in (((4, 3), (4,)), ((4,), (5,)), ((4, 1, 1), (4,))):
         with pytest.raises(ValueError, match="one score an item is needed"):
             roc_auc(torch.rand(pred), torch.zeros(target))
     with pytest.raises(ValueError, match=r"0 or 1, got \[0, 2\]"):
         average_precision(torch.rand(4), torch.tensor([0, 2, 2, 0]))
-    with pytest.raises(ValueError, match="needs a positive item, got none of 4"):
-        average_precision(torch.rand(4), torch.zeros(4))
-    with pytest.raises(ValueError, match="needs a positive item"):
-        mean_average_precision(torch.rand(4, 2), torch.zeros(4, 2))
+    with pytest.warns(UserWarning, match="needs a positive item, got none of 4; it is nan"):
+        assert isnan(average_precision(torch.rand(4), torch.zeros(4)))
+    with pytest.warns(UserWarning, match="needs a positive item, got none; it is nan"):
+        assert isnan(mean_average_precision(torch.rand(4, 2), torch.zeros(4, 2)))
+
+
+def test_probabilities_and_a_threshold_of_logits():
+    pred, target = torch.tensor([0.0, 0.4, 0.9, 1.0]), torch.tensor([0, 0, 1, 1])
+    for metric in (ConfusionMatrix(2), F1Score(2)):
+        with pytest.warns(UserWarning, match=rf"{type(metric).__name__}\(…, threshold=0.5\)"):
+            over(metric, pred, target, [2])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert over(F1Score(2, threshold=0.5), pred, target, [2]) == 1
+        over(F1Score(2), torch.tensor([0.1, 0.9, 0.3, -0.1]), target, [3])  # logits after all
+        assert over(F1Score(2), pred.round(), target, [3]) == 1  # answers, not probabilities
+        over(F1Score(2), torch.stack([1 - pred, pred], 1), target, [3])
+    first, second, both = F1Score(2), F1Score(2), F1Score(2)
+    first.update(pred, target)
+    second.update(pred - 1, target)
+    both.merge([first.state_dict(), second.state_dict()])
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        both.compute()
+
+
+def test_a_validation_set_of_one_class_does_not_end_a_training():
+    x, y = torch.randn(8, 3), torch.tensor([[0.0], [1.0]]).repeat(4, 1)
+    metrics = [roc_auc, average_precision]
+    dls = DataLoaders([(x, y)], [(x, torch.zeros(8, 1))])
+    loss = nn.BCEWithLogitsLoss()
+    learn = Learner(nn.Linear(3, 1), dls, loss, 0.1, metrics=metrics, progress=False)
+    with pytest.warns(UserWarning, match="it is nan"):
+        record = learn.fit(2)
+    assert len(record.epochs) == 2 and isnan(record.epochs[-1]["valid_roc_auc"])
+    assert isnan(record.epochs[-1]["valid_average_precision"])
+
+
+def test_which_scores_are_tables():
+    class Trace(ConfusionMatrix):
+        def compute(self):
+            return super().compute().trace()
+
+    assert ConfusionMatrix(2).is_table
+    assert not any(metric.is_table for metric in (F1Score(2), Trace(2), R2Score()))
 
 
 def test_a_model_that_broke_scores_nan():
