@@ -27,9 +27,10 @@ __all__ = [
     "CollectCallback",
 ]
 
-# cell 8f8aec18 7cc941 · Imports
+# cell 8f8aec18 1a5f02 · Imports
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from copy import deepcopy
 from difflib import get_close_matches
 from inspect import signature
@@ -298,11 +299,22 @@ def look_up(callbacks: Sequence[Callback], default: type,
     return plan
 
 
-# cell 4fa0ce7f 48a16c · Metrics
+# cell 4fa0ce7f 1e5329 · Metrics
+@contextmanager
+def _naming(name: str, phase: str) -> Iterator[None]:
+    """Add the name of the metric and the phase to an error from inside."""
+    try:
+        yield
+    except Exception as error:
+        error.add_note(f"(in metric {name!r}, phase {phase!r})")
+        raise
+
+
 class _Phase:
     """The account of one phase of an epoch: means, and objects that are not means."""
 
     def __init__(self, metrics: Mapping[str, Any], phase: str):
+        self.phase = phase
         self.functions = {n: metric for n, metric in metrics.items() if not is_metric(metric)}
         weighted = [n for n, metric in self.functions.items() if divisor_of(metric) is not None]
         self.divisors = None  # found with the first batch: functions of functions do not pickle
@@ -317,7 +329,8 @@ class _Phase:
         pred = pred.detach() if isinstance(pred, Tensor) else map_tensors(Tensor.detach, pred)
         means: list[Any] = [learn.loss]
         for name, function in self.functions.items():
-            value = function(pred, target)
+            with _naming(name, self.phase):
+                value = function(pred, target)
             is_plain = isinstance(value, Tensor) and not value.ndim and not value.is_complex()
             means.append(value if is_plain else check_number(name, value))
         if self.divisors is None:
@@ -325,15 +338,19 @@ class _Phase:
             self.divisors = [divisor for divisor in found if divisor is not None]
         weights = [learn.loss_weight, *[divisor(pred, target) for divisor in self.divisors]]
         self.means.add(learn.n_items, means, weights)
-        for metric in self.objects.values():
+        for name, metric in self.objects.items():
             if isinstance(pred, Tensor) and hasattr(metric, "to"):
                 metric.to(pred.device)
-            metric.update(pred, target)
+            with _naming(name, self.phase):
+                metric.update(pred, target)
 
     def computed(self) -> dict[str, Any]:
         """Return what each metric came to; {} if there was no batch."""
         found: dict[str, Any] = dict(self.means.means())
-        return found and found | {name: m.compute() for name, m in self.objects.items()}
+        for name, metric in self.objects.items() if found else ():
+            with _naming(name, self.phase):
+                found[name] = metric.compute()
+        return found
 
 
 # cell 2af52697 ee27de · Metrics

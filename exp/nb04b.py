@@ -235,7 +235,7 @@ def _is_finite(x: Any) -> bool:
     return all(found)
 
 
-# cell 44eb4106 b92858 · Stopping by itself
+# cell 44eb4106 9f328b · Stopping by itself
 class Monitor(Callback):
     """Watch one result of each epoch; the base of callbacks that act on the best one.
 
@@ -265,7 +265,8 @@ class Monitor(Callback):
     def is_better(self, learn: Learner) -> bool:
         """Return whether this epoch's result is the best so far; if it is, keep it as the best."""
         if self.monitor not in learn.results:
-            raise KeyError(f"no result {self.monitor!r}; there are {list(learn.results)}")
+            raise KeyError(f"no result {self.monitor!r}; there are {list(learn.results)} (a metric "
+                           "that computes a table gives no result)")
         value = learn.results[self.monitor]
         limit = inf if self.best is None else self.sign * self.best - self.min_delta
         if self.sign * value < limit:  # never true for NaN
@@ -280,7 +281,7 @@ class Monitor(Callback):
         self.best, self.best_epoch = state["best"], state["best_epoch"]
 
 
-# cell 4028d4af 324e93 · Stopping by itself
+# cell 4028d4af 4f138e · Stopping by itself
 def known_mode(learn: Learner, monitor: str) -> str | None:
     """Return whether "min" or "max" of a result is best, or None if its metric does not say.
 
@@ -290,6 +291,8 @@ def known_mode(learn: Learner, monitor: str) -> str | None:
     if monitor not in names:
         close = get_close_matches(monitor, names, n=1)
         hint = f"did you mean {close[0]!r}? " if close else ""
+        if getattr(learn.metrics.get(monitor.partition("_")[2]), "is_table", False):
+            hint = "that metric computes a table, not a number. "
         raise KeyError(f"no result {monitor!r}; {hint}There will be {names}, and what a callback "
                        "adds if its class names it in `writes`")
     if monitor.endswith("loss"):
@@ -297,10 +300,21 @@ def known_mode(learn: Learner, monitor: str) -> str | None:
     name = monitor.partition("_")[2]
     several = [metric for metric in learn.metrics.values() if hasattr(metric, "keys")]
     metric = learn.metrics.get(name) or next((m[name] for m in several if name in m.keys()), None)
-    while isinstance(metric, partial):
-        metric = metric.func
-    higher = getattr(metric, "higher_is_better", None)
+    higher = _higher_is_better(metric)
     return None if higher is None else "max" if higher else "min"
+
+
+def _higher_is_better(metric: Any) -> bool | None:
+    """Return what a metric says of itself, or its function; of losses it is known."""
+    inner = metric
+    while inner is not None:
+        metric = inner
+        if (said := getattr(metric, "higher_is_better", None)) is not None:
+            return said
+        inner = metric.func if isinstance(metric, partial) else getattr(metric, "function", None)
+    name = getattr(metric, "__name__", type(metric).__name__).lower()  # mse_loss, MSELoss
+    is_loss = name.endswith("loss") or "cross_entropy" in name
+    return False if is_loss or name in ("mse", "rmse", "mae", "kl_div") else None
 
 
 # cell 0606c469 822ae8 · Stopping by itself

@@ -243,3 +243,22 @@ def test_a_wrong_metric_is_named_in_the_first_batch():
 def test_the_outline_names_who_acts():
     text = outline([MetricsCallback(), Recorder()])
     assert text.count("after_batch") == 2 and "MetricsCallback, Recorder" in text
+
+
+@pytest.mark.parametrize("kind", ["function", "update", "compute"])
+def test_an_error_in_a_metric_says_in_which(kind):
+    def broken(pred, target):
+        raise RuntimeError("broken")
+
+    class Update(EpochMetric):
+        def update(self, pred, target):
+            raise RuntimeError("broken")
+
+    metric = {"function": broken, "update": Update(accuracy), "compute": EpochMetric(broken)}[kind]
+    x, y = torch.randn(6, 4), torch.arange(6) % 3
+    learn = Learner(nn.Linear(4, 3), DataLoaders([(x, y)], [(x, y)]), F.cross_entropy, 0.1,
+                    metrics={"fine": accuracy, "mine": metric}, progress=False)  # fmt: skip
+    with pytest.raises(RuntimeError, match="broken") as caught:
+        learn.fit(1)
+    phase = "train" if kind == "function" else "valid"
+    assert f"(in metric 'mine', phase '{phase}')" in caught.value.__notes__

@@ -485,3 +485,28 @@ def test_a_metric_says_what_is_best():
     learn.fit(30)
     course = [row["valid_accuracy"] for row in learn.recorder.epochs]
     assert len(course) < 30 and course[-1] <= max(course[:-1])
+
+
+def test_losses_as_metrics_are_best_when_lowest():
+    from exp.nb02 import mse
+    from exp.nb03 import cross_entropy
+    from exp.nb03e import EpochMetric
+
+    smooth = partial(F.cross_entropy, label_smoothing=0.1)
+    several = [mse, cross_entropy, F.mse_loss, F.cross_entropy, F.kl_div, nn.MSELoss(), smooth,
+               nn.CrossEntropyLoss(), EpochMetric(F.mse_loss), nn.BCEWithLogitsLoss()]  # fmt: skip
+    learn = learner(metrics={f"m{i}": metric for i, metric in enumerate(several)})
+    assert {known_mode(learn, f"valid_m{i}") for i in range(len(several))} == {"min"}
+    learn = learner(metrics={"c": F.cosine_similarity, "e": EpochMetric(accuracy)})
+    assert [known_mode(learn, f"valid_{name}") for name in "ce"] == [None, "max"]
+
+
+def test_a_table_cannot_be_monitored():
+    from exp.nb03j import ConfusionMatrix
+
+    for mode in (None, "max"):
+        learn = learner([EarlyStopping("valid_table", mode=mode)],
+                        metrics={"table": ConfusionMatrix(3)})  # fmt: skip
+        with pytest.raises(KeyError, match="that metric computes a table, not a number"):
+            learn.fit(2)
+        assert learn.n_steps == 0
