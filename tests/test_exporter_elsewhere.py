@@ -722,6 +722,23 @@ def test_three_notebooks_become_a_library_and_its_tests(project, installed):
     assert {p.name for p in project.iterdir()} <= {"nbs", "bridges", "build", "pyproject.toml"}
 
 
+def test_the_commands_of_the_readme_work_on_a_project_from_nothing(project, installed):
+    readme = text(ROOT / "README.md")
+    block = re.search(r"<!-- elsewhere -->\n(.*?)<!-- /elsewhere -->", readme, re.S)
+    if not block:
+        pytest.skip("the README says nothing of other projects")
+    lines = re.search(r"```bash\n(.*?)```", block[1], re.S)[1].splitlines()
+    lines = [line.split("#")[0].split() for line in lines]
+    assert 3 <= len(lines) <= 10 and lines[0] == ["pip", "install", "ground-up"]
+    for name, sources in THREE.items():
+        save(project / "nbs" / f"{name}.ipynb", *sources)
+        assert f"nbs/{name}.ipynb" in block[1]
+    (project / "pyproject.toml").write_text('[project]\nname = "bridges"\nversion = "0.1"\n')
+    for name, *arguments in lines[1:]:
+        done = command(installed, name, project, *arguments)
+        assert done.returncode == 0, done.stdout + done.stderr
+
+
 def test_reading_back_what_a_cell_is(project):
     cells = [cell("#| export: utils\nx", "a"), cell("#|hide\ny", "b")]
     path = save(project / "nbs/01_a.ipynb", *cells)
