@@ -345,13 +345,15 @@ nb03g (progress): Progress: a training that shows itself
                        what is trained.
 
 nb03h (files): Files: complete, and safe to open
-    pack              Split a nested state into its tensors, by name, and a JSON text that says
-                      where each belongs.
-    unpack            Rebuild the state that `pack` split.
-    FORMAT            = "ground-up state 1"
-    write_state       Write a nested state into one file, completely or not at all.
-    read_state        Read the state that `write_state` wrote; all tensors are on the CPU.
-    read_safetensors  Read the tensors of a file, and the text that describes them.
+    pack                Split a nested state into its tensors, by name, and a JSON text that says
+                        where each belongs.
+    unpack              Rebuild the state that `pack` split.
+    FORMAT              = "ground-up state 1"
+    write_state         Write a nested state into one file, completely or not at all.
+    check_file_place    Refuse a path at which no file can be written, before it is needed.
+    check_folder_place  Refuse a path at which no folder can be made.
+    read_state          Read the state that `write_state` wrote; all tensors are on the CPU.
+    read_safetensors    Read the tensors of a file, and the text that describes them.
 
 nb03i (guards): Guards: errors that say what to do
     check_parts        Refuse what a Learner cannot be made of.
@@ -446,6 +448,8 @@ nb04b (everyday_callbacks): Everyday callbacks: devices, gradients, stopping
                           one.
     known_mode            Return whether "min" or "max" of a result is best, or None if its metric
                           does not say.
+    check_best_files      Refuse the path of a callback that writes the best weights, if it cannot
+                          be meant.
     EarlyStopping         End the fit when the monitored result has not improved for `patience`
                           epochs in a row.
 
@@ -707,7 +711,7 @@ nb11b (language_model): A language model, character by character
                         return all.
 """
 
-# generated from the notebooks: do not edit · c32089
+# generated from the notebooks: do not edit · 86a986
 
 import importlib as _importlib
 import importlib.machinery as _machinery
@@ -750,7 +754,8 @@ _names = {
                MetricsCallback CollectCallback""",
     "nb03g": """Recorder thin plot_losses new_axes STYLES where_output_goes Display LinesDisplay
                TerminalDisplay NotebookDisplay ProgressCallback ModelSummary summarize""",
-    "nb03h": """pack unpack FORMAT write_state read_state read_safetensors""",
+    "nb03h": """pack unpack FORMAT write_state check_file_place check_folder_place read_state
+               read_safetensors""",
     "nb03i": """check_parts check_loader check_rates default_callbacks make_optimizer set_rates
                restore_settings clear_gradients is_share check_fit split_batch check_length
                check_loss explain_error match_batch""",
@@ -763,7 +768,7 @@ _names = {
     "nb04a": """plot_metrics plot_rates CSVLogger""",
     "nb04b": """default_device to_device model_device DeviceCallback clip_gradients
                trained_parameters GradientClip GradientAccumulation StopOnNaN Monitor
-               known_mode EarlyStopping""",
+               known_mode check_best_files EarlyStopping""",
     "nb04c": """unwrapped save_weights read_weights check_weights_fit LoadReport load_weights
                export_model load_exported""",
     "nb04d": """learner_state restore_learner save_learner load_learner checkpoint_files
@@ -986,6 +991,7 @@ if TYPE_CHECKING:  # what editors and type checkers read
     )
     from .nb03h import (
         pack as pack, unpack as unpack, FORMAT as FORMAT, write_state as write_state,
+        check_file_place as check_file_place, check_folder_place as check_folder_place,
         read_state as read_state, read_safetensors as read_safetensors,
     )
     from .nb03i import (
@@ -1022,7 +1028,8 @@ if TYPE_CHECKING:  # what editors and type checkers read
         DeviceCallback as DeviceCallback, clip_gradients as clip_gradients,
         trained_parameters as trained_parameters, GradientClip as GradientClip,
         GradientAccumulation as GradientAccumulation, StopOnNaN as StopOnNaN,
-        Monitor as Monitor, known_mode as known_mode, EarlyStopping as EarlyStopping,
+        Monitor as Monitor, known_mode as known_mode, check_best_files as check_best_files,
+        EarlyStopping as EarlyStopping,
     )
     from .nb04c import (
         unwrapped as unwrapped, save_weights as save_weights, read_weights as read_weights,

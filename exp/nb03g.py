@@ -138,9 +138,10 @@ def thin(values: Tensor, n: int = 1000) -> tuple[Tensor, Tensor]:
     return torch.arange(len(means)) * width + (width - 1) / 2, means
 
 
-# cell cba4bc37 f8f9b4 · A curve
+# cell cba4bc37 2da905 · A curve
 def plot_losses(recorder: Recorder, ax: Any = None, smooth: int = 20) -> Any:
     """Draw the loss of each training batch, its running mean, and the loss of each validation."""
+    recorder = getattr(recorder, "recorder", recorder)  # a Learner has one
     ax = ax or new_axes()
     losses = torch.tensor(recorder.losses)
     ax.plot(*thin(losses), color="C0", alpha=0.35, lw=0.8)
@@ -304,7 +305,7 @@ class NotebookDisplay(Display):
             self._handle.update(bundle, raw=True)
 
 
-# cell 2a783e1e ec97e0 · The callback
+# cell 2a783e1e 85563e · The callback
 class ProgressCallback(Callback):
     """Show a training while it runs: a bar with the loss, the results of each epoch, the curve.
 
@@ -351,6 +352,13 @@ class ProgressCallback(Callback):
         self._n_shown += 1
         rows = learn.recorder.rows()[-self._n_shown:]
         self._display.results(rows, _total(learn, rows[-1]["epoch"]))
+
+    def take_row(self, row: Mapping[str, Any]) -> None:
+        """Show what `ValidateEvery` has found, where the output is lines."""
+        if isinstance(self._display, LinesDisplay):
+            self._display.close()  # the bar, which comes back below the line
+            print(", ".join(f"{n} {v:.4f}" if isinstance(v, float) else f"{n} {v}"
+                            for n, v in row.items() if isinstance(v, int | float)), flush=True)
 
     def cleanup_fit(self, learn: Any) -> None:
         self._next_plot = -inf

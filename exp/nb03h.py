@@ -6,20 +6,22 @@ By the end you can save any state of a training, tensors and numbers nested as t
 # cell 70867f87 a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/03h_files.ipynb: do not edit · c51594
+# generated from nbs/03h_files.ipynb: do not edit · 0838b9
 __all__ = [
     "pack",
     "unpack",
     "FORMAT",
     "write_state",
+    "check_file_place",
+    "check_folder_place",
     "read_state",
     "read_safetensors",
 ]
 
-# cell 70867f87 7bfdb3 · Imports
+# cell 70867f87 6a7cd0 · Imports
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from shutil import rmtree
 from tempfile import mkdtemp
@@ -167,24 +169,46 @@ def _to_disk(path: Path) -> None:
         os.close(handle)
 
 
-# cell 31f9ec49 d0eaf0 · A file that is complete or absent
-def read_state(path: str | Path) -> Any:
+# cell 31f9ec49 352088 · A file that is complete or absent
+def check_file_place(path: Path) -> None:
+    """Refuse a path at which no file can be written, before it is needed."""
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; a file is to be written: choose a name in it")
+    check_folder_place(path.parent)
+
+
+def check_folder_place(path: Path) -> None:
+    """Refuse a path at which no folder can be made."""
+    for part in (path, *path.parents):
+        if part.exists() and not part.is_dir():
+            raise NotADirectoryError(f"{part} is a file, where a folder is needed; choose another")
+
+
+# cell 24db1421 9a3c1e · A file that is complete or absent
+def read_state(path: str | Path, needs: Sequence[str] = ()) -> Any:
     """Read the state that `write_state` wrote; all tensors are on the CPU.
 
-    Raises: FileNotFoundError; ValueError for a file that is incomplete or of another kind.
+    Raises: FileNotFoundError; ValueError for a file that is incomplete or of another kind, or
+        without an entry that is in `needs`.
     """
     tensors, about = read_safetensors(Path(path))
     if about.get("format") != FORMAT:
         raise ValueError(f"{path} has the format {about.get('format')!r}, expected {FORMAT!r}; "
                          "load_weights reads the weights of other files")
-    return unpack(tensors, about["state"])
+    state = unpack(tensors, about["state"])
+    if missing := [name for name in needs if name not in state]:
+        raise ValueError(f"{path} holds no whole training, since {missing} are missing; if it holds"
+                         " weights, load_weights reads them")
+    return state
 
 
-# cell 24db1421 27a1de · A file that is complete or absent
+# cell f23cea35 67d828 · A file that is complete or absent
 def read_safetensors(path: Path) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Read the tensors of a file, and the text that describes them."""
     from safetensors import SafetensorError, safe_open
 
+    if path.is_dir():
+        raise IsADirectoryError(f"{path} is a folder; pass the path of a file in it")
     if not path.is_file():
         raise FileNotFoundError(f"no file {path}")
     try:

@@ -13,7 +13,7 @@ __all__ = [
     "CSVLogger",
 ]
 
-# cell f84825e1 7d0074 · Imports
+# cell f84825e1 289e37 · Imports
 import csv
 import time
 from collections.abc import Mapping
@@ -35,10 +35,11 @@ from exp.nb03g import (  # noqa: F401
     thin,
     where_output_goes,
 )
+from exp.nb03h import check_file_place
 from exp.nb04 import Learner
 
 
-# cell 8f79f052 bfeaa1 · Curves
+# cell 8f79f052 6d8dd6 · Curves
 def plot_metrics(recorder: Recorder, *names: str, ax: Any = None) -> Any:
     """Draw metrics after each epoch, training dashed; without names, all of them but the loss.
 
@@ -48,6 +49,7 @@ def plot_metrics(recorder: Recorder, *names: str, ax: Any = None) -> Any:
     measured = [key for key in keys if key.startswith(("train_", "valid_"))
                 and isinstance(recorder.epochs[-1].get(key, 0.0), int | float)]
     known = list(dict.fromkeys(key.split("_", 1)[1] for key in measured))
+    names = [n for part in names for n in ([part] if isinstance(part, str) else part)]
     if wrong := sorted(set(names) - set(known)):
         raise ValueError(f"unknown metrics {wrong}; there are {known}")
     chosen = list(names) or [name for name in known if name != "loss"]
@@ -75,7 +77,7 @@ def plot_rates(recorder: Recorder, axes: Any = None) -> Any:
     return left, right
 
 
-# cell 5ce33967 457669 · A log that survives
+# cell 5ce33967 6a47c6 · A log that survives
 class CSVLogger(Callback):
     """Write the results of each epoch as a row of a CSV file, at once.
 
@@ -91,6 +93,7 @@ class CSVLogger(Callback):
         self.path, self.append, self.size = Path(path), append, 0
 
     def before_fit(self, learn: Learner) -> None:
+        check_file_place(self.path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
         keep = self.append or self.size
         self.size = self.path.stat().st_size if keep and self.path.exists() else 0

@@ -6,7 +6,7 @@ By the end you can train on a GPU with one word, keep gradients in bounds, take 
 # cell ae6c2ed0 a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/04b_everyday_callbacks.ipynb: do not edit · ccfcb4
+# generated from nbs/04b_everyday_callbacks.ipynb: do not edit · fef764
 __all__ = [
     "default_device",
     "to_device",
@@ -19,10 +19,11 @@ __all__ = [
     "StopOnNaN",
     "Monitor",
     "known_mode",
+    "check_best_files",
     "EarlyStopping",
 ]
 
-# cell ae6c2ed0 d6b680 · Imports
+# cell ae6c2ed0 3a185b · Imports
 import os
 import warnings
 from collections.abc import Iterable, Mapping
@@ -36,6 +37,7 @@ from torch import Tensor, nn
 
 from exp.nb03d import check_counts, gather_objects, map_tensors
 from exp.nb03f import Callback, CancelFit, PostponeStep
+from exp.nb03h import check_file_place
 from exp.nb04 import Learner
 
 
@@ -235,7 +237,7 @@ def _is_finite(x: Any) -> bool:
     return all(found)
 
 
-# cell 44eb4106 9f328b · Stopping by itself
+# cell 44eb4106 eebb66 · Stopping by itself
 class Monitor(Callback):
     """Watch one result of each epoch; the base of callbacks that act on the best one.
 
@@ -245,7 +247,7 @@ class Monitor(Callback):
         as the fit begins if there will be no such result.
     """
 
-    order = 80
+    order, repeatable = 80, True
 
     def __init__(self, monitor: str = "valid_loss", mode: str | None = None,
                  min_delta: float = 0.0):
@@ -317,14 +319,28 @@ def _higher_is_better(metric: Any) -> bool | None:
     return False if is_loss or name in ("mse", "rmse", "mae", "kl_div") else None
 
 
-# cell 0606c469 822ae8 · Stopping by itself
+# cell 0606c469 d02311 · Stopping by itself
+def check_best_files(learn: Learner, saver: Any) -> None:
+    """Refuse the path of a callback that writes the best weights, if it cannot be meant."""
+    name, path = type(saver).__name__, str(saver.path)
+    if path in learn.result_names():
+        raise ValueError(f"{path!r} is a result, and the first argument is the path of a file: "
+                         f"{name}(path, {path!r})")
+    check_file_place(saver.path)
+    alike = [c for c in learn.callbacks if isinstance(c, type(saver)) and c is not saver]
+    if any(c.path == saver.path for c in alike):
+        raise ValueError(f"two {name} write to {path}; give each a path of its own")
+    if saver.restore and any(c.restore for c in alike):
+        raise ValueError(f"two {name} would restore their best weights when the fit ends; give all "
+                         "but one of them restore=False")
+
+
+# cell f7380725 b6095c · Stopping by itself
 class EarlyStopping(Monitor):
     """End the fit when the monitored result has not improved for `patience` epochs in a row.
 
     There may be several, for several results; the first one to lose patience ends the fit.
     """
-
-    repeatable = True
 
     def __init__(self, monitor: str = "valid_loss", patience: int = 3, mode: str | None = None,
                  min_delta: float = 0.0):

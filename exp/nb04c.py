@@ -35,13 +35,16 @@ from exp.nb03h import FORMAT, pack, read_safetensors, read_state, unpack, write_
 from exp.nb04b import to_device
 
 
-# cell 45fec76e 27e3d8 · Weights
+# cell 45fec76e 779da1 · Weights
 _WRAPPERS = {"OptimizedModule": "_orig_mod", "DataParallel": "module",
              "DistributedDataParallel": "module"}
 
 
 def unwrapped(model: nn.Module) -> nn.Module:
     """Return the model inside torch.compile, DataParallel or DistributedDataParallel."""
+    if not isinstance(model, nn.Module):
+        hint = "; pass its .model" if hasattr(model, "model") else "; the model comes first"
+        raise TypeError(f"a model is needed, got a {type(model).__name__}{hint}")
     while (attribute := _WRAPPERS.get(type(model).__name__)) and hasattr(model, attribute):
         model = getattr(model, attribute)
     return model

@@ -17,7 +17,7 @@ __all__ = [
     "SaveBest",
 ]
 
-# cell a09b0626 8772ce · Imports
+# cell a09b0626 92e041 · Imports
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -39,11 +39,11 @@ from exp.nb03d import (
     set_random_state,
 )
 from exp.nb03f import Callback, MetricsCallback
-from exp.nb03h import read_state, write_state
+from exp.nb03h import check_folder_place, read_state, write_state
 from exp.nb03k import compare_runs, describe_run
 from exp.nb03l import check_groups, group_names, load_optimizer_state, match_groups
 from exp.nb04 import Learner
-from exp.nb04b import Monitor, model_device, to_device
+from exp.nb04b import Monitor, check_best_files, model_device, to_device
 from exp.nb04c import check_weights_fit, load_weights, save_weights, unwrapped
 
 
@@ -143,14 +143,14 @@ def save_learner(learn: Learner, path: str | Path) -> Path:
     return write_state(path, learner_state(learn))
 
 
-# cell 92bf07c4 ad7b53 · The whole training
+# cell 92bf07c4 e628c8 · The whole training
 def load_learner(learn: Learner, path: str | Path) -> None:
     """Read model, optimizer and callbacks' states from a file, to train on with a *new* fit.
 
     Rates and other settings stay those of `learn`, and what is frozen as well.
     Raises: ValueError as `restore_learner`.
     """
-    restore_learner(learn, read_state(path), path, new_fit=True)
+    restore_learner(learn, read_state(path, ["parts", "loss"]), path, new_fit=True)
 
 
 # cell f632a615 d995e2 · Resuming where it stopped
@@ -252,7 +252,7 @@ def _read_file(path: Path) -> dict[str, Any]:
     return state
 
 
-# cell 64cb8828 97dcc4 · Resuming where it stopped
+# cell 64cb8828 1d2bde · Resuming where it stopped
 class Checkpoint(Callback):
     """Write the training into a folder after each epoch, and every `every` batches; when the same
     script runs again, resume from the last file, to the same bits.
@@ -313,6 +313,7 @@ class Checkpoint(Callback):
     def _find(self, learn: Learner) -> tuple[Path | None, dict[str, Any]]:
         """Find the last file of this fit, and read it if it is of the same run."""
         _check_loaders(learn)
+        check_folder_place(self.folder)
         self.folder.mkdir(parents=True, exist_ok=True)
         fit = learn.n_fits + 1
         files = gather_objects(checkpoint_files(self.folder, fit))[0]
@@ -410,7 +411,7 @@ def _extended(learn: Learner, then: Mapping[str, Any], state: Mapping[str, Any])
     return now
 
 
-# cell 5e52804e bdf14f · The best weights
+# cell 5e52804e e37910 · The best weights
 class SaveBest(Monitor):
     """Write the weights into a file whenever the monitored result is the best of the fit so far.
 
@@ -424,6 +425,7 @@ class SaveBest(Monitor):
         self.path, self.restore, self._n_seen = Path(path), restore, 0
 
     def before_fit(self, learn: Learner) -> None:
+        check_best_files(learn, self)
         super().before_fit(learn)
         self._n_seen = 0
 

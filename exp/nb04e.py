@@ -402,12 +402,12 @@ def _watched(learn: Learner, scheduler: Any, monitor: str | None, each: str) -> 
     return monitor
 
 
-# cell ab3c36d2 7da562 · Steps instead of epochs, and validation in between
+# cell ab3c36d2 777d9e · Steps instead of epochs, and validation in between
 class ValidateEvery(Callback):
     """Evaluate on the validation set after every n-th step; `rows` keeps what came out.
 
-    The progress shows each row, and a `TensorBoardLogger` writes it. Beside a `WeightAverage`, the
-    average is evaluated. Monitors such as SaveBest act on whole epochs only.
+    Where the progress is lines, each row is one; a `TensorBoardLogger` writes it. Beside a
+    `WeightAverage`, the average is evaluated. Monitors such as SaveBest act on whole epochs only.
     """
 
     order, only_watches = 95, True  # after WeightAverage

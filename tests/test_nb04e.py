@@ -16,9 +16,10 @@ from exp.nb00 import test_eq, test_near
 from exp.nb03b import DataLoaders
 from exp.nb03f import Callback, CancelFit, CancelStep
 from exp.nb04 import Learner
+from exp.nb04a import CSVLogger
 from exp.nb04b import DeviceCallback, EarlyStopping, GradientAccumulation
-from exp.nb04c import read_state
-from exp.nb04d import Checkpoint, SaveBest
+from exp.nb04c import export_model, load_weights, read_state, save_weights
+from exp.nb04d import Checkpoint, SaveBest, load_learner
 from exp.nb04e import (
     SchedulerCallback,
     ValidateEvery,
@@ -664,6 +665,56 @@ def test_validation_in_between_needs_a_validation_set():
 def test_a_scheduler_and_a_schedule_of_the_rate_are_refused():
     with pytest.raises(ValueError, match="two schedules for 'lr'"):
         fit_one_cycle(learner([SchedulerCallback(SCHEDULERS["step"])], opt_func=momentum), 2)
+
+
+def test_validation_in_between_is_a_line(capsys, monkeypatch):
+    monkeypatch.setenv("EXP_PROGRESS", "lines")
+    learner([ValidateEvery(4)], progress=True).fit(1)
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.partition(", valid_loss")[0] for line in lines[:2]] == [
+        "step 4, epoch 1", "step 8, epoch 1"]
+    learner([ValidateEvery(4)], progress=False).fit(1)
+    assert not capsys.readouterr().out
+
+
+def test_several_bests_have_a_path_each_and_one_restores(tmp_path):
+    def saver(name, monitor, restore):
+        return SaveBest(tmp_path / name, monitor, restore=restore)
+
+    learner([saver("a", "valid_loss", True), saver("b", "valid_accuracy", False)]).fit(2)
+    assert (tmp_path / "a").is_file() and (tmp_path / "b").is_file()
+    for first, second, said in [("a", "a", "a path of its own"), ("a", "b", "restore=False")]:
+        with pytest.raises(ValueError, match=said):
+            learner([saver(first, "valid_loss", True),
+                     saver(second, "valid_accuracy", True)]).fit(1)  # fmt: skip
+
+
+def test_paths_that_cannot_be_meant_are_refused_before_the_fit(tmp_path):
+    (tmp_path / "file").write_text("")
+    for made, error, said in [
+        (SaveBest("valid_accuracy"), ValueError, "SaveBest.path, 'valid_accuracy'"),
+        (SaveBest(tmp_path), IsADirectoryError, "is a folder"),
+        (CSVLogger(tmp_path), IsADirectoryError, "is a folder"),
+        (CSVLogger(tmp_path / "file" / "log"), NotADirectoryError, "is a file"),
+        (Checkpoint(tmp_path / "file"), NotADirectoryError, "is a file"),
+    ]:
+        learn = learner([made])
+        with pytest.raises(error, match=said):
+            learn.fit(1)
+        assert learn.n_steps == 0
+
+
+def test_a_learner_is_no_model_and_weights_are_no_training(tmp_path):
+    learn = learner()
+    for act in (save_weights, export_model):
+        with pytest.raises(TypeError, match="pass its .model"):
+            act(learn, tmp_path / "x")
+    with pytest.raises(TypeError, match="the model comes first"):
+        save_weights(tmp_path / "x", learn.model)
+    with pytest.raises(ValueError, match="holds no whole training"):
+        load_learner(learn, save_weights(learn.model, tmp_path / "w"))
+    with pytest.raises(IsADirectoryError, match="is a folder"):
+        load_weights(learn.model, tmp_path)
 
 
 # ---------------------------------------------------------------- on a GPU
