@@ -39,9 +39,9 @@ torch.set_num_threads(1)
 
 def learner(callbacks=(), hidden=8, **options):
     """The small learner, with all that makes a training hard to repeat."""
-    make_model = partial(small_learner.noisy, hidden)
+    make_model = options.pop("make_model", small_learner.noisy)
     options = {"opt_func": partial(torch.optim.SGD, momentum=0.9), "n": 30, **options}
-    return small_learner.learner(callbacks, make_model=make_model, **options)
+    return small_learner.learner(callbacks, make_model=partial(make_model, hidden), **options)
 
 
 class Stop(Callback):
@@ -656,6 +656,24 @@ def test_unusual_models(tmp_path, make_model, opt_func):
 
     whole = script("a")
     again = resumed(script, "b", 1, 4)
+    test_eq(again.model.state_dict(), whole.model.state_dict())
+    test_eq(again.opt.state_dict(), whole.opt.state_dict())
+
+
+def test_a_wrapper_may_come_and_go(tmp_path):
+    """Compiled or in a DataParallel, and resumed without: the same names, the same bits."""
+    def script(folder, wrap, *callbacks):
+        learn = learner([Checkpoint(tmp_path / folder, every=3), *callbacks],
+                        make_model=lambda hidden: wrap(small_learner.noisy(hidden)))
+        learn.fit(2)
+        return learn
+
+    whole = script("a", lambda model: model)
+    with pytest.raises(ZeroDivisionError):
+        script("b", partial(torch.compile, backend="eager"), Stop(0, 4))
+    with pytest.raises(ZeroDivisionError):
+        script("b", nn.DataParallel, Stop(1, 3))
+    again = script("b", lambda model: model)
     test_eq(again.model.state_dict(), whole.model.state_dict())
     test_eq(again.opt.state_dict(), whole.opt.state_dict())
 
