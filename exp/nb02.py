@@ -66,7 +66,7 @@ def normalize(x: Tensor, mean: Tensor | float, std: Tensor | float) -> Tensor:
     return (x - mean) / std
 
 
-# cell cf5d71a6 09b93a · A linear layer
+# cell cf5d71a6 775d0f · A linear layer
 def linear(x: Any, weight: Any, bias: Any = None) -> Any:
     """Multiply by the transposed weights and add the bias.
 
@@ -74,7 +74,8 @@ def linear(x: Any, weight: Any, bias: Any = None) -> Any:
     Raises: ValueError if x and weight differ in n_in.
     """
     if x.shape[-1] != weight.shape[1]:
-        raise ValueError(f"x has {x.shape[-1]} numbers in its last axis, this layer takes {weight.shape[1]}"
+        raise ValueError(f"x has {x.shape[-1]} numbers in its last axis, this layer takes "
+                         f"{weight.shape[1]}"
                          f" (x {tuple(x.shape)}, weight {tuple(weight.shape)})")
     y = x @ weight.T  # (…, n_out)
     return y if bias is None else y + bias

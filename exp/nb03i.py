@@ -41,7 +41,7 @@ from exp.nb03f import EVENTS, Callback, MetricsCallback, callback_list
 from exp.nb03g import Recorder
 
 
-# cell a031746d aebda8 · Parts that cannot work together
+# cell a031746d 91122d · Parts that cannot work together
 def check_parts(model: Any, dls: Any, loss_func: Any, opt_func: Any, lr: Any,
                 progress: Any = True) -> None:
     """Refuse what a Learner cannot be made of."""
@@ -79,8 +79,8 @@ def check_loader(loader: Any, name: str = "the loader") -> None:
     """Refuse what yields no batches: None, a data set, a function."""
     if loader is None:
         raise ValueError("there is no validation set: pass a loader")
-    if isinstance(loader, torch.utils.data.Dataset | Dataset | TensorDataset) and not isinstance(
-            loader, torch.utils.data.IterableDataset):
+    data_sets = torch.utils.data.Dataset | Dataset | TensorDataset
+    if isinstance(loader, data_sets) and not hasattr(loader, "__iter__"):  # that one is a stream
         raise TypeError(f"{name} is a data set, a {type(loader).__name__}, which holds single "
                         "items; DataLoaders.from_datasets(train, valid), or DataLoader(…), makes "
                         "batches")

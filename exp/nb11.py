@@ -17,7 +17,7 @@ __all__ = [
     "identity_init",
 ]
 
-# cell 5e5ee635 5efedb · Recurrent networks: one cell, any length
+# cell 5e5ee635 796848 · Recurrent networks: one cell, any length
 import math
 from typing import Any, ClassVar
 
@@ -26,6 +26,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from exp.nb00a import data_path
+from exp.nb03c import count_kept
 from exp.nb03e import divides_by
 
 
@@ -35,8 +36,8 @@ def load_nietzsche() -> str:
     return (data_path("nietzsche") / "nietzsche.txt").read_text(encoding="utf-8")
 
 
-# cell d227aae4 f481b1 · All time steps at once
-@divides_by(lambda logits, target: target.numel())
+# cell d227aae4 82d9df · All time steps at once
+@divides_by(count_kept)
 def sequence_loss(logits: Tensor, target: Tensor) -> Tensor:
     """Return the mean cross-entropy over all time steps of all sequences.
 
