@@ -87,7 +87,7 @@ CALLBACKS = {  # how to make each, given a folder for its files
     "SchedulerCallback 2": lambda folder: SchedulerCallback(
         partial(ReduceLROnPlateau, patience=0, threshold=0.1), "epoch", "train_loss"),
     "WeightAverage": lambda folder: WeightAverage(0.8),
-    "WeightAverage 2": lambda folder: WeightAverage(None, start=1),
+    "WeightAverage 2": lambda folder: WeightAverage(None),
     "ValidateEvery": lambda folder: ValidateEvery(4),
     "TensorBoardLogger": lambda folder: TensorBoardLogger(folder / "board", every=2),
     "ClosureStep": lambda folder: ClosureStep(),
