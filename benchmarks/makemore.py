@@ -103,8 +103,9 @@ class DevLoss(Callback):
             self.clock.go_on()
 
 
-def ours(train, dev, n: int, seconds: float, steps: int, hidden_size: int, lr: float,
-         weight_decay: float) -> list[Reading]:
+def ours(
+    train, dev, n: int, seconds: float, steps: int, hidden_size: int, lr: float, weight_decay: float
+) -> list[Reading]:
     """Exact steps over the distinct contexts, with one cycle."""
     torch.manual_seed(42)
     counted_dev = count_targets(*dev, n)
@@ -134,8 +135,10 @@ def main(seconds: float = 300.0) -> None:
     n = len(vocab)
     train, dev = (make_contexts(part, vocab, K) for part in (split.train, split.dev))
     print(f"{data_mode()} data, {len(train[1]):,} examples, one thread, torch {torch.__version__}")
-    print(f"{'':<34}{f'dev {target}':>12} {'steps':>9} {'at end':>9} {'time':>11} {'steps':>9} "
-          f"{'per step':>12}")
+    print(
+        f"{'':<34}{f'dev {target}':>12} {'steps':>9} {'at end':>9} {'time':>11} {'steps':>9} "
+        f"{'per step':>12}"
+    )
     quick = ours(train, dev, n, seconds, 150, 200, 0.02, 0.01)
     print(row("ours, short: 200 units, 150 steps", quick, target), flush=True)
     long = ours(train, dev, n, seconds, 800, 300, 0.01, 0.3)

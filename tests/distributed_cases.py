@@ -40,8 +40,13 @@ def data(n=40, seed=0):
 
 def learner(model, *callbacks, dls=None, batch_size=20, **options):
     options = {"lr": 0.1, "metrics": [accuracy], **options}
-    return Learner(model, dls or shared_loaders(data(), data(), batch_size), F.cross_entropy,
-                   callbacks=[DistributedCallback(), *callbacks], **options)
+    return Learner(
+        model,
+        dls or shared_loaders(data(), data(), batch_size),
+        F.cross_entropy,
+        callbacks=[DistributedCallback(), *callbacks],
+        **options,
+    )
 
 
 def weights(model):
@@ -215,13 +220,18 @@ def weighted_and_padded(rank, *callbacks):
     y = y.where(torch.rand(47, generator=torch.Generator().manual_seed(2)) < 0.6, -100)
     loss_func = nn.CrossEntropyLoss(weight=torch.tensor([1.0, 5.0, 0.2]))
     found = []
-    for dls, more in zip(halves(TensorDataset(x, y), rank), ([DistributedCallback()], []),
-                         strict=True):
+    for dls, more in zip(
+        halves(TensorDataset(x, y), rank), ([DistributedCallback()], []), strict=True
+    ):
         torch.manual_seed(0)
         learn = Learner(nn.Linear(3, 3), dls, loss_func, 0.5, callbacks=[*more, *callbacks])
         learn.fit(2)
-        found.append([*(p.detach().clone() for p in learn.model.parameters()),
-                      torch.tensor(list(learn.recorder.epochs[-1].values()))])
+        found.append(
+            [
+                *(p.detach().clone() for p in learn.model.parameters()),
+                torch.tensor(list(learn.recorder.epochs[-1].values())),
+            ]
+        )
     apart = max((a - b).abs().max().item() for a, b in zip(*found, strict=True))
     return {"difference": apart, "sum": [t.double().sum().item() for t in found[0]]}
 
@@ -243,15 +253,21 @@ def a_share_of_nothing_but_padding(rank):
     y[0::2] = -100  # the share of process 0
     model = nn.Linear(3, 3)
     learner(model, dls=DataLoaders([(x[rank::2], y[rank::2])], None)).fit(1)
-    return {"finite": all(p.isfinite().all().item() for p in model.parameters()),
-            "weights": weights(model)}
+    return {
+        "finite": all(p.isfinite().all().item() for p in model.parameters()),
+        "weights": weights(model),
+    }
 
 
 def scores():
     """Metrics that are no means of batches, one of TorchMetrics among them."""
-    return {"table": ConfusionMatrix(3), "f1": F1Score(3), "mean": MeanMetric(accuracy),
-            "whole": EpochMetric(lambda pred, target: (pred.argmax(1) == target).double().std()),
-            "theirs": MulticlassAccuracy(3)}
+    return {
+        "table": ConfusionMatrix(3),
+        "f1": F1Score(3),
+        "mean": MeanMetric(accuracy),
+        "whole": EpochMetric(lambda pred, target: (pred.argmax(1) == target).double().std()),
+        "theirs": MulticlassAccuracy(3),
+    }
 
 
 @case
@@ -260,10 +276,15 @@ def metrics_that_are_no_means(rank):
     found = []
     for dls, callbacks in ((share, [DistributedCallback()]), (whole, [])):
         torch.manual_seed(0)
-        learn = Learner(nn.Linear(3, 3), dls, F.cross_entropy, metrics=scores(),
-                        callbacks=callbacks)
-        found.append({name: torch.as_tensor(value).double().tolist()
-                      for name, value in learn.evaluate().items()})
+        learn = Learner(
+            nn.Linear(3, 3), dls, F.cross_entropy, metrics=scores(), callbacks=callbacks
+        )
+        found.append(
+            {
+                name: torch.as_tensor(value).double().tolist()
+                for name, value in learn.evaluate().items()
+            }
+        )
     return found
 
 

@@ -33,19 +33,38 @@ def main(out: Path, accumulate: int = 1, batch_norm: bool = False) -> None:
     with process_group() as (rank, world_size):
         torch.manual_seed(rank)  # copies that differ at first: rank 0 counts
         norm = [nn.BatchNorm2d(4)] if batch_norm else []
-        model = nn.Sequential(nn.Conv2d(1, 4, 3), *norm, nn.ReLU(), nn.Flatten(),
-                              nn.Linear(4 * 36, 2))
+        model = nn.Sequential(
+            nn.Conv2d(1, 4, 3), *norm, nn.ReLU(), nn.Flatten(), nn.Linear(4 * 36, 2)
+        )
         many = [GradientAccumulation(accumulate)] if accumulate > 1 else []
-        learn = Learner(model, shared_loaders(train, valid, 16, seed=3), F.cross_entropy, 0.1,
-                        partial(torch.optim.SGD, momentum=0.9), [accuracy],
-                        [DeviceCallback(process_device()), DistributedCallback(),
-                         GradientClip(1.0), *many, CSVLogger(out / "log.csv")])
+        learn = Learner(
+            model,
+            shared_loaders(train, valid, 16, seed=3),
+            F.cross_entropy,
+            0.1,
+            partial(torch.optim.SGD, momentum=0.9),
+            [accuracy],
+            [
+                DeviceCallback(process_device()),
+                DistributedCallback(),
+                GradientClip(1.0),
+                *many,
+                CSVLogger(out / "log.csv"),
+            ],
+        )
         learn.fit(3)
-        results = {**learn.recorder.epochs[-1],
-                   **{f"evaluate_{k}": v for k, v in learn.evaluate().items()}}
-        save_file({**{name: t.cpu() for name, t in model.state_dict().items()},
-                   **{name: torch.tensor(v, dtype=torch.float64) for name, v in results.items()},
-                   "world_size": torch.tensor(world_size)}, out / f"rank{rank}.safetensors")
+        results = {
+            **learn.recorder.epochs[-1],
+            **{f"evaluate_{k}": v for k, v in learn.evaluate().items()},
+        }
+        save_file(
+            {
+                **{name: t.cpu() for name, t in model.state_dict().items()},
+                **{name: torch.tensor(v, dtype=torch.float64) for name, v in results.items()},
+                "world_size": torch.tensor(world_size),
+            },
+            out / f"rank{rank}.safetensors",
+        )
     threads = [path.read_text() for path in Path("/proc/self/task").glob("*/comm")]
     if left := [name for name in threads if "gloo" in name]:  # they may crash Python's exit
         raise RuntimeError(f"threads outlive the process group: {left}")
@@ -53,5 +72,8 @@ def main(out: Path, accumulate: int = 1, batch_norm: bool = False) -> None:
 
 if __name__ == "__main__":
     where, *words = sys.argv[1:]
-    main(Path(where), int(words[words.index("--accumulate") + 1]) if "--accumulate" in words else 1,
-         "--batch_norm" in words)
+    main(
+        Path(where),
+        int(words[words.index("--accumulate") + 1]) if "--accumulate" in words else 1,
+        "--batch_norm" in words,
+    )

@@ -507,7 +507,10 @@ BREAKS = {
 
 # --- directives, tags and formats -----------------------------------------------------------------
 
-R = {"kernelspec": {"name": "ir", "display_name": "R", "language": "R"}, "language_info": {"name": "R"}}
+R = {
+    "kernelspec": {"name": "ir", "display_name": "R", "language": "R"},
+    "language_info": {"name": "R"},
+}
 MARKS = {
     "raises": passes(tagged("1/0", "raises-exception"), "x = 1"),
     "raises_not": passes(tagged("x = 1", "raises-exception"), "x = 2"),

@@ -21,8 +21,17 @@ def noisy(hidden=8):
     return nn.Sequential(nn.Linear(6, hidden), norm, dropout, nn.Linear(hidden, 3))
 
 
-def learner(callbacks=(), n=40, batch_size=4, lr=0.1, batches=None, make_model=plain, seed=1,
-            workers=0, **options):
+def learner(
+    callbacks=(),
+    n=40,
+    batch_size=4,
+    lr=0.1,
+    batches=None,
+    make_model=plain,
+    seed=1,
+    workers=0,
+    **options,
+):
     draw = torch.Generator().manual_seed(5)
     x = torch.randn(n + 10, 6, generator=draw)
     y = (x[:, 0] > 0).long() + (x[:, 1] > 0.5).long()

@@ -38,8 +38,9 @@ def answers(function, inputs):
     sources = [*(x.requires_grad_() for x in inputs if x.is_floating_point()), *parameters]
     map_tensors(outputs.append, function(*inputs))
     outputs = [x for x in outputs if x.is_floating_point()]
-    gradients = torch.autograd.grad(sum(x.square().sum() for x in outputs), sources,
-                                    allow_unused=True)
+    gradients = torch.autograd.grad(
+        sum(x.square().sum() for x in outputs), sources, allow_unused=True
+    )
     return [*outputs, *(g for g in gradients if g is not None)]
 
 
@@ -82,8 +83,10 @@ def test_modules(name):
 COUNTS = integers(4, 6, 5).double()
 FUNCTIONS = {
     "log_softmax": (nb03.log_softmax, [draw(6, 5)]),
-    "cross_entropy": (lambda x, y: nb03.cross_entropy(x, y, ignore_index=2),
-                      [draw(6, 5), integers(5, 6)]),
+    "cross_entropy": (
+        lambda x, y: nb03.cross_entropy(x, y, ignore_index=2),
+        [draw(6, 5), integers(5, 6)],
+    ),
     "conv2d": (nb06.conv2d, [IMAGES, draw(2, 3, 3, 3), draw(2)]),
     "max_pool2d": (lambda x: nb06.max_pool2d(x, 2), [IMAGES]),
     "avg_pool2d": (lambda x: nb06.avg_pool2d(x, 2), [IMAGES]),
@@ -149,10 +152,20 @@ def language_learner(*callbacks):
     torch.manual_seed(0)
     model = nb11b.RecurrentLM(7, 8, layer=nb11b.WeightDropLSTM, dropout_in=0.1)
     batches = nb11b.TextBatches(integers(7, 300), 4, 10)
-    parts = [DeviceCallback("cuda"), nb11b.StatefulTraining(),
-             nb11b.ActivationPenalty(0.1, 0.1), *callbacks]
-    return Learner(model, DataLoaders(batches, batches), nb11.sequence_loss, 1e-2, torch.optim.Adam,
-                   callbacks=parts)
+    parts = [
+        DeviceCallback("cuda"),
+        nb11b.StatefulTraining(),
+        nb11b.ActivationPenalty(0.1, 0.1),
+        *callbacks,
+    ]
+    return Learner(
+        model,
+        DataLoaders(batches, batches),
+        nb11.sequence_loss,
+        1e-2,
+        torch.optim.Adam,
+        callbacks=parts,
+    )
 
 
 def test_a_language_model_trains_and_writes(tmp_path):
@@ -161,8 +174,10 @@ def test_a_language_model_trains_and_writes(tmp_path):
     bits = nb11b.text_bits(learn.model, learn.dls.valid)  # the batches lie on the CPU
     test_near(bits, nb11b.text_bits(learn.model.cpu(), learn.dls.valid), tol=1e-4)
     learn.model.cuda()
-    texts = [nb11b.generate_text(learn.model, CharacterVocab("abcdefg"), "abc", 20, generator=g)
-             for g in (torch.Generator().manual_seed(1), torch.Generator().manual_seed(1))]
+    texts = [
+        nb11b.generate_text(learn.model, CharacterVocab("abcdefg"), "abc", 20, generator=g)
+        for g in (torch.Generator().manual_seed(1), torch.Generator().manual_seed(1))
+    ]
     assert texts[0] == texts[1] and len(texts[0]) == 23
     other = language_learner(Checkpoint(tmp_path / "other"))
     save_learner(learn, tmp_path / "file")

@@ -84,8 +84,13 @@ def server(monkeypatch):
 
 def register(monkeypatch, **changes):
     """Put a data set `toys` into the registry."""
-    toys = {"name": "toys", "full": "some toys", "licence": "none", "downloads": (),
-            "files": ("a.txt",)} | changes
+    toys = {
+        "name": "toys",
+        "full": "some toys",
+        "licence": "none",
+        "downloads": (),
+        "files": ("a.txt",),
+    } | changes
     monkeypatch.setitem(DATASETS, "toys", DataSource(**toys))
 
 
@@ -127,8 +132,13 @@ def visible(cache):
 def python(code, *, check=True, **variables):
     """Run Python code in a process of its own."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
-    result = subprocess.run([sys.executable, "-c", textwrap.dedent(code)], env=environment,
-                            capture_output=True, text=True, timeout=120)
+    result = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
     assert not check or result.returncode == 0, result.stderr
     return result
 
@@ -136,9 +146,13 @@ def python(code, *, check=True, **variables):
 def start(code, *arguments):
     """Start Python code in a process of its own, and do not wait for it."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    return subprocess.Popen([sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
-                            env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                            text=True)
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
+        env=environment,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
 
 
 def no_network(monkeypatch):
@@ -183,8 +197,9 @@ def test_the_table_shows_every_name_as_text_and_as_html():
     table = nb00a.datasets()
     for name in DATASETS:
         assert name in repr(table) and name in table._repr_html_()
-    assert "<script" not in nb00a.DatasetTable(
-        (DataSource("<script>", "", "", (), ()),))._repr_html_()
+    assert (
+        "<script" not in nb00a.DatasetTable((DataSource("<script>", "", "", (), ()),))._repr_html_()
+    )
 
 
 @pytest.mark.parametrize("name", ["minst", "", "MNIST", None])
@@ -250,9 +265,16 @@ KNOWN = {  # on every platform; nietzsche is not here, for it depends on Python'
 
 def test_samples_are_the_same_bytes_in_every_process(tmp_path):
     first, second = (
-        python(MAKE_ALL, EXP_DATA="sample", EXP_CACHE=str(tmp_path / seed), PYTHONHASHSEED=seed,
-               LC_ALL=locale, TZ=zone).stdout
-        for seed, locale, zone in (("1", "C", "UTC"), ("77", "C.UTF-8", "Asia/Tokyo")))
+        python(
+            MAKE_ALL,
+            EXP_DATA="sample",
+            EXP_CACHE=str(tmp_path / seed),
+            PYTHONHASHSEED=seed,
+            LC_ALL=locale,
+            TZ=zone,
+        ).stdout
+        for seed, locale, zone in (("1", "C", "UTC"), ("77", "C.UTF-8", "Asia/Tokyo"))
+    )
     assert first == second
     lines = [line.split() for line in first.splitlines()]
     assert {name for name, _, _ in lines} == set(SAMPLES)
@@ -333,8 +355,9 @@ def test_names_truth_is_a_chain_and_what_is_drawn_follows_it(cache):
     assert list(truth.best_loss) == sorted(truth.best_loss, reverse=True)
     names = (data_path("names") / "names.txt").read_text().split("\n")
     assert len(names) == 32_033 and all(name.isascii() and name.islower() for name in names)
-    steps = [(f"...{name}."[i : i + 3], letter)
-             for name in names for i, letter in enumerate(f"{name}.")]
+    steps = [
+        (f"...{name}."[i : i + 3], letter) for name in names for i, letter in enumerate(f"{name}.")
+    ]
     price = [-np.log(truth.chances[context][letter]) for context, letter in steps]
     assert abs(np.mean(price) - truth.entropy_rate) < 4 * np.std(price) / np.sqrt(len(price))
 
@@ -365,14 +388,25 @@ def offer(monkeypatch, server, file, content, sha256=None, **changes):
     register(monkeypatch, downloads=(Download(server.url + name, known),), **changes)
 
 
-@pytest.mark.parametrize("archive", [
-    ("toys.zip", zipped({"toys-1.0/a.txt": "A", "toys-1.0/b/c.txt": "C"})),
-    ("toys.zip", zipped({"a.txt": "A", "b/c.txt": "C"})),
-    ("toys.tgz", tarred(("t/", tarfile.DIRTYPE, ""), ("t/a.txt", tarfile.REGTYPE, b"A"),
-                        ("t/b/c.txt", tarfile.REGTYPE, b"C"))),
-    ("toys.tar.gz", tarred(("./a.txt", tarfile.REGTYPE, b"A"),
-                           ("./b/c.txt", tarfile.REGTYPE, b"C"))),
-])
+@pytest.mark.parametrize(
+    "archive",
+    [
+        ("toys.zip", zipped({"toys-1.0/a.txt": "A", "toys-1.0/b/c.txt": "C"})),
+        ("toys.zip", zipped({"a.txt": "A", "b/c.txt": "C"})),
+        (
+            "toys.tgz",
+            tarred(
+                ("t/", tarfile.DIRTYPE, ""),
+                ("t/a.txt", tarfile.REGTYPE, b"A"),
+                ("t/b/c.txt", tarfile.REGTYPE, b"C"),
+            ),
+        ),
+        (
+            "toys.tar.gz",
+            tarred(("./a.txt", tarfile.REGTYPE, b"A"), ("./b/c.txt", tarfile.REGTYPE, b"C")),
+        ),
+    ],
+)
 def test_an_archive_is_downloaded_once_checked_and_unpacked(full, server, monkeypatch, archive):
     offer(monkeypatch, server, *archive)
     for _ in range(2):
@@ -385,8 +419,14 @@ def test_an_archive_is_downloaded_once_checked_and_unpacked(full, server, monkey
 
 def test_archives_can_go_into_folders_of_their_own(full, server, monkeypatch):
     server.served |= {"one.zip": zipped({"one/a.txt": "1"}), "two.zip": zipped({"two/a.txt": "2"})}
-    register(monkeypatch, files=("x/a.txt", "y/a.txt"), downloads=(
-        Download(server.url + "one.zip", into="x"), Download(server.url + "two.zip", into="y")))
+    register(
+        monkeypatch,
+        files=("x/a.txt", "y/a.txt"),
+        downloads=(
+            Download(server.url + "one.zip", into="x"),
+            Download(server.url + "two.zip", into="y"),
+        ),
+    )
     folder = data_path("toys")
     assert [(folder / k / "a.txt").read_text() for k in "xy"] == ["1", "2"]
 
@@ -395,8 +435,9 @@ def test_a_gz_is_checked_by_what_is_inside(full, server, monkeypatch):
     for level in (1, 9):
         content = {"a.gz": hashlib.sha256(b"x" * 9999).hexdigest()}
         server.served["a.gz"] = gzip.compress(b"x" * 9999, level)
-        register(monkeypatch, files=("a.gz",), sha256=content,
-                 downloads=(Download(server.url + "a.gz"),))
+        register(
+            monkeypatch, files=("a.gz",), sha256=content, downloads=(Download(server.url + "a.gz"),)
+        )
         folder = data_path("toys")
         assert gzip.decompress((folder / "a.gz").read_bytes()) == b"x" * 9999
         (folder / "a.gz").unlink()
@@ -431,16 +472,23 @@ def test_a_truncated_download_is_refused(full, server, monkeypatch, prefix):
     failing(full, "could not download|not the expected file")
 
 
-@pytest.mark.parametrize("file, content", [
-    ("a.gz", gzip.compress(os.urandom(50_000))),
-    ("a.zip", zipped({"a.txt": os.urandom(50_000).hex()})),
-    ("a.tgz", tarred(("a.txt", tarfile.REGTYPE, os.urandom(50_000)))),
-])
+@pytest.mark.parametrize(
+    "file, content",
+    [
+        ("a.gz", gzip.compress(os.urandom(50_000))),
+        ("a.zip", zipped({"a.txt": os.urandom(50_000).hex()})),
+        ("a.tgz", tarred(("a.txt", tarfile.REGTYPE, os.urandom(50_000)))),
+    ],
+)
 def test_a_truncated_file_of_unknown_hash_is_refused(full, server, monkeypatch, file, content):
     offer(monkeypatch, server, file, content, sha256="", prefix="close-")
     if file == "a.gz":
-        register(monkeypatch, downloads=DATASETS["toys"].downloads, files=("close-a.gz",),
-                 sha256={"close-a.gz": "0" * 64})
+        register(
+            monkeypatch,
+            downloads=DATASETS["toys"].downloads,
+            files=("close-a.gz",),
+            sha256={"close-a.gz": "0" * 64},
+        )
     failing(full, "damaged or incomplete")
 
 
@@ -468,11 +516,18 @@ def test_what_is_used_unchecked_is_said(full, server, monkeypatch, capsys):
     assert f"no hash; its is {hashlib.sha256(b'A').hexdigest()}" in capsys.readouterr().out
 
 
-EVIL = [("../escaped.txt", tarfile.REGTYPE, b"!"), ("/tmp/escaped.txt", tarfile.REGTYPE, b"!"),
-        ("a/../../escaped.txt", tarfile.REGTYPE, b"!"), ("..\\escaped.txt", tarfile.REGTYPE, b"!"),
-        ("C:\\escaped.txt", tarfile.REGTYPE, b"!"), ("link", tarfile.SYMTYPE, "/etc/passwd"),
-        ("link", tarfile.SYMTYPE, "a.txt"), ("link", tarfile.LNKTYPE, "a.txt"),
-        ("pipe", tarfile.FIFOTYPE, ""), ("null", tarfile.CHRTYPE, "")]
+EVIL = [
+    ("../escaped.txt", tarfile.REGTYPE, b"!"),
+    ("/tmp/escaped.txt", tarfile.REGTYPE, b"!"),
+    ("a/../../escaped.txt", tarfile.REGTYPE, b"!"),
+    ("..\\escaped.txt", tarfile.REGTYPE, b"!"),
+    ("C:\\escaped.txt", tarfile.REGTYPE, b"!"),
+    ("link", tarfile.SYMTYPE, "/etc/passwd"),
+    ("link", tarfile.SYMTYPE, "a.txt"),
+    ("link", tarfile.LNKTYPE, "a.txt"),
+    ("pipe", tarfile.FIFOTYPE, ""),
+    ("null", tarfile.CHRTYPE, ""),
+]
 
 
 @pytest.mark.parametrize("member", EVIL, ids=lambda m: f"{m[0]} {m[1].decode()}")
@@ -485,8 +540,9 @@ def test_an_archive_that_would_leave_its_folder_is_refused_whole(full, server, m
     assert not written and not list(full.parent.rglob("*escaped*"))
 
 
-@pytest.mark.parametrize("name, mode", [
-    ("../escaped.txt", 0), ("/escaped.txt", 0), ("link", stat.S_IFLNK | 0o777)])
+@pytest.mark.parametrize(
+    "name, mode", [("../escaped.txt", 0), ("/escaped.txt", 0), ("link", stat.S_IFLNK | 0o777)]
+)
 def test_a_zip_that_would_leave_its_folder_is_refused_whole(full, server, monkeypatch, name, mode):
     packed, info = io.BytesIO(), zipfile.ZipInfo(name)
     info.external_attr = mode << 16
@@ -547,8 +603,10 @@ def test_a_download_put_there_by_hand_is_checked_and_unpacked(full, monkeypatch)
     (full / "downloads").mkdir(parents=True)
     by_hand = full / "downloads" / "toys.zip"
     no_network(monkeypatch)
-    register(monkeypatch, downloads=(
-        Download("http://example.org/toys.zip", hashlib.sha256(content).hexdigest()),))
+    register(
+        monkeypatch,
+        downloads=(Download("http://example.org/toys.zip", hashlib.sha256(content).hexdigest()),),
+    )
     by_hand.write_bytes(b"not this")
     with pytest.raises(DataError, match="toys.zip is not the expected file"):
         data_path("toys")
@@ -584,8 +642,11 @@ def raising(code):
     return fail
 
 
-SAYS = {errno.ENOSPC: "is full: free space, or set EXP_CACHE",
-        errno.EROFS: "may not be written: set EXP_CACHE", errno.EIO: "could not be written"}
+SAYS = {
+    errno.ENOSPC: "is full: free space, or set EXP_CACHE",
+    errno.EROFS: "may not be written: set EXP_CACHE",
+    errno.EIO: "could not be written",
+}
 
 
 @pytest.mark.parametrize("code", SAYS)
@@ -619,13 +680,18 @@ def test_a_full_disk_in_full_mode(full, server, monkeypatch, where):
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs a limit on the size of files")
 def test_a_write_that_really_fails(tmp_path):
-    result = python("""
+    result = python(
+        """
         import resource, signal
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, 100_000))  # no file may grow larger
         from exp.nb00a import data_path
         data_path("names")
-    """, check=False, EXP_DATA="sample", EXP_CACHE=str(tmp_path))
+    """,
+        check=False,
+        EXP_DATA="sample",
+        EXP_CACHE=str(tmp_path),
+    )
     assert "DataError" in result.stderr and "could not be written" in result.stderr
     assert not list(tmp_path.rglob("names.txt"))
 
@@ -638,6 +704,7 @@ def test_a_folder_that_may_not_be_written(cache, monkeypatch):
 
 def test_an_error_or_an_interrupt_half_way_leaves_nothing(tmp_path):
     for error in (ValueError("no"), KeyboardInterrupt(), SystemExit(1)):
+
         def fill(folder, error=error):
             (folder / "a.txt").write_text("half")
             raise error
@@ -719,7 +786,8 @@ DYING = """
 
 @pytest.mark.skipif(sys.platform == "win32", reason="needs SIGKILL")
 @pytest.mark.parametrize(
-    "point", ["file 0", "file 2", "file 3", "before flush", "before rename", "after rename"])
+    "point", ["file 0", "file 2", "file 3", "before flush", "before rename", "after rename"]
+)
 def test_killed_at_any_point_it_is_complete_or_absent_and_the_next_run_heals(tmp_path, point):
     folder = tmp_path / "toys"
     process = start(DYING, folder, point)

@@ -15,25 +15,41 @@ from exp.nb00 import test_eq, test_near
 
 HERE = Path(__file__).parent
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-DEVICES = ["cpu", pytest.param("cuda", marks=[pytest.mark.cuda, pytest.mark.skipif(
-    torch.cuda.device_count() < 2, reason="needs two GPUs")])]
-pytestmark = pytest.mark.skipif(not torch.distributed.is_available(),
-                                reason="torch without distributed")
+DEVICES = [
+    "cpu",
+    pytest.param(
+        "cuda",
+        marks=[
+            pytest.mark.cuda,
+            pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs"),
+        ],
+    ),
+]
+pytestmark = pytest.mark.skipif(
+    not torch.distributed.is_available(), reason="torch without distributed"
+)
 
 
 def environment(device="cpu", **more):
     keep = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
     path = os.pathsep.join([str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return {**keep, "OMP_NUM_THREADS": "1", "EXP_DEVICE": device, "PYTHONPATH": path,
-            "EXP_PROGRESS": "0", **more}
+    return {
+        **keep,
+        "OMP_NUM_THREADS": "1",
+        "EXP_DEVICE": device,
+        "PYTHONPATH": path,
+        "EXP_PROGRESS": "0",
+        **more,
+    }
 
 
 def run(folder, *options, processes=1, device="cpu"):
     launcher = TORCHRUN if processes == 2 else []
     command = [sys.executable, *launcher, HERE / "distributed_train.py", folder, *options]
     folder.mkdir()
-    done = subprocess.run(command, env=environment(device), capture_output=True, text=True,
-                          timeout=120)
+    done = subprocess.run(
+        command, env=environment(device), capture_output=True, text=True, timeout=120
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return [load_file(folder / f"rank{rank}.safetensors") for rank in range(processes)]
 
@@ -65,9 +81,15 @@ def found(tmp_path_factory):
         probe.bind(("127.0.0.1", 0))
         port = str(probe.getsockname()[1])
     place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    processes = [subprocess.Popen([sys.executable, HERE / "distributed_cases.py", folder],
-                                  env=environment(RANK=str(r), LOCAL_RANK=str(r), **place),
-                                  stderr=subprocess.PIPE, text=True) for r in range(2)]
+    processes = [
+        subprocess.Popen(
+            [sys.executable, HERE / "distributed_cases.py", folder],
+            env=environment(RANK=str(r), LOCAL_RANK=str(r), **place),
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for r in range(2)
+    ]
     for process in processes:
         try:
             _, errors = process.communicate(timeout=120)
@@ -87,11 +109,15 @@ def test_processes_may_use_different_parameters_in_a_step(found):
     assert first == second and first["same"]
 
 
-@pytest.mark.parametrize("name, what", [
-    ("parameters_in_another_order", "parameter of the optimizer is ('0.weight'"),
-    ("another_number_of_batches", "number of training batches is 3 on process 0 and 4"),
-    ("loaders_that_are_not_shared", "first batch of dls.valid is the same on all 2 processes"),
-    ("nothing_joins_the_processes", "add DistributedCallback")])
+@pytest.mark.parametrize(
+    "name, what",
+    [
+        ("parameters_in_another_order", "parameter of the optimizer is ('0.weight'"),
+        ("another_number_of_batches", "number of training batches is 3 on process 0 and 4"),
+        ("loaders_that_are_not_shared", "first batch of dls.valid is the same on all 2 processes"),
+        ("nothing_joins_the_processes", "add DistributedCallback"),
+    ],
+)
 def test_processes_that_cannot_train_together_are_refused_on_all(found, name, what):
     first, second = found[name]
     assert first == second and first.startswith("ValueError") and what in first
@@ -129,8 +155,11 @@ def test_gradients_and_figures_are_weighted_by_what_the_loss_divided_by(found):
 
 def test_torchs_own_sampler_is_told_the_epoch(found):
     shares = [result["epochs"] for result in found["torchs_own_sampler"]]
-    assert sorted(shares[0][0] + shares[1][0]) == sorted(shares[0][1] + shares[1][1]) == [
-        float(i) for i in range(40)]
+    assert (
+        sorted(shares[0][0] + shares[1][0])
+        == sorted(shares[0][1] + shares[1][1])
+        == [float(i) for i in range(40)]
+    )
     assert all(first != second for first, second in shares)
     assert len({str(result["weights"]) for result in found["torchs_own_sampler"]}) == 1
 

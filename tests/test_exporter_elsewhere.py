@@ -55,9 +55,7 @@ def refusal(*cells, name="01_a.ipynb"):
 
 
 def value(folder, code):
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=folder, capture_output=True, text=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout.strip()
 
@@ -552,8 +550,12 @@ def test_a_module_cannot_be_a_folder(project):
 
 def test_deep_expressions(project):
     depth = 1200
-    for code in ("A = " + "1 + " * depth + "1", "A = B" + ".c" * 300 + "\nB = 1",
-                 "A = [" + ", ".join(["x for x in [1]"] * 1) + "]", "A = " + "not " * 150 + "1"):
+    for code in (
+        "A = " + "1 + " * depth + "1",
+        "A = B" + ".c" * 300 + "\nB = 1",
+        "A = [" + ", ".join(["x for x in [1]"] * 1) + "]",
+        "A = " + "not " * 150 + "1",
+    ):
         save(project / "nbs/01_a.ipynb", f"#export\nB = 0\n{code}")
         try:
             notebook2script()
@@ -729,7 +731,7 @@ def test_the_commands_of_the_readme_work_on_a_project_from_nothing(project, inst
         pytest.skip("the README says nothing of other projects")
     lines = re.search(r"```bash\n(.*?)```", block[1], re.S)[1].splitlines()
     lines = [line.split("#")[0].split() for line in lines]
-    assert 3 <= len(lines) <= 10 and lines[0] == ["pip", "install", "ground-up"]
+    assert 3 <= len(lines) <= 10 and lines[0] == ["pip", "install", "'ground-up[tools]'"]
     for name, sources in THREE.items():
         save(project / "nbs" / f"{name}.ipynb", *sources)
         assert f"nbs/{name}.ipynb" in block[1]

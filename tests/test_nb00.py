@@ -175,8 +175,7 @@ def test_eq_says_where():
     with pytest.raises(AssertionError) as error:
         test_eq(a, b)
     assert str(error.value) == (
-        "not equal: in ['layers'][0]['weight']: "
-        "1 of 8 differ, first at [2, 1]: 0.0 against 0.5"
+        "not equal: in ['layers'][0]['weight']: 1 of 8 differ, first at [2, 1]: 0.0 against 0.5"
     )
 
 

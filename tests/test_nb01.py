@@ -29,10 +29,17 @@ from exp.nb01 import (
 )
 
 ROOT = Path(__file__).resolve().parents[1]
-FORMATS = {torch.uint8: "B", torch.int8: "b", torch.int16: "h", torch.int32: "i",
-           torch.float32: "f", torch.float64: "d"}
-in_one_folder = settings(deadline=None, max_examples=40,
-                         suppress_health_check=[HealthCheck.function_scoped_fixture])
+FORMATS = {
+    torch.uint8: "B",
+    torch.int8: "b",
+    torch.int16: "h",
+    torch.int32: "i",
+    torch.float32: "f",
+    torch.float64: "d",
+}
+in_one_folder = settings(
+    deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture]
+)
 
 
 def idx_bytes(values: torch.Tensor) -> bytes:
@@ -134,6 +141,7 @@ def test_read_idx_of_no_file(tmp_path):
 @pytest.fixture
 def small_mnist(tmp_path, monkeypatch):
     """A function that writes the four files, with images whose pixels say which one they are."""
+
     def write(train: int, test: int = 3, labels: int | None = None, side: int = 2):
         for part, count, first in (("train", train, 0), ("t10k", test, 100)):
             images = (torch.arange(count) + first).remainder(256).to(torch.uint8)
@@ -142,6 +150,7 @@ def small_mnist(tmp_path, monkeypatch):
             for kind, values in (("images-idx3", images), ("labels-idx1", marks)):
                 (tmp_path / f"{part}-{kind}-ubyte.gz").write_bytes(gzip.compress(idx_bytes(values)))
         monkeypatch.setattr(nb01, "data_path", {"mnist": tmp_path}.__getitem__)
+
     return write
 
 
@@ -195,16 +204,18 @@ sizes = st.integers(0, 6)
 def by_definition(a, b):
     """The three loops, on lists."""
     rows, columns = a.tolist(), b.T.tolist()
-    return torch.tensor([[sum(map(lambda x, y: x * y, row, column)) for column in columns]
-                         for row in rows]).reshape(len(a), b.shape[1])
+    return torch.tensor(
+        [[sum(map(lambda x, y: x * y, row, column)) for column in columns] for row in rows]
+    ).reshape(len(a), b.shape[1])
 
 
 @settings(deadline=None)
 @given(M=sizes, K=sizes, N=sizes, seed=st.integers(0, 999), turned=st.booleans())
 def test_matmul_is_the_definition(M, K, N, seed, turned):
     generator = torch.Generator().manual_seed(seed)
-    a, b = (torch.randint(-9, 10, shape, generator=generator).double()
-            for shape in ((M, K), (K, N)))
+    a, b = (
+        torch.randint(-9, 10, shape, generator=generator).double() for shape in ((M, K), (K, N))
+    )
     if turned:  # rows that do not lie one after the other
         a, b = a.T.contiguous().T, b.T.contiguous().T
     assert torch.equal(matmul(a, b), by_definition(a, b).double())
@@ -247,8 +258,9 @@ def test_frobenius_norm_is_a_norm(shape, scale, seed):
 
 
 def test_frobenius_norm_gradient_and_extremes():
-    assert torch.autograd.gradcheck(frobenius_norm, torch.randn(3, 4, dtype=torch.float64,
-                                                                requires_grad=True))
+    assert torch.autograd.gradcheck(
+        frobenius_norm, torch.randn(3, 4, dtype=torch.float64, requires_grad=True)
+    )
     assert frobenius_norm(torch.tensor([1.0, math.nan])).isnan()
     assert frobenius_norm(torch.tensor([1.0, -math.inf])) == math.inf
     for dtype in (torch.uint8, torch.int64, torch.bool):
@@ -281,8 +293,17 @@ def test_show_images_draws_each_below_its_title(plots, shape):
     assert figure.get_suptitle() == "all" and not any(axis.axison for axis in figure.axes)
 
 
-@pytest.mark.parametrize("shape, titles", [((0, 4), None), ((2, 5), None), ((2, 2), None),
-                                           ((4,), None), ((2, 4), ["a"]), ((1, 2, 3, 4), None)])
+@pytest.mark.parametrize(
+    "shape, titles",
+    [
+        ((0, 4), None),
+        ((2, 5), None),
+        ((2, 2), None),
+        ((4,), None),
+        ((2, 4), ["a"]),
+        ((1, 2, 3, 4), None),
+    ],
+)
 def test_show_images_refuses_what_is_no_image(plots, shape, titles):
     with pytest.raises(ValueError, match="got images"):
         show_images(torch.rand(shape), titles)
@@ -293,8 +314,10 @@ def test_show_images_refuses_what_is_no_image(plots, shape, titles):
 
 
 def test_importing_it_is_light_and_silent():
-    code = ("import sys, exp.nb01; heavy = {'matplotlib', 'numba', 'triton', 'pandas', 'sklearn'}; "
-            "sys.exit(str(heavy & set(sys.modules) or ''))")
+    code = (
+        "import sys, exp.nb01; heavy = {'matplotlib', 'numba', 'triton', 'pandas', 'sklearn'}; "
+        "sys.exit(str(heavy & set(sys.modules) or ''))"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (done.stdout, done.stderr.strip()) == ("", "")
 
@@ -312,13 +335,21 @@ def test_the_triton_kernel_without_a_gpu(tmp_path):
     sources = []
     wanted = {"SHAPES", "matmul_lists", "check_matmul"}
     for cell in cells:
-        names = {name for node in (cell.tree.body if cell.kind == "code" and cell.tree else ())
-                 for name, _, _ in notebooks.bound_names(node)}
+        names = {
+            name
+            for node in (cell.tree.body if cell.kind == "code" and cell.tree else ())
+            for name, _, _ in notebooks.bound_names(node)
+        }
         if names & wanted:
             sources.append(cell.code)
     sources += [cell.code for cell in cells if "cuda" in cell.directives][:2]
-    before = ["import torch", "from torch import tensor", "from exp.nb00 import *",
-              "from exp.nb01 import *", "torch.Tensor.cuda = lambda x: x"]
+    before = [
+        "import torch",
+        "from torch import tensor",
+        "from exp.nb00 import *",
+        "from exp.nb01 import *",
+        "torch.Tensor.cuda = lambda x: x",
+    ]
     path = tmp_path / "kernel.py"
     path.write_text("\n".join([*before, *sources, "print('same')"]))
     environment = os.environ | {"TRITON_INTERPRET": "1"}

@@ -68,7 +68,7 @@ def broadcastable(draw_from):
     full = draw_from(shapes)
     parts = []
     for _ in range(2):
-        kept = full[draw_from(st.integers(0, len(full))):]
+        kept = full[draw_from(st.integers(0, len(full))) :]
         parts.append(tuple(draw_from(st.sampled_from([1, n])) for n in kept))
     return parts
 
@@ -104,8 +104,9 @@ def test_fans_refuse_other_shapes(shape):
 
 
 @quick
-@given(st.tuples(sizes, sizes, sizes), st.floats(0, 3), st.sampled_from(["fan_in", "fan_out"]),
-       seeds)
+@given(
+    st.tuples(sizes, sizes, sizes), st.floats(0, 3), st.sampled_from(["fan_in", "fan_out"]), seeds
+)
 def test_weights_are_drawn_as_torch_draws_them(shape, a, mode, seed):
     def rng():
         return torch.Generator().manual_seed(seed)
@@ -120,13 +121,16 @@ def test_weights_are_drawn_as_torch_draws_them(shape, a, mode, seed):
         test_near(drawn, theirs(empty, generator=rng(), **options), 1e-12)
 
 
-@pytest.mark.parametrize("weights, expected", [
-    (glorot_normal((300, 500)), 2 / 800),
-    (kaiming_normal((300, 500)), 2 / 500),
-    (kaiming_normal((300, 500), mode="fan_out"), 2 / 300),
-    (kaiming_uniform((300, 500)), 2 / 500),
-    (kaiming_uniform((300, 500), a=math.sqrt(5)), 1 / (3 * 500)),
-])
+@pytest.mark.parametrize(
+    "weights, expected",
+    [
+        (glorot_normal((300, 500)), 2 / 800),
+        (kaiming_normal((300, 500)), 2 / 500),
+        (kaiming_normal((300, 500), mode="fan_out"), 2 / 300),
+        (kaiming_uniform((300, 500)), 2 / 500),
+        (kaiming_uniform((300, 500), a=math.sqrt(5)), 1 / (3 * 500)),
+    ],
+)
 def test_variance_of_the_weights(weights, expected):
     assert weights.dtype == torch.float32
     assert abs(weights.var().item() / expected - 1) < 0.03
@@ -202,8 +206,12 @@ def test_numerical_gradient_refuses_float32_and_several_numbers():
 @given(broadcastable(), seeds, st.sampled_from("+-*/"))
 def test_arithmetic_with_broadcasting(pair, seed, sign):
     a, b = draw(*pair[0], seed=seed), draw(*pair[1], seed=seed + 1).abs() + 0.5
-    functions = {"+": lambda a, b: a + b, "-": lambda a, b: a - b, "*": lambda a, b: a * b,
-                 "/": lambda a, b: a / b}
+    functions = {
+        "+": lambda a, b: a + b,
+        "-": lambda a, b: a - b,
+        "*": lambda a, b: a * b,
+        "/": lambda a, b: a / b,
+    }
     agree(functions[sign], a, b)
     agree(functions[sign], b, b.clone())
     agree(lambda b: functions[sign](a, b), b)  # a tensor on the left, which knows no Value
@@ -216,8 +224,15 @@ def test_arithmetic_with_broadcasting(pair, seed, sign):
 @given(shapes, seeds)
 def test_functions_of_one_value(shape, seed):
     x = draw(*shape, seed=seed)
-    for function in (lambda a: a.exp(), lambda a: a.tanh(), lambda a: a.relu(), lambda a: -a,
-                     lambda a: (a * a + 1).log(), lambda a: a**2, lambda a: a**3.0):
+    for function in (
+        lambda a: a.exp(),
+        lambda a: a.tanh(),
+        lambda a: a.relu(),
+        lambda a: -a,
+        lambda a: (a * a + 1).log(),
+        lambda a: a**2,
+        lambda a: a**3.0,
+    ):
         agree(function, x)
     agree(lambda a: a**0.5 + a**-1.5, x.abs() + 0.5)
 
@@ -274,11 +289,24 @@ def test_shapes(shape, seed, data):
     agree(lambda a: a.reshape(1, -1).T.exp(), x)
 
 
-@pytest.mark.parametrize("index", [
-    0, -1, ..., None, slice(1, 3), (slice(None), 1), (..., None, 0), [0, 0, 2],
-    torch.tensor([2, 0, 2, 2]), (torch.tensor([0, 0, 1]), torch.tensor([1, 1, 2])),
-    torch.arange(12).reshape(3, 4) % 3 == 0, (slice(None, None, 2), [1, 1]),
-], ids=str)
+@pytest.mark.parametrize(
+    "index",
+    [
+        0,
+        -1,
+        ...,
+        None,
+        slice(1, 3),
+        (slice(None), 1),
+        (..., None, 0),
+        [0, 0, 2],
+        torch.tensor([2, 0, 2, 2]),
+        (torch.tensor([0, 0, 1]), torch.tensor([1, 1, 2])),
+        torch.arange(12).reshape(3, 4) % 3 == 0,
+        (slice(None, None, 2), [1, 1]),
+    ],
+    ids=str,
+)
 def test_index(index):
     agree(lambda a: a[index] * 2, draw(3, 4))
 
@@ -303,11 +331,22 @@ def test_random_compositions(seed):
     def function(*leaves):
         rng, values = torch.Generator().manual_seed(seed), list(leaves)
         for _ in range(25):
-            i, j, kind = (torch.randint(n, (), generator=rng).item()
-                          for n in (len(values), len(values), 8))
+            i, j, kind = (
+                torch.randint(n, (), generator=rng).item() for n in (len(values), len(values), 8)
+            )
             a, b = values[i], values[j]
-            values.append([a + b, a - b, (a * b).tanh(), a / (1 + b * b), a.relu() * b,
-                           (a.tanh() - 1).exp(), a.mean(0, keepdim=True), b[:1] * a][kind])
+            values.append(
+                [
+                    a + b,
+                    a - b,
+                    (a * b).tanh(),
+                    a / (1 + b * b),
+                    a.relu() * b,
+                    (a.tanh() - 1).exp(),
+                    a.mean(0, keepdim=True),
+                    b[:1] * a,
+                ][kind]
+            )
         return sum(value.sum() for value in values) / 10
 
     agree(function, draw(2, 3, seed=seed), draw(1, 3, seed=seed + 1), draw(2, 1, seed=seed + 2))
@@ -480,15 +519,20 @@ class TorchNet(nn.Module):
 @given(sizes, sizes, sizes, st.lists(sizes, max_size=3), seeds)
 def test_a_network_is_its_twin_in_torch(n_in, n_hidden, n_out, batch, seed):
     ours, theirs = Net(n_in, n_hidden, n_out), TorchNet(n_in, n_hidden, n_out)
-    test_eq([name for name, _ in ours.named_parameters()],
-            [name for name, _ in theirs.named_parameters()])
+    test_eq(
+        [name for name, _ in ours.named_parameters()],
+        [name for name, _ in theirs.named_parameters()],
+    )
     theirs.load_state_dict(ours.state_dict())
     x, g = draw(*batch, n_in, seed=seed), draw(*batch, n_out, seed=seed + 1)
     test_near(ours(x).data, theirs(x).detach(), 1e-12)
     ours(x).backward(g)
     theirs(x).backward(g)
-    test_near({name: value.grad for name, value in ours.named_parameters()},
-              {name: parameter.grad for name, parameter in theirs.named_parameters()}, 1e-11)
+    test_near(
+        {name: value.grad for name, value in ours.named_parameters()},
+        {name: parameter.grad for name, parameter in theirs.named_parameters()},
+        1e-11,
+    )
     theirs = TorchNet(n_in, n_hidden, n_out)
     ours.load_state_dict(theirs.state_dict())
     test_near(ours(x).data, theirs(x).detach(), 1e-12)
@@ -543,9 +587,16 @@ def test_parts_are_found_in_lists_and_dicts_within_each_other():
             self.blocks = [[Linear(2, 3, bias=False), ReLU()], (Linear(3, 1),)]
             self.heads = {"digit": Linear(3, 4, bias=False), "scales": [Value(torch.ones(2))]}
 
-    test_eq([name for name, _ in Blocks().named_parameters()],
-            ["heads.scales.0", "blocks.0.0.weight", "blocks.1.0.weight", "blocks.1.0.bias",
-             "heads.digit.weight"])
+    test_eq(
+        [name for name, _ in Blocks().named_parameters()],
+        [
+            "heads.scales.0",
+            "blocks.0.0.weight",
+            "blocks.1.0.weight",
+            "blocks.1.0.bias",
+            "heads.digit.weight",
+        ],
+    )
 
 
 def test_a_state_that_does_not_fit_is_refused_whole():
@@ -556,8 +607,11 @@ def test_a_state_that_does_not_fit_is_refused_whole():
     state["scale"] = torch.ones(3)
     with pytest.raises(ValueError) as error:
         net.load_state_dict(state)
-    for part in ("missing 'head.weight'", "unknown 'haed.weight'",
-                 "'scale' has shape (3,), not ()"):
+    for part in (
+        "missing 'head.weight'",
+        "unknown 'haed.weight'",
+        "'scale' has shape (3,), not ()",
+    ):
         assert part in str(error.value)
     test_eq(net.state_dict(), before)
 
@@ -601,8 +655,11 @@ def test_linear_starts_with_kaiming_and_repeats_under_a_seed():
 
 def test_modules_print_their_size():
     assert repr(Net()).splitlines() == [
-        "Net, 36 parameters", "    layers.0: Linear, 25 parameters",
-        "    layers.1: ReLU, 0 parameters", "    head: Linear, 10 parameters"]
+        "Net, 36 parameters",
+        "    layers.0: Linear, 25 parameters",
+        "    layers.1: ReLU, 0 parameters",
+        "    head: Linear, 10 parameters",
+    ]
 
 
 def test_copies_and_pickles_are_independent():
@@ -640,9 +697,11 @@ def test_gradient_descent_finds_the_true_line():
 
 
 def test_import_is_quiet_and_light():
-    code = ("import torch, sys; before = set(sys.modules); import exp.nb02; "
-            "new = {name.split('.')[0] for name in set(sys.modules) - before}; "
-            "print(sorted(new & {'matplotlib', 'pandas', 'sklearn', 'numba', 'IPython'}))")
+    code = (
+        "import torch, sys; before = set(sys.modules); import exp.nb02; "
+        "new = {name.split('.')[0] for name in set(sys.modules) - before}; "
+        "print(sorted(new & {'matplotlib', 'pandas', 'sklearn', 'numba', 'IPython'}))"
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert (done.stdout, done.stderr) == ("[]\n", "")
 

@@ -115,8 +115,15 @@ def test_what_a_function_holds_is_a_part_of_it():
         return loss
 
     test_eq(fingerprint(scaled(1.0)), fingerprint(scaled(1.0)))
-    assert len({json.dumps(fingerprint(scaled(*a, **k)))
-                for a, k in (((1.0,), {}), ((2.0,), {}), ((1.0,), {"power": 2}))}) == 3
+    assert (
+        len(
+            {
+                json.dumps(fingerprint(scaled(*a, **k)))
+                for a, k in (((1.0,), {}), ((2.0,), {}), ((1.0,), {"power": 2}))
+            }
+        )
+        == 3
+    )
     tensors = [partial(F.cross_entropy, weight=torch.tensor([1.0, w])) for w in (1.0, 2.0)]
     assert differences(*map(fingerprint, tensors)) != []
 
@@ -146,14 +153,17 @@ def test_models():
     seen = fingerprint_model(make_model())
     test_eq(fingerprint_model(make_model()), seen)
     assert differences(seen, fingerprint_model(make_model(p=0.2))) == [
-        "layers.1: 'Dropout(p=0.1, inplace=False)' then, 'Dropout(p=0.2, inplace=False)' now"]
+        "layers.1: 'Dropout(p=0.1, inplace=False)' then, 'Dropout(p=0.2, inplace=False)' now"
+    ]
     assert differences(seen, fingerprint_model(make_model(frozen=True))) == [
-        "frozen: ['0.bias'] now, absent then"]
+        "frozen: ['0.bias'] now, absent then"
+    ]
     model = make_model()
     with torch.no_grad():
         model[2].weight[0, 0] += 1e-6
     assert [line.split(":")[0] for line in differences(seen, fingerprint_model(model))] == [
-        "weights"]
+        "weights"
+    ]
     smooth = [fingerprint(nn.CrossEntropyLoss(label_smoothing=s)) for s in (0.0, 0.1)]
     assert "label_smoothing=0.1" in differences(*smooth)[0]
 
@@ -211,8 +221,12 @@ def test_looking_at_data_changes_nothing(name):
         (lambda: DataLoader(TensorDataset(X[:19], Y[:19]), 4, shuffle=True), "data.length"),
         (lambda: DataLoader(TensorDataset(X, Y), 5, shuffle=True), "batch_size"),
         (lambda: DataLoader(TensorDataset(X, Y), 4), "order"),
-        (lambda: DataLoader(TensorDataset(X, Y), 4, shuffle=True,
-                            generator=torch.Generator().manual_seed(1)), "generators"),
+        (
+            lambda: DataLoader(
+                TensorDataset(X, Y), 4, shuffle=True, generator=torch.Generator().manual_seed(1)
+            ),
+            "generators",
+        ),
         (lambda: None, "it"),
     ],
 )
@@ -225,8 +239,10 @@ def test_other_samples_are_named():
     seen = fingerprint_data(DataLoader(Files(), 4))
     for other in (Files(19), Files(noise=1.0)):
         assert differences(seen, fingerprint_data(DataLoader(other, 4)))
-    split = [fingerprint_data(DataLoader(torch.utils.data.Subset(Files(), rows), 4))
-             for rows in (range(9), range(1, 10))]
+    split = [
+        fingerprint_data(DataLoader(torch.utils.data.Subset(Files(), rows), 4))
+        for rows in (range(9), range(1, 10))
+    ]
     assert "samples" in str(differences(*split))
 
 

@@ -42,8 +42,9 @@ def test_any_order(order, kind):
     twin, other = make(OPTIMIZERS[kind], order)
     twin.load_state_dict(model.state_dict())
     names = group_names(opt, dict(model.named_parameters()))
-    load_optimizer_state(other, dict(twin.named_parameters()), opt.state_dict(), names,
-                         settings=False)
+    load_optimizer_state(
+        other, dict(twin.named_parameters()), opt.state_dict(), names, settings=False
+    )
     assert [group["lr"] for group in other.param_groups] == [0.1 * (i + 1) for i in order]
     step(model, opt)
     step(twin, other)

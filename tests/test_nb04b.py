@@ -322,8 +322,10 @@ def test_a_batch_cancelled_early_keeps_the_window():
 
 def test_torchmetrics_say_what_is_best():
     torchmetrics = pytest.importorskip("torchmetrics")
-    kinds = {"acc": torchmetrics.classification.MulticlassAccuracy(num_classes=3),
-             "hamming": torchmetrics.classification.MulticlassHammingDistance(num_classes=3)}
+    kinds = {
+        "acc": torchmetrics.classification.MulticlassAccuracy(num_classes=3),
+        "hamming": torchmetrics.classification.MulticlassHammingDistance(num_classes=3),
+    }
     learn = learner(metrics=torchmetrics.MetricCollection(kinds))
     found = [known_mode(learn, f"valid_{name}") for name in kinds]
     assert found == ["max", "min"]

@@ -111,18 +111,24 @@ def test_files_that_could_run_code_or_hold_no_weights(tmp_path):
 def test_a_part_of_the_weights(tmp_path):
     path = save_weights(noisy(), tmp_path / "w")
     source = read_weights(path)
-    model = nn.Sequential(nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Dropout(), nn.Linear(8, 4),
-                          nn.Linear(4, 2))
+    model = nn.Sequential(
+        nn.Linear(6, 8), nn.BatchNorm1d(8), nn.Dropout(), nn.Linear(8, 4), nn.Linear(4, 2)
+    )
     before = {name: t.clone() for name, t in model.state_dict().items()}
     report = load_weights(model, path, partial=True)
     assert report.missing == ["4.weight", "4.bias"] and report.unused == []
-    assert report.misfits == {"3.weight": ("(3, 8) torch.float32", "(4, 8) torch.float32"),
-                              "3.bias": ("(3,) torch.float32", "(4,) torch.float32")}
+    assert report.misfits == {
+        "3.weight": ("(3, 8) torch.float32", "(4, 8) torch.float32"),
+        "3.bias": ("(3,) torch.float32", "(4,) torch.float32"),
+    }
     for name, tensor in model.state_dict().items():
         assert torch.equal(tensor, (source if name in report.loaded else before)[name])
     text = repr(report)
-    for part in ("loaded 7 of 11 tensors from", "missing in the file: 4.weight, 4.bias",
-                 "of another shape or type: 3.weight is (3, 8)"):
+    for part in (
+        "loaded 7 of 11 tensors from",
+        "missing in the file: 4.weight, 4.bias",
+        "of another shape or type: 3.weight is (3, 8)",
+    ):
         assert part in text, part
     report = load_weights(nn.Sequential(nn.Linear(6, 8)), path, partial=True)
     assert report.loaded == ["0.weight", "0.bias"] and "3.bias" in report.unused
@@ -190,18 +196,34 @@ def test_what_is_exported_on_a_gpu_loads_without_one(tmp_path):
 
 
 DESCRIBED = {
-    "mlp": lambda: nn.Sequential(nn.Linear(6, 8), nn.LeakyReLU(0.3), nn.Dropout(0.4),
-                                 nn.Linear(8, 3, bias=False), nn.LogSoftmax(1)),
+    "mlp": lambda: nn.Sequential(
+        nn.Linear(6, 8),
+        nn.LeakyReLU(0.3),
+        nn.Dropout(0.4),
+        nn.Linear(8, 3, bias=False),
+        nn.LogSoftmax(1),
+    ),
     "names": lambda: nn.Sequential(nn.ModuleDict({"a": nn.Linear(6, 3)})["a"], nn.Identity()),
     "cnn": lambda: nn.Sequential(
         nn.Unflatten(1, (1, 2, 3)),
         nn.Conv2d(1, 4, (1, 3), padding="same", padding_mode="circular"),
-        nn.BatchNorm2d(4, eps=0.1, affine=False), nn.GELU("tanh"), nn.MaxPool2d(2, 1),
-        nn.ConvTranspose2d(4, 2, 2, bias=False), nn.GroupNorm(1, 2), nn.PReLU(2),
-        nn.AdaptiveAvgPool2d((1, None)), nn.Flatten()),
-    "norms": lambda: nn.Sequential(nn.Linear(6, 6), nn.LayerNorm(6, bias=False),
-                                   nn.Unflatten(1, (3, 2)), nn.InstanceNorm1d(3, affine=True),
-                                   nn.Upsample(scale_factor=2.0), nn.Softplus(2.0)),
+        nn.BatchNorm2d(4, eps=0.1, affine=False),
+        nn.GELU("tanh"),
+        nn.MaxPool2d(2, 1),
+        nn.ConvTranspose2d(4, 2, 2, bias=False),
+        nn.GroupNorm(1, 2),
+        nn.PReLU(2),
+        nn.AdaptiveAvgPool2d((1, None)),
+        nn.Flatten(),
+    ),
+    "norms": lambda: nn.Sequential(
+        nn.Linear(6, 6),
+        nn.LayerNorm(6, bias=False),
+        nn.Unflatten(1, (3, 2)),
+        nn.InstanceNorm1d(3, affine=True),
+        nn.Upsample(scale_factor=2.0),
+        nn.Softplus(2.0),
+    ),
     "half": lambda: nn.Sequential(nn.Linear(6, 3), nn.ReLU()).double(),
     "compiled": lambda: torch.compile(nn.Sequential(nn.Linear(6, 3)), backend="eager"),
 }
@@ -236,8 +258,14 @@ def test_other_layers(tmp_path, layer):
 
 @pytest.mark.parametrize("how", ["described", "class", "function"])
 def test_resnets(tmp_path, how):
-    arguments = dict(block=Bottleneck if how == "class" else BasicBlock, layers=[1, 1],
-                     num_classes=10, in_channels=1, width=8, small_images=True)
+    arguments = dict(
+        block=Bottleneck if how == "class" else BasicBlock,
+        layers=[1, 1],
+        num_classes=10,
+        in_channels=1,
+        width=8,
+        small_images=True,
+    )
     model = ResNet(**arguments)
     if how == "described":
         model.fc = nn.Sequential(nn.Dropout(0.1), nn.Linear(16, 3))  # a head of one's own

@@ -109,6 +109,7 @@ def test_a_lambda_in_an_optimizer_is_named(tmp_path):
 
 def train(folder, crash=None, **options):
     """Two fits of two epochs; after a crash, the whole script once more."""
+
     def script(*callbacks):
         learn = learner([Checkpoint(folder, every=2), *callbacks], **options)
         learn.fit(2)
@@ -290,7 +291,10 @@ def test_another_training_is_refused(tmp_path):
         "n_epochs: 2 then, 3 now.*extend=True": ({}, 3, None),
         "optimizer.groups.0.lr: 0.1 then, 0.3 now": ({}, 2, 0.3),
         "callbacks.exp.nb04b:EarlyStopping: .* now, absent then": (
-            dict(callbacks=[EarlyStopping()]), 2, None),
+            dict(callbacks=[EarlyStopping()]),
+            2,
+            None,
+        ),
         "seed: 1 then, 2 now\n  weights: .*seed_everything": (dict(seed=2), 2, None),
     }
     for message, (options, n_epochs, lr) in attempts.items():
@@ -343,8 +347,10 @@ def test_what_is_saved_on_one_device_loads_on_the_other(tmp_path):
 
 ELSE = {  # what a sweep may vary, and where the refusal must name it
     "seed": (dict(seed=2), "seed: 1 then, 2 now"),
-    "weight decay": (dict(opt_func=partial(torch.optim.SGD, momentum=0.9, weight_decay=0.1)),
-                     "optimizer.groups.0.weight_decay: 0 then, 0.1 now"),
+    "weight decay": (
+        dict(opt_func=partial(torch.optim.SGD, momentum=0.9, weight_decay=0.1)),
+        "optimizer.groups.0.weight_decay: 0 then, 0.1 now",
+    ),
     "momentum": (dict(opt_func=partial(torch.optim.SGD, momentum=0.8)), "groups.0.momentum"),
     "data": (dict(n=31), "train.data"),
     "batch size": (dict(batch_size=5), "train.batch_size: 4 then, 5 now"),
@@ -366,8 +372,20 @@ def test_a_sweep_in_one_folder_is_refused(tmp_path, what):
     assert {f.name: f.read_bytes() for f in tmp_path.iterdir()} == files
 
 
-@pytest.mark.parametrize("change", ["loss", "smoothing", "dropout", "frozen", "data", "labels",
-                                    "clip", "another callback", "one callback less"])
+@pytest.mark.parametrize(
+    "change",
+    [
+        "loss",
+        "smoothing",
+        "dropout",
+        "frozen",
+        "data",
+        "labels",
+        "clip",
+        "another callback",
+        "one callback less",
+    ],
+)
 def test_another_run_is_named(tmp_path, change):
     def script(changed):
         clip = [GradientClip(2.0 if changed and change == "clip" else 1.0)]
@@ -392,10 +410,17 @@ def test_another_run_is_named(tmp_path, change):
 
     script(False)
     script(False)  # the same script once more
-    places = {"loss": "loss", "smoothing": "loss.layers.itself", "dropout": "model.layers.2",
-              "frozen": "model.frozen", "data": "train.data.tensors.0",
-              "labels": "train.data.tensors.1", "clip": "GradientClip.max_norm: 1.0 then, 2.0 now",
-              "another callback": "StopOnNaN: ", "one callback less": "GradientClip: "}
+    places = {
+        "loss": "loss",
+        "smoothing": "loss.layers.itself",
+        "dropout": "model.layers.2",
+        "frozen": "model.frozen",
+        "data": "train.data.tensors.0",
+        "labels": "train.data.tensors.1",
+        "clip": "GradientClip.max_norm: 1.0 then, 2.0 now",
+        "another callback": "StopOnNaN: ",
+        "one callback less": "GradientClip: ",
+    }
     with pytest.raises(ValueError, match=f"(?s)another run.*{places[change]}"):
         script(True)
 
@@ -481,8 +506,9 @@ print(learn.model.weight.tolist())
 
 def start(script, folder):
     environment = {**os.environ, "PYTHONPATH": str(Path(exp.__file__).parent.parent)}
-    return subprocess.run([sys.executable, "-c", script, folder], env=environment, text=True,
-                          capture_output=True)
+    return subprocess.run(
+        [sys.executable, "-c", script, folder], env=environment, text=True, capture_output=True
+    )
 
 
 @pytest.mark.parametrize(("seed", "names"), [
@@ -532,8 +558,9 @@ def test_loaders_with_a_numpy_generator(tmp_path):
 
 def test_persistent_workers_are_refused_before_the_fit(tmp_path):
     learn = learner([Checkpoint(tmp_path)])
-    loader = torch.utils.data.DataLoader(learn.dls.train.dataset, 4, num_workers=1,
-                                         persistent_workers=True)
+    loader = torch.utils.data.DataLoader(
+        learn.dls.train.dataset, 4, num_workers=1, persistent_workers=True
+    )
     for dls in (DataLoaders(loader, None), DataLoaders(learn.dls.train, loader)):
         learn.dls = dls
         with pytest.raises(ValueError, match="build it with persistent_workers=False"):
@@ -558,8 +585,10 @@ class Unfreeze(Callback):
 @pytest.mark.parametrize("batch", [2, 5])
 def test_groups_that_are_added_during_a_fit(tmp_path, epoch, batch):
     def script(folder, *callbacks):
-        learn = learner([Checkpoint(tmp_path / folder, every=3), Unfreeze(), *callbacks],
-                        groups=lambda model: [{"params": list(model[3].parameters())}])
+        learn = learner(
+            [Checkpoint(tmp_path / folder, every=3), Unfreeze(), *callbacks],
+            groups=lambda model: [{"params": list(model[3].parameters())}],
+        )
         learn.fit(3)
         learn.fit(1, lr=[0.1, 0.02])
         return learn
@@ -574,8 +603,10 @@ def test_groups_that_are_added_during_a_fit(tmp_path, epoch, batch):
 
 def test_a_retry_of_a_fit_that_has_added_a_group(tmp_path):
     def script(folder):
-        return learner([Checkpoint(tmp_path / folder), Unfreeze()],
-                       groups=lambda model: [{"params": list(model[3].parameters())}])
+        return learner(
+            [Checkpoint(tmp_path / folder), Unfreeze()],
+            groups=lambda model: [{"params": list(model[3].parameters())}],
+        )
 
     whole = script("a")
     whole.fit(3)
@@ -588,27 +619,37 @@ def test_a_retry_of_a_fit_that_has_added_a_group(tmp_path):
 
 def test_averages_find_their_parameters_by_name(tmp_path):
     def script(order):
-        return learner(groups=lambda model: [{"params": [p]} for p in sorted(
-            model.parameters(), key=lambda p: order * p.numel())], opt_func=torch.optim.Adam)
+        return learner(
+            groups=lambda model: [
+                {"params": [p]} for p in sorted(model.parameters(), key=lambda p: order * p.numel())
+            ],
+            opt_func=torch.optim.Adam,
+        )
 
     learn, other = script(1), script(-1)
     learn.fit(1)
     save_learner(learn, tmp_path / "l")
     load_learner(other, tmp_path / "l")
-    for (name, mine), p in zip(learn.model.named_parameters(), other.model.parameters(),
-                               strict=True):
+    for (name, mine), p in zip(
+        learn.model.named_parameters(), other.model.parameters(), strict=True
+    ):
         assert torch.equal(learn.opt.state[mine]["exp_avg"], other.opt.state[p]["exp_avg"]), name
-    stranger = learner(groups=lambda model: [list(model[3].parameters())],
-                       opt_func=torch.optim.Adam)
+    stranger = learner(
+        groups=lambda model: [list(model[3].parameters())], opt_func=torch.optim.Adam
+    )
     with pytest.raises(ValueError, match="an optimizer with the parameters"):
         load_learner(stranger, tmp_path / "l")
 
 
 def test_a_resumed_optimizer_has_the_same_groups(tmp_path):
     def script(first):
-        learn = learner([Checkpoint(tmp_path, check=False)], groups=lambda model: [
-            {"params": list(model[first].parameters())},
-            {"params": list(model[3 - first].parameters())}])
+        learn = learner(
+            [Checkpoint(tmp_path, check=False)],
+            groups=lambda model: [
+                {"params": list(model[first].parameters())},
+                {"params": list(model[3 - first].parameters())},
+            ],
+        )
         learn.fit(1)
 
     script(0)
@@ -642,15 +683,20 @@ class Spectral(nn.Module):
     ("make_model", "opt_func"),
     [
         (Spectral, torch.optim.Adam),
-        (lambda: nn.Sequential(nn.LazyLinear(8), nn.LazyBatchNorm1d(), nn.LazyLinear(3)),
-         torch.optim.SGD),
+        (
+            lambda: nn.Sequential(nn.LazyLinear(8), nn.LazyBatchNorm1d(), nn.LazyLinear(3)),
+            torch.optim.SGD,
+        ),
     ],
     ids=["complex", "lazy"],
 )
 def test_unusual_models(tmp_path, make_model, opt_func):
     def script(folder, *callbacks):
-        learn = small_learner.learner([Checkpoint(tmp_path / folder, every=3), *callbacks],
-                                      make_model=make_model, opt_func=opt_func)
+        learn = small_learner.learner(
+            [Checkpoint(tmp_path / folder, every=3), *callbacks],
+            make_model=make_model,
+            opt_func=opt_func,
+        )
         learn.fit(2)
         return learn
 
@@ -662,9 +708,12 @@ def test_unusual_models(tmp_path, make_model, opt_func):
 
 def test_a_wrapper_may_come_and_go(tmp_path):
     """Compiled or in a DataParallel, and resumed without: the same names, the same bits."""
+
     def script(folder, wrap, *callbacks):
-        learn = learner([Checkpoint(tmp_path / folder, every=3), *callbacks],
-                        make_model=lambda hidden: wrap(small_learner.noisy(hidden)))
+        learn = learner(
+            [Checkpoint(tmp_path / folder, every=3), *callbacks],
+            make_model=lambda hidden: wrap(small_learner.noisy(hidden)),
+        )
         learn.fit(2)
         return learn
 
@@ -683,10 +732,14 @@ def test_sparse_gradients_in_an_accumulation_window(tmp_path):
 
     def script(folder, *callbacks):
         torch.manual_seed(1)
-        learn = Learner(nn.Embedding(6, 3, sparse=True), DataLoaders(batches, None),
-                        nn.CrossEntropyLoss(), 0.1, progress=False, callbacks=[
-                            GradientAccumulation(3), Checkpoint(tmp_path / folder, every=1),
-                            *callbacks])
+        learn = Learner(
+            nn.Embedding(6, 3, sparse=True),
+            DataLoaders(batches, None),
+            nn.CrossEntropyLoss(),
+            0.1,
+            progress=False,
+            callbacks=[GradientAccumulation(3), Checkpoint(tmp_path / folder, every=1), *callbacks],
+        )
         learn.fit(2)
         return learn
 
@@ -786,6 +839,7 @@ def test_a_result_that_is_never_a_number_is_warned_of(tmp_path, value):
 
 def test_the_best_weights_of_two_fits_resume(tmp_path):
     """Killed in the second fit, whose best is in the file that the first fit ended with."""
+
     def script(folder, *callbacks):
         folder = tmp_path / folder
         learn = learner([Checkpoint(folder / "c"), SaveBest(folder / "best"), *callbacks], lr=1.0)

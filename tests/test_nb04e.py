@@ -672,7 +672,9 @@ def test_validation_in_between_is_a_line(capsys, monkeypatch):
     learner([ValidateEvery(4)], progress=True).fit(1)
     lines = capsys.readouterr().out.splitlines()
     assert [line.partition(", valid_loss")[0] for line in lines[:2]] == [
-        "step 4, epoch 1", "step 8, epoch 1"]
+        "step 4, epoch 1",
+        "step 8, epoch 1",
+    ]
     learner([ValidateEvery(4)], progress=False).fit(1)
     assert not capsys.readouterr().out
 

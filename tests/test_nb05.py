@@ -96,8 +96,17 @@ def test_any_shares_that_sum_to_one_reach_the_last_phase(weights, x):
     assert 0 <= schedule(x) <= len(pcts)
 
 
-@pytest.mark.parametrize("pcts", [[0.7, 0.2, 0.1], [0.1] * 10, [1 / 3] * 3, [1 / 49] * 49,
-                                  [0.333333, 0.333333, 0.333334], [0.3333333] * 3])
+@pytest.mark.parametrize(
+    "pcts",
+    [
+        [0.7, 0.2, 0.1],
+        [0.1] * 10,
+        [1 / 3] * 3,
+        [1 / 49] * 49,
+        [0.333333, 0.333333, 0.333334],
+        [0.3333333] * 3,
+    ],
+)
 def test_shares_within_rounding(pcts):
     schedule = CombinedSchedule(pcts, [ConstantSchedule(i) for i in range(len(pcts))])
     assert schedule(1) == len(pcts) - 1
@@ -134,8 +143,9 @@ def test_schedules_pickle_compare_and_show_themselves():
 
 
 @quick
-@given(st.integers(3, 400), st.floats(0.05, 0.9), st.floats(1, 50), st.floats(1, 1e5),
-       st.booleans())
+@given(
+    st.integers(3, 400), st.floats(0.05, 0.9), st.floats(1, 50), st.floats(1, 1e5), st.booleans()
+)
 def test_one_cycle_is_torchs_in_every_step(total, pct_start, div, final_div, adam):
     assume(1.01 < pct_start * total < total - 0.01)
     options = {"pct_start": pct_start, "div_factor": div, "final_div_factor": final_div}
@@ -153,9 +163,17 @@ def test_one_cycle_is_torchs_in_every_step(total, pct_start, div, final_div, ada
             scheduler.step()
 
 
-@pytest.mark.parametrize("options", [
-    {"max_lr": 0.0}, {"max_lr": math.nan}, {"div_factor": 0}, {"final_div_factor": -1},
-    {"base_momentum": 1.0}, {"max_momentum": -0.1}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"max_lr": 0.0},
+        {"max_lr": math.nan},
+        {"div_factor": 0},
+        {"final_div_factor": -1},
+        {"base_momentum": 1.0},
+        {"max_momentum": -0.1},
+    ],
+)
 def test_one_cycle_of_settings_that_make_no_sense(options):
     with pytest.raises(ValueError, match=next(iter(options)).split("_")[-1]):
         one_cycle(**{"max_lr": 0.1, "total_steps": 100, **options})
@@ -203,8 +221,15 @@ def make(opt_func=None, callbacks=(), n=48, batch_size=8, loader=None, **options
     draw = torch.Generator().manual_seed(1)
     loader = loader or DataLoader(data, batch_size, shuffle=True, generator=draw)
     opt_func = opt_func or partial(torch.optim.SGD, momentum=0.9)
-    return Learner(Net(), DataLoaders(loader, DataLoader(data, 16)), nn.CrossEntropyLoss(), 0.05,
-                   opt_func, callbacks=callbacks, **options)
+    return Learner(
+        Net(),
+        DataLoaders(loader, DataLoader(data, 16)),
+        nn.CrossEntropyLoss(),
+        0.05,
+        opt_func,
+        callbacks=callbacks,
+        **options,
+    )
 
 
 class Note(Callback):
@@ -370,8 +395,10 @@ def test_one_cycle_resumes_to_the_last_bit(tmp_path, stop):
     resumed = make()
     fit_one_cycle(resumed, 2, callbacks=[Checkpoint(tmp_path / "broken", every=1)])
     assert bits(resumed.model.state_dict()) == bits(whole.model.state_dict())
-    assert (resumed.recorder.lrs, resumed.recorder.momenta) == (whole.recorder.lrs,
-                                                                whole.recorder.momenta)
+    assert (resumed.recorder.lrs, resumed.recorder.momenta) == (
+        whole.recorder.lrs,
+        whole.recorder.momenta,
+    )
     groups = [learn.opt.state_dict()["param_groups"] for learn in (whole, resumed, make())]
     assert groups[0] == groups[1] == groups[2]
     groups = [learn.opt.state_dict()["param_groups"] for learn in (whole, resumed)]
@@ -394,21 +421,32 @@ def bits(value):
 
 def everything(learn):
     recorder, model = learn.recorder, learn.model
-    return bits({
-        "params": [(id(p), p, p.requires_grad) for p in model.parameters()],
-        "grads": [p.grad for p in model.parameters()],
-        "buffers": [(name, id(b), b) for name, b in model.named_buffers()],
-        "modes": [part.training for part in model.modules()],
-        "state": [(id(p), {k: (id(v) if isinstance(v, torch.Tensor) else 0, v)
-                           for k, v in kept.items()}) for p, kept in learn.opt.state.items()],
-        "groups": [(id(g), {k: v for k, v in g.items() if k != "params"})
-                   for g in learn.opt.param_groups],
-        "python": random.getstate(), "torch": torch.get_rng_state(),
-        "numpy": np.random.get_state(), "loader": learn.dls.train.generator.get_state(),
-        "history": (recorder.losses, recorder.lrs, recorder.momenta, recorder.epochs),
-        "learner": [(name, id(value)) for name, value in vars(learn).items()],
-        "callbacks": [id(c) for c in learn.callbacks],
-    })
+    return bits(
+        {
+            "params": [(id(p), p, p.requires_grad) for p in model.parameters()],
+            "grads": [p.grad for p in model.parameters()],
+            "buffers": [(name, id(b), b) for name, b in model.named_buffers()],
+            "modes": [part.training for part in model.modules()],
+            "state": [
+                (
+                    id(p),
+                    {k: (id(v) if isinstance(v, torch.Tensor) else 0, v) for k, v in kept.items()},
+                )
+                for p, kept in learn.opt.state.items()
+            ],
+            "groups": [
+                (id(g), {k: v for k, v in g.items() if k != "params"})
+                for g in learn.opt.param_groups
+            ],
+            "python": random.getstate(),
+            "torch": torch.get_rng_state(),
+            "numpy": np.random.get_state(),
+            "loader": learn.dls.train.generator.get_state(),
+            "history": (recorder.losses, recorder.lrs, recorder.momenta, recorder.epochs),
+            "learner": [(name, id(value)) for name, value in vars(learn).items()],
+            "callbacks": [id(c) for c in learn.callbacks],
+        }
+    )
 
 
 class Disturb(Callback):
@@ -437,8 +475,14 @@ class Disturb(Callback):
             raise self.error
 
 
-OPTIMIZERS = [partial(torch.optim.SGD, momentum=0.9), torch.optim.AdamW, AdamW, LAMB,
-              partial(nb03.SGD, momentum=0.9), partial(torch.optim.Adam, fused=True)]
+OPTIMIZERS = [
+    partial(torch.optim.SGD, momentum=0.9),
+    torch.optim.AdamW,
+    AdamW,
+    LAMB,
+    partial(nb03.SGD, momentum=0.9),
+    partial(torch.optim.Adam, fused=True),
+]
 
 
 @pytest.mark.parametrize("opt_func", OPTIMIZERS)
@@ -549,6 +593,7 @@ def test_a_loader_shorter_than_the_sweep_and_no_validation():
 
 def test_rates_are_paired_with_the_loss_they_led_to():
     """On L = w²/2 a step multiplies the loss by (1 - lr)², known for each rate."""
+
     class Square(nn.Module):
         def __init__(self):
             super().__init__()
@@ -625,8 +670,9 @@ def test_the_limit_of_a_bowl(largest, batch_size):
     assert bowl_limit(sweep) == pytest.approx(limit, rel=0.05)
 
 
-@pytest.mark.parametrize(("losses", "exploded"), [((1.0, 2.0, 3.0), False),
-                                                  ((1.0, 1.0, 3.0), True)])
+@pytest.mark.parametrize(
+    ("losses", "exploded"), [((1.0, 2.0, 3.0), False), ((1.0, 1.0, 3.0), True)]
+)
 def test_no_limit_without_an_explosion(losses, exploded):
     with pytest.raises(ValueError, match="raise end_lr"):
         bowl_limit(RateSweep((0.1, 0.2, 0.3), losses, exploded))
@@ -692,6 +738,7 @@ def steps(kind, options, gradients, exchange=None):
     """Step a parameter by given gradients, exchanging the optimizer half-way."""
     p = nn.Parameter(torch.linspace(-1, 1, 6, dtype=torch.float64).reshape(2, 3))
     q = nn.Parameter(torch.ones(2, dtype=torch.float64))
+
     def build(kind, lr):
         return kind([{"params": [p]}, {"params": [q], "lr": 0.5 * lr}], lr=lr, **options)
 
@@ -707,14 +754,27 @@ def steps(kind, options, gradients, exchange=None):
 
 
 betas = st.tuples(st.floats(0, 0.99), st.floats(0, 0.9999))
-adams = st.fixed_dictionaries({"betas": betas, "eps": st.sampled_from([1e-8, 1e-3]),
-                               "weight_decay": st.sampled_from([0.0, 0.1, 2.0])})
-rms = st.fixed_dictionaries({"alpha": st.floats(0.2, 0.99), "momentum": st.sampled_from([0.0, 0.9]),
-                             "centered": st.booleans(), "eps": st.sampled_from([1e-4, 1e-2]),
-                             "weight_decay": st.sampled_from([0.0, 0.1])})
-cases = st.one_of(st.tuples(st.just((Adam, torch.optim.Adam)), adams),
-                  st.tuples(st.just((AdamW, torch.optim.AdamW)), adams),
-                  st.tuples(st.just((RMSprop, torch.optim.RMSprop)), rms))
+adams = st.fixed_dictionaries(
+    {
+        "betas": betas,
+        "eps": st.sampled_from([1e-8, 1e-3]),
+        "weight_decay": st.sampled_from([0.0, 0.1, 2.0]),
+    }
+)
+rms = st.fixed_dictionaries(
+    {
+        "alpha": st.floats(0.2, 0.99),
+        "momentum": st.sampled_from([0.0, 0.9]),
+        "centered": st.booleans(),
+        "eps": st.sampled_from([1e-4, 1e-2]),
+        "weight_decay": st.sampled_from([0.0, 0.1]),
+    }
+)
+cases = st.one_of(
+    st.tuples(st.just((Adam, torch.optim.Adam)), adams),
+    st.tuples(st.just((AdamW, torch.optim.AdamW)), adams),
+    st.tuples(st.just((RMSprop, torch.optim.RMSprop)), rms),
+)
 
 
 @settings(deadline=None, max_examples=30)
@@ -725,8 +785,9 @@ def test_twenty_steps_are_torchs(case, seed, size):
     gradients = size * torch.randn(20, 2, 3, generator=draw, dtype=torch.float64)
     expected = steps(theirs, options, gradients)
     for kind, exchange in ((ours, None), (ours, theirs), (theirs, ours), (ours, ours)):
-        torch.testing.assert_close(steps(kind, options, gradients, exchange), expected,
-                                   rtol=1e-9, atol=1e-10)
+        torch.testing.assert_close(
+            steps(kind, options, gradients, exchange), expected, rtol=1e-9, atol=1e-10
+        )
 
 
 @pytest.mark.parametrize("name", ["amsgrad", "maximize"])
@@ -770,6 +831,7 @@ def test_the_gradient_is_left_alone():
 
 def test_lamb_scales_with_the_parameter():
     """Twice the parameter, twice the step; ten times the gradient, the same step."""
+
     def move(start, size):
         p = nn.Parameter(torch.tensor(start, dtype=torch.float64))
         p.grad = size * torch.tensor([1.0, 2.0], dtype=torch.float64)
@@ -782,9 +844,19 @@ def test_lamb_scales_with_the_parameter():
     assert move([0.0, 0.0], 1.0).isfinite().all() and move([3.0, 4.0], 0.0).norm() == 0
 
 
-@pytest.mark.parametrize("options", [{"lr": -1}, {"lr": math.nan}, {"eps": -1e-8},
-                                     {"betas": (0.9, 1.0)}, {"betas": (-0.1, 0.9)},
-                                     {"betas": (0.9,)}, {"weight_decay": -1}, {"lr": math.inf}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"lr": -1},
+        {"lr": math.nan},
+        {"eps": -1e-8},
+        {"betas": (0.9, 1.0)},
+        {"betas": (-0.1, 0.9)},
+        {"betas": (0.9,)},
+        {"weight_decay": -1},
+        {"lr": math.inf},
+    ],
+)
 def test_settings_that_make_no_sense(options):
     with pytest.raises(ValueError, match="must be a finite number|must lie in"):
         Adam([nn.Parameter(torch.ones(1))], **options)
@@ -818,8 +890,10 @@ def test_optimizers_pickle():
 
 
 def test_importing_is_quiet_and_light():
-    code = ("import sys, exp.nb05, exp.nb05b, exp.nb05c; "
-            "print([m for m in ('matplotlib', 'pandas', 'sklearn') if m in sys.modules])")
+    code = (
+        "import sys, exp.nb05, exp.nb05b, exp.nb05c; "
+        "print([m for m in ('matplotlib', 'pandas', 'sklearn') if m in sys.modules])"
+    )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert (done.stdout, done.stderr) == ("[]\n", "")
 

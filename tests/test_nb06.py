@@ -51,8 +51,15 @@ def pairs(low, high):
     return st.tuples(st.integers(low, high), st.integers(low, high))
 
 
-sizes = dict(B=st.integers(1, 3), H=st.integers(1, 9), W=st.integers(1, 9), k=pairs(1, 4),
-             s=pairs(1, 3), p=pairs(0, 3), d=pairs(1, 3))
+sizes = dict(
+    B=st.integers(1, 3),
+    H=st.integers(1, 9),
+    W=st.integers(1, 9),
+    k=pairs(1, 4),
+    s=pairs(1, 3),
+    p=pairs(0, 3),
+    d=pairs(1, 3),
+)
 
 
 def fits(H, W, k, p, d):
@@ -119,12 +126,16 @@ def test_pooling(B, C, H, W, k, s, p, d):
 @quick
 @given(B=st.integers(1, 2), H=st.integers(1, 9), W=st.integers(1, 9), size=pairs(1, 10))
 def test_adaptive_pooling(B, H, W, size):
-    agree(lambda x: adaptive_avg_pool2d(x, size), lambda x: F.adaptive_avg_pool2d(x, size),
-          draw(B, 2, H, W))
+    agree(
+        lambda x: adaptive_avg_pool2d(x, size),
+        lambda x: F.adaptive_avg_pool2d(x, size),
+        draw(B, 2, H, W),
+    )
 
 
-@pytest.mark.parametrize("settings", [(3, 8, 3), (4, 6, (3, 5), 2, 1, 2, 2),
-                                      (2, 4, 1, 1, 0, 1, 1, False)])
+@pytest.mark.parametrize(
+    "settings", [(3, 8, 3), (4, 6, (3, 5), 2, 1, 2, 2), (2, 4, 1, 1, 0, 1, 1, False)]
+)
 def test_layer_starts_as_torchs_and_pickles(settings):
     torch.manual_seed(3)
     ours = Conv2d(*settings)
@@ -135,20 +146,23 @@ def test_layer_starts_as_torchs_and_pickles(settings):
     test_near(pickle.loads(pickle.dumps(ours))(x), theirs(x))
 
 
-@pytest.mark.parametrize(("call", "message"), [
-    (lambda: conv2d(draw(1, 3, 8, 8), draw(2, 1, 3, 3)), "3 channels"),
-    (lambda: conv2d(draw(1, 2, 8, 8), draw(3, 1, 3, 3), groups=2), "divide"),
-    (lambda: conv2d(draw(2, 8, 8), draw(2, 2, 3, 3)), r"\(B, C, H, W\)|needs x"),
-    (lambda: windows(draw(1, 1, 8, 8), 9), "does not fit"),
-    (lambda: windows(draw(1, 1, 8, 8), 3, padding=-1), "padding"),
-    (lambda: windows(draw(1, 1, 8, 8), (3, 3, 3)), "kernel_size"),
-    (lambda: windows(draw(1, 1, 8, 8), True), "kernel_size must be a whole number"),
-    (lambda: Conv2d(3, 8, 3, groups=2), "divide"),
-    (lambda: conv_output_size(8, 3, stride=0), "at least 1"),
-    (lambda: max_pool2d(draw(1, 1, 8, 8), 2, stride=0), "stride"),
-    (lambda: max_pool2d(draw(1, 1, 8, 8), 2, padding=2), "half a window"),
-    (lambda: avg_pool2d(draw(1, 1, 8, 8), (3, 2), padding=(2, 0)), "half a window"),
-])
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: conv2d(draw(1, 3, 8, 8), draw(2, 1, 3, 3)), "3 channels"),
+        (lambda: conv2d(draw(1, 2, 8, 8), draw(3, 1, 3, 3), groups=2), "divide"),
+        (lambda: conv2d(draw(2, 8, 8), draw(2, 2, 3, 3)), r"\(B, C, H, W\)|needs x"),
+        (lambda: windows(draw(1, 1, 8, 8), 9), "does not fit"),
+        (lambda: windows(draw(1, 1, 8, 8), 3, padding=-1), "padding"),
+        (lambda: windows(draw(1, 1, 8, 8), (3, 3, 3)), "kernel_size"),
+        (lambda: windows(draw(1, 1, 8, 8), True), "kernel_size must be a whole number"),
+        (lambda: Conv2d(3, 8, 3, groups=2), "divide"),
+        (lambda: conv_output_size(8, 3, stride=0), "at least 1"),
+        (lambda: max_pool2d(draw(1, 1, 8, 8), 2, stride=0), "stride"),
+        (lambda: max_pool2d(draw(1, 1, 8, 8), 2, padding=2), "half a window"),
+        (lambda: avg_pool2d(draw(1, 1, 8, 8), (3, 2), padding=(2, 0)), "half a window"),
+    ],
+)
 def test_clear_refusals(call, message):
     with pytest.raises(ValueError, match=message):
         call()
@@ -159,8 +173,16 @@ def test_clear_refusals(call, message):
 
 def small():
     torch.manual_seed(0)
-    return nn.Sequential(nn.Conv2d(1, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.5),
-                         nn.Flatten(), nn.Linear(4 * 36, 8), nn.ReLU(), nn.Linear(8, 3))
+    return nn.Sequential(
+        nn.Conv2d(1, 4, 3),
+        nn.BatchNorm2d(4),
+        nn.ReLU(),
+        nn.Dropout(0.5),
+        nn.Flatten(),
+        nn.Linear(4 * 36, 8),
+        nn.ReLU(),
+        nn.Linear(8, 3),
+    )
 
 
 def hooks_left(model):
@@ -170,8 +192,9 @@ def hooks_left(model):
 def test_hooks_come_off_after_an_exception_and_do_not_change_the_output():
     model, x = small().eval(), torch.randn(2, 1, 8, 8)
     expected, seen = model(x), []
-    with ForwardHooks(modules_of_kind(model, nn.Module),
-                      lambda name, module, output: seen.append(name) or 7):
+    with ForwardHooks(
+        modules_of_kind(model, nn.Module), lambda name, module, output: seen.append(name) or 7
+    ):
         test_eq(model(x), expected)
     assert (len(seen), hooks_left(model)) == (9, 0)
     with pytest.raises(KeyError), ForwardHooks(modules_of_kind(model, nn.ReLU), lambda *a: 1 / 0):
@@ -227,8 +250,9 @@ class Stop(Callback):
 def loaders(generator=None):
     x = torch.randn(12, 1, 8, 8, generator=torch.Generator().manual_seed(2))
     items = TensorDataset(x, torch.arange(12) % 3)
-    return DataLoaders(DataLoader(items, 6, shuffle=True, generator=generator),
-                       DataLoader(items, 6))
+    return DataLoaders(
+        DataLoader(items, 6, shuffle=True, generator=generator), DataLoader(items, 6)
+    )
 
 
 def test_the_callback_counts_training_batches_and_comes_off():
@@ -270,8 +294,10 @@ def test_lsuv_scales_weights_and_nothing_else():
         changed = name in ("0.weight", "5.weight", "7.weight")
         assert torch.equal(tensor, before[name]) != changed, name
     spreads = []
-    with ForwardHooks({name: model.get_submodule(name) for name in found},
-                      lambda name, module, y: spreads.append(y.var().item())):
+    with ForwardHooks(
+        {name: model.get_submodule(name) for name in found},
+        lambda name, module, y: spreads.append(y.var().item()),
+    ):
         model.eval()(x)
     test_near(spreads, [1.0] * 3, tol=0.011)
 
@@ -314,9 +340,13 @@ def test_lsuv_under_weight_norm(kind):
 
 
 @pytest.mark.filterwarnings("ignore::FutureWarning")
-@pytest.mark.parametrize("wrap, message", [
-    (nn.utils.weight_norm, "computed from others"),
-    (nn.utils.parametrizations.spectral_norm, "as by spectral_norm")])
+@pytest.mark.parametrize(
+    "wrap, message",
+    [
+        (nn.utils.weight_norm, "computed from others"),
+        (nn.utils.parametrizations.spectral_norm, "as by spectral_norm"),
+    ],
+)
 def test_lsuv_refuses_a_weight_that_it_cannot_scale(wrap, message):
     model = nn.Sequential(nn.Linear(4, 4), nn.Tanh(), wrap(nn.Linear(4, 4)))
     before = copy.deepcopy(model.state_dict())

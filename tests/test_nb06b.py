@@ -38,9 +38,14 @@ def pass_through(module, x):
 
 
 @quick
-@given(B=st.integers(2, 5), C=sizes, places=st.lists(sizes, max_size=2).map(tuple),
-       eps=st.sampled_from([1e-5, 1e-2]), momentum=st.sampled_from([0.0, 0.1, 0.7, 1.0]),
-       modes=st.lists(st.booleans(), min_size=1, max_size=4))
+@given(
+    B=st.integers(2, 5),
+    C=sizes,
+    places=st.lists(sizes, max_size=2).map(tuple),
+    eps=st.sampled_from([1e-5, 1e-2]),
+    momentum=st.sampled_from([0.0, 0.1, 0.7, 1.0]),
+    modes=st.lists(st.booleans(), min_size=1, max_size=4),
+)
 def test_batch_norm(B, C, places, eps, momentum, modes):
     kind = nn.BatchNorm2d if len(places) == 2 else nn.BatchNorm1d
     ours = BatchNorm(C, eps, momentum).double()
@@ -99,10 +104,12 @@ def test_norms_on_another_device():
 def test_layer_instance_and_group_norm(B, groups, per_group, H, W):
     C = groups * per_group
     x = 3 + 2 * torch.randn(B, C, H, W, dtype=torch.float64)
-    for ours, theirs in ((GroupNorm(groups, C), nn.GroupNorm(groups, C)),
-                         (GroupNorm(C, C), nn.InstanceNorm2d(C, affine=True)),
-                         (LayerNorm((H, W)), nn.LayerNorm((H, W))),
-                         (LayerNorm(W), nn.LayerNorm(W))):
+    for ours, theirs in (
+        (GroupNorm(groups, C), nn.GroupNorm(groups, C)),
+        (GroupNorm(C, C), nn.InstanceNorm2d(C, affine=True)),
+        (LayerNorm((H, W)), nn.LayerNorm((H, W))),
+        (LayerNorm(W), nn.LayerNorm(W)),
+    ):
         theirs.weight.data.uniform_()
         ours.double().load_state_dict(theirs.double().state_dict())
         test_near(pass_through(ours, x), pass_through(theirs, x), tol=1e-8)
@@ -130,14 +137,21 @@ def torchvision_keys(counts, convolutions, basic):
             for n in range(1, convolutions + 1):
                 keys += [f"{at}.conv{n}.weight", *(f"{at}.bn{n}.{name}" for name in NORM)]
             if block == 0 and not (stage == 1 and basic):
-                keys += [f"{at}.downsample.0.weight",
-                         *(f"{at}.downsample.1.{name}" for name in NORM)]
+                keys += [
+                    f"{at}.downsample.0.weight",
+                    *(f"{at}.downsample.1.{name}" for name in NORM),
+                ]
     return [*keys, "fc.weight", "fc.bias"]
 
 
-@pytest.mark.parametrize(("build", "counts", "convolutions", "parameters"), [
-    (resnet18, (2, 2, 2, 2), 2, 11_689_512), (resnet34, (3, 4, 6, 3), 2, 21_797_672),
-    (resnet50, (3, 4, 6, 3), 3, 25_557_032)])
+@pytest.mark.parametrize(
+    ("build", "counts", "convolutions", "parameters"),
+    [
+        (resnet18, (2, 2, 2, 2), 2, 11_689_512),
+        (resnet34, (3, 4, 6, 3), 2, 21_797_672),
+        (resnet50, (3, 4, 6, 3), 3, 25_557_032),
+    ],
+)
 def test_resnet_has_torchvisions_keys_and_shapes(build, counts, convolutions, parameters):
     with torch.device("meta"):
         net = build()
@@ -153,12 +167,18 @@ def test_resnet_has_torchvisions_keys_and_shapes(build, counts, convolutions, pa
         first = state[f"layer{stage}.0.conv1.weight"]
         assert first.shape == ((width, before, 3, 3) if expansion == 1 else (width, before, 1, 1))
         if f"layer{stage}.0.downsample.0.weight" in state:
-            assert state[f"layer{stage}.0.downsample.0.weight"].shape == (width * expansion, before,
-                                                                         1, 1)
+            assert state[f"layer{stage}.0.downsample.0.weight"].shape == (
+                width * expansion,
+                before,
+                1,
+                1,
+            )
 
 
-@pytest.mark.parametrize(("build", "mac"), [
-    (resnet18, 1_814_073_344), (resnet34, 3_663_761_408), (resnet50, 4_089_184_256)])
+@pytest.mark.parametrize(
+    ("build", "mac"),
+    [(resnet18, 1_814_073_344), (resnet34, 3_663_761_408), (resnet50, 4_089_184_256)],
+)
 def test_flops_of_resnets_as_published(build, mac):
     with torch.device("meta"):
         assert summary(build(), torch.empty(1, 3, 224, 224)).flops == 2 * mac
@@ -185,8 +205,9 @@ class Draws(nn.Module):
 
 
 def test_summary_leaves_no_trace_and_counts():
-    model = nn.Sequential(conv(1, 4, 3, stride=2), Draws(), nn.Dropout(0.5), nn.Flatten(),
-                          nn.Linear(4 * 16, 3))
+    model = nn.Sequential(
+        conv(1, 4, 3, stride=2), Draws(), nn.Dropout(0.5), nn.Flatten(), nn.Linear(4 * 16, 3)
+    )
     model[0][1].eval()
     model[4].weight.requires_grad_(False)
     before = copy.deepcopy(model.state_dict())

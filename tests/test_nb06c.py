@@ -43,16 +43,25 @@ def data(n=40):
 
 def learner(*callbacks, loaders=None):
     torch.manual_seed(1)
-    model = nn.Sequential(nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(),
-                          nn.Linear(64, 2))
+    model = nn.Sequential(
+        nn.Conv2d(2, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 2)
+    )
     loaders = loaders or DataLoaders(DataLoader(data(), 8), DataLoader(data(), 16))
-    return Learner(model, loaders, F.cross_entropy, 0.1, partial(torch.optim.SGD, momentum=0.9),
-                   [accuracy], callbacks)
+    return Learner(
+        model,
+        loaders,
+        F.cross_entropy,
+        0.1,
+        partial(torch.optim.SGD, momentum=0.9),
+        [accuracy],
+        callbacks,
+    )
 
 
 @quick
-@given(world=st.integers(1, 4), local=st.integers(1, 5), n=st.integers(1, 40),
-       shuffle=st.booleans())
+@given(
+    world=st.integers(1, 4), local=st.integers(1, 5), n=st.integers(1, 40), shuffle=st.booleans()
+)
 def test_shares_make_up_every_global_batch(world, local, n, shuffle):
     size, items = world * local, range(n)
 
@@ -81,8 +90,9 @@ def test_alone_shared_loaders_are_ordinary_ones_and_callbacks_do_nothing():
     with process_group() as place:
         assert place == (0, 1)
     generator = torch.Generator().manual_seed(3)
-    plain = DataLoaders(DataLoader(data(), 8, shuffle=True, generator=generator),
-                        DataLoader(data(), 16))
+    plain = DataLoaders(
+        DataLoader(data(), 8, shuffle=True, generator=generator), DataLoader(data(), 16)
+    )
     shared = shared_loaders(data(), data(), 8, seed=3)
     states = []
     for loaders, callbacks in ((plain, ()), (shared, [DistributedCallback()])):
@@ -92,18 +102,30 @@ def test_alone_shared_loaders_are_ordinary_ones_and_callbacks_do_nothing():
     test_eq(*states)
 
 
-DEVICES = ["cpu", pytest.param("cuda", marks=[pytest.mark.cuda, pytest.mark.skipif(
-    not torch.cuda.is_available(), reason="needs a GPU")])]
+DEVICES = [
+    "cpu",
+    pytest.param(
+        "cuda",
+        marks=[
+            pytest.mark.cuda,
+            pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
+        ],
+    ),
+]
 HALVES = [torch.bfloat16, torch.float16]
 
 
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("dtype", HALVES)
-@pytest.mark.parametrize("callbacks", [
-    [], [ChannelsLast()], [GradientClip(0.1)], [GradientAccumulation(2), GradientClip(0.1)]])
+@pytest.mark.parametrize(
+    "callbacks",
+    [[], [ChannelsLast()], [GradientClip(0.1)], [GradientAccumulation(2), GradientClip(0.1)]],
+)
 def test_half_precision_goes_the_same_way(callbacks, dtype, device):
-    whole, half = (learner(DeviceCallback(device), *callbacks, *more)
-                   for more in ((), (MixedPrecision(dtype),)))
+    whole, half = (
+        learner(DeviceCallback(device), *callbacks, *more)
+        for more in ((), (MixedPrecision(dtype),))
+    )
     for learn in (whole, half):
         learn.fit(2)
     test_near(whole.recorder.losses, half.recorder.losses, tol=0.05)
@@ -139,7 +161,8 @@ def test_a_skipped_step_is_neither_counted_nor_announced(every, steps, device):
     assert watch.seen == steps and learn.n_steps == len(steps)
     assert watch.weights == ([8] * 5 if every == 1 else [16, 16, 8])  # a skipped one leaves none
     assert learn.callback(MixedPrecision).state_dict()["scale"] == 2.0**16 / 4 ** (every == 1) / (
-        2 ** (every == 2))
+        2 ** (every == 2)
+    )
     assert all(p.isfinite().all() for p in learn.model.parameters())
 
 
@@ -152,6 +175,7 @@ def test_an_evaluation_inside_a_step_changes_nothing(dtype, event):
     def look(self, learn):
         if learn.training:
             learn.evaluate()
+
     setattr(Look, event, look)
     plain, looking = learner(MixedPrecision(dtype)), learner(MixedPrecision(dtype), Look())
     for learn in (plain, looking):
@@ -172,8 +196,13 @@ class Die(Callback):
 def test_half_precision_resumes_to_the_last_bit(tmp_path, dtype, every):
     def train(name, *more):
         mixed = MixedPrecision(dtype)
-        learn = learner(Checkpoint(tmp_path / name, every=every), StopOnNaN(), mixed, *more,
-                        Steps(overflow=(1,) if dtype == torch.float16 else ()))
+        learn = learner(
+            Checkpoint(tmp_path / name, every=every),
+            StopOnNaN(),
+            mixed,
+            *more,
+            Steps(overflow=(1,) if dtype == torch.float16 else ()),
+        )
         learn.fit(3)
         return learn
 
@@ -182,14 +211,18 @@ def test_half_precision_resumes_to_the_last_bit(tmp_path, dtype, every):
         train("killed", Die())
     resumed = train("killed")
     test_eq(whole.model.state_dict(), resumed.model.state_dict())
-    assert whole.callback(MixedPrecision).state_dict() == \
-        resumed.callback(MixedPrecision).state_dict()
+    assert (
+        whole.callback(MixedPrecision).state_dict() == resumed.callback(MixedPrecision).state_dict()
+    )
     assert whole.n_steps == resumed.n_steps
 
 
 def layouts(model):
-    return [(p.is_contiguous(), p.is_contiguous(memory_format=torch.channels_last), p.stride())
-            for p in model.parameters() if p.ndim == 4]
+    return [
+        (p.is_contiguous(), p.is_contiguous(memory_format=torch.channels_last), p.stride())
+        for p in model.parameters()
+        if p.ndim == 4
+    ]
 
 
 @pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
@@ -259,8 +292,14 @@ def test_outputs_with_attributes_reach_loss_and_metrics(kind, dtype):
         return F.cross_entropy(pred.logits, target)
 
     dls = DataLoaders(DataLoader(data(), 8), DataLoader(data(), 16))
-    learn = Learner(Model(), dls, loss_func, 0.1, metrics={"acc": lambda p, t: accuracy(
-        p.logits, t)}, callbacks=MixedPrecision(dtype))
+    learn = Learner(
+        Model(),
+        dls,
+        loss_func,
+        0.1,
+        metrics={"acc": lambda p, t: accuracy(p.logits, t)},
+        callbacks=MixedPrecision(dtype),
+    )
     assert "valid_acc" in learn.fit(1).epochs[-1]
 
 

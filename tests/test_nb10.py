@@ -32,8 +32,9 @@ from exp.nb10 import (
 
 quick = settings(max_examples=40, deadline=None)
 texts = st.lists(st.text("abcde", min_size=1, max_size=6), min_size=1, max_size=8)
-many_texts = st.lists(st.text("abcdefgh", min_size=1, max_size=6), min_size=6, max_size=20,
-                      unique=True)
+many_texts = st.lists(
+    st.text("abcdefgh", min_size=1, max_size=6), min_size=6, max_size=20, unique=True
+)
 vocab = CharacterVocab(["abcde"])
 
 
@@ -212,8 +213,10 @@ def test_whole_names_follow_the_model():
     with torch.no_grad():
         model.output.weight.mul_(20)
     names = generate_names(model, vocab, 2, 20_000, max_length=4, generator=seeded(5))
-    for context, followers in (("..", [f"{name}."[0] for name in names]),
-                               (".a", [f"{name}."[1] for name in names if name[:1] == "a"])):
+    for context, followers in (
+        ("..", [f"{name}."[0] for name in names]),
+        (".a", [f"{name}."[1] for name in names if name[:1] == "a"]),
+    ):
         counts = torch.tensor(vocab.encode("".join(followers))).bincount(minlength=len(vocab))
         with torch.no_grad():
             chances = F.softmax(model.eval()(torch.tensor([vocab.encode(context)])), 1)[0]

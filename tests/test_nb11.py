@@ -22,28 +22,46 @@ def outputs_and_gradients(layer, x, state):
     torch.manual_seed(1)
     output, last = layer(x, state if len(state) > 1 else state[0])
     last = last if isinstance(last, tuple) else (last,)
-    loss = sum((part * torch.linspace(-1, 1, part.numel(), dtype=part.dtype).view(part.shape)).sum()
-               for part in (output, *last))
+    loss = sum(
+        (part * torch.linspace(-1, 1, part.numel(), dtype=part.dtype).view(part.shape)).sum()
+        for part in (output, *last)
+    )
     return [output, *last, *torch.autograd.grad(loss, [x, *state, *layer.parameters()])]
 
 
 @settings(max_examples=40, deadline=None)
-@given(pair=st.sampled_from(PAIRS), T=st.integers(1, 7), B=st.integers(1, 4),
-       sizes=st.tuples(st.integers(1, 5), st.integers(1, 5)), num_layers=st.integers(1, 3),
-       bidirectional=st.booleans(), batch_first=st.booleans(), bias=st.booleans(),
-       dropout=st.sampled_from([0.0, 0.3, 0.99]), seed=st.integers(0, 1000))
-def test_equals_torch(pair, T, B, sizes, num_layers, bidirectional, batch_first, bias, dropout,
-                      seed):
-    options = {"num_layers": num_layers, "bidirectional": bidirectional, "bias": bias,
-               "batch_first": batch_first, "dropout": dropout if num_layers > 1 else 0.0}
+@given(
+    pair=st.sampled_from(PAIRS),
+    T=st.integers(1, 7),
+    B=st.integers(1, 4),
+    sizes=st.tuples(st.integers(1, 5), st.integers(1, 5)),
+    num_layers=st.integers(1, 3),
+    bidirectional=st.booleans(),
+    batch_first=st.booleans(),
+    bias=st.booleans(),
+    dropout=st.sampled_from([0.0, 0.3, 0.99]),
+    seed=st.integers(0, 1000),
+)
+def test_equals_torch(
+    pair, T, B, sizes, num_layers, bidirectional, batch_first, bias, dropout, seed
+):
+    options = {
+        "num_layers": num_layers,
+        "bidirectional": bidirectional,
+        "bias": bias,
+        "batch_first": batch_first,
+        "dropout": dropout if num_layers > 1 else 0.0,
+    }
     torch.manual_seed(seed)
     ours, theirs = (kind(*sizes, **options).double() for kind in pair)
     ours.load_state_dict(theirs.state_dict())  # and the other way round:
     theirs.load_state_dict(ours.state_dict())
     x = torch.randn((B, T) if batch_first else (T, B), dtype=torch.float64)[..., None]
     x = x * torch.randn(sizes[0], dtype=torch.float64)
-    states = [torch.randn(num_layers * (1 + bidirectional), B, sizes[1], dtype=torch.float64)
-              for _ in range(ours.n_states)]
+    states = [
+        torch.randn(num_layers * (1 + bidirectional), B, sizes[1], dtype=torch.float64)
+        for _ in range(ours.n_states)
+    ]
     found = outputs_and_gradients(ours, x, states)
     test_near(found, outputs_and_gradients(theirs, x, states), tol=1e-11)
 
@@ -73,8 +91,10 @@ def test_in_chunks_as_at_once(kind):
         output, state = layer(chunk, state)
         parts.append(output)
     test_near(torch.cat(parts), whole)
-    test_near(state if isinstance(state, tuple) else (state,),
-              last if isinstance(last, tuple) else (last,))
+    test_near(
+        state if isinstance(state, tuple) else (state,),
+        last if isinstance(last, tuple) else (last,),
+    )
 
 
 def test_dropout_acts_between_layers_in_training_only():
@@ -94,9 +114,17 @@ def test_float32_deepcopy_and_dtype():
     assert layer.double()(x.double())[0].dtype == torch.float64
 
 
-@pytest.mark.parametrize("options", [{"input_size": 0}, {"hidden_size": -1}, {"num_layers": 0},
-                                     {"dropout": 0.5}, {"dropout": 1.0, "num_layers": 2},
-                                     {"hidden_size": 2.0}])
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"input_size": 0},
+        {"hidden_size": -1},
+        {"num_layers": 0},
+        {"dropout": 0.5},
+        {"dropout": 1.0, "num_layers": 2},
+        {"hidden_size": 2.0},
+    ],
+)
 def test_refuses_sizes(options):
     with pytest.raises(ValueError, match="got"):
         GRU(**{"input_size": 3, "hidden_size": 4, **options})
@@ -154,8 +182,9 @@ def test_any_memory_layout_and_sizes_of_one(ours, theirs):
     theirs.load_state_dict(ours.state_dict())
     x = torch.randn(1, 1, 6, dtype=torch.float64).permute(2, 0, 1)[::2]  # (3, 1, 1), strided
     state = [torch.randn(1, 1, 4, dtype=torch.float64).permute(2, 0, 1)] * ours.n_states
-    test_near(outputs_and_gradients(ours, x, state), outputs_and_gradients(theirs, x, state),
-              tol=1e-12)
+    test_near(
+        outputs_and_gradients(ours, x, state), outputs_and_gradients(theirs, x, state), tol=1e-12
+    )
 
 
 def test_a_state_may_come_as_a_list():

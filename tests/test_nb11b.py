@@ -39,8 +39,9 @@ MODELS = {
     "rnn": lambda: RecurrentLM(9, 7, 2, nn.RNN),
     "gru": lambda: RecurrentLM(9, 7, 1, nn.GRU),
     "lstm": lambda: RecurrentLM(9, 7, 3, nn.LSTM),
-    "awd": lambda: RecurrentLM(9, 7, 2, partial(WeightDropLSTM, weight_drop=0.5), True, 0.3, 0.3,
-                               0.3),
+    "awd": lambda: RecurrentLM(
+        9, 7, 2, partial(WeightDropLSTM, weight_drop=0.5), True, 0.3, 0.3, 0.3
+    ),
 }
 CODES = torch.randint(9, (500,), generator=torch.Generator().manual_seed(0))
 
@@ -52,8 +53,13 @@ def make(name):
 
 def learner(model, *callbacks, batches=None):
     train = batches or TextBatches(CODES, 4, 10)
-    return Learner(model, DataLoaders(train, None), sequence_loss, 0.1,
-                   callbacks=[StatefulTraining(), *callbacks])
+    return Learner(
+        model,
+        DataLoaders(train, None),
+        sequence_loss,
+        0.1,
+        callbacks=[StatefulTraining(), *callbacks],
+    )
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -61,7 +67,7 @@ def learner(model, *callbacks, batches=None):
 @given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=6))
 def test_in_chunks_as_at_once(name, lengths):
     model = make(name).eval()
-    x = CODES[:3 * sum(lengths)].reshape(-1, 3)
+    x = CODES[: 3 * sum(lengths)].reshape(-1, 3)
     state, parts = None, []
     for chunk in x.split(lengths):
         reading = model(chunk, state)
@@ -154,8 +160,9 @@ class Stop(Callback):
 def test_a_stateful_training_that_was_broken_off_goes_on_to_the_same_bits(tmp_path):
     def resumable(folder, *callbacks):
         batches = TextBatches(CODES, 4, 10, torch.Generator().manual_seed(2))
-        return learner(make("awd"), Checkpoint(tmp_path / folder, every=2), *callbacks,
-                       batches=batches)
+        return learner(
+            make("awd"), Checkpoint(tmp_path / folder, every=2), *callbacks, batches=batches
+        )
 
     undisturbed = resumable("whole")
     undisturbed.fit(2)
@@ -265,8 +272,13 @@ def test_penalties_act_in_training_only():
             ActivationPenalty(alpha, beta)
     with pytest.raises(TypeError, match="no activations"):
         learner(make("window"), ActivationPenalty(1.0)).fit(1)
-    alone = Learner(make("lstm"), DataLoaders(batches, None), sequence_loss, 0.1,
-                    callbacks=ActivationPenalty(1.0))
+    alone = Learner(
+        make("lstm"),
+        DataLoaders(batches, None),
+        sequence_loss,
+        0.1,
+        callbacks=ActivationPenalty(1.0),
+    )
     assert alone.callback(StatefulTraining)  # what it requires comes along
 
 
@@ -358,8 +370,10 @@ def test_modes_are_kept_after_an_error():
             raise KeyError("broken")
 
     model = Broken().train()
-    for run in (lambda: generate_text(model, ALPHABET, "a"),
-                lambda: text_bits(model, TextBatches(CODES, 4, 10))):
+    for run in (
+        lambda: generate_text(model, ALPHABET, "a"),
+        lambda: text_bits(model, TextBatches(CODES, 4, 10)),
+    ):
         with pytest.raises(KeyError):
             run()
         assert model.training
@@ -379,8 +393,9 @@ def test_a_resumed_fit_has_what_was_left_of_its_budget(tmp_path):
 
     def script(folder, *callbacks):
         clock = iter(range(10**6)).__next__  # a batch takes one second
-        learn = learner([Checkpoint(tmp_path / folder, every=1), TimeBudget(30, 0.1, clock),
-                         *callbacks])
+        learn = learner(
+            [Checkpoint(tmp_path / folder, every=1), TimeBudget(30, 0.1, clock), *callbacks]
+        )
         learn.fit(100)
         return learn
 

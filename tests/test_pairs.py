@@ -79,13 +79,15 @@ CALLBACKS = {  # how to make each, given a folder for its files
     "EarlyStopping": lambda folder: EarlyStopping("train_loss", patience=1, min_delta=0.05),
     "EarlyStopping 2": lambda folder: EarlyStopping("train_loss", patience=2, min_delta=0.02),
     "SaveBest": lambda folder: SaveBest(folder / "best.safetensors"),
-    "SaveBest 2": lambda folder: SaveBest(folder / "best2.safetensors", "train_loss",
-                                          restore=False),
+    "SaveBest 2": lambda folder: SaveBest(
+        folder / "best2.safetensors", "train_loss", restore=False
+    ),
     "ScheduleCallback": lambda folder: ScheduleCallback("lr", CosineSchedule(0.2, 0.01)),
     "ScheduleCallback 2": lambda folder: ScheduleCallback("momentum", LinearSchedule(0.5, 0.9)),
     "SchedulerCallback": lambda folder: SchedulerCallback(partial(StepLR, step_size=3, gamma=0.5)),
     "SchedulerCallback 2": lambda folder: SchedulerCallback(
-        partial(ReduceLROnPlateau, patience=0, threshold=0.1), "epoch", "train_loss"),
+        partial(ReduceLROnPlateau, patience=0, threshold=0.1), "epoch", "train_loss"
+    ),
     "WeightAverage": lambda folder: WeightAverage(0.8),
     "WeightAverage 2": lambda folder: WeightAverage(None),
     "ValidateEvery": lambda folder: ValidateEvery(4),
@@ -108,9 +110,14 @@ def library_callbacks():
     found = {}
     for path in sorted(Path(exp.__file__).parent.glob("nb*.py")):
         module = import_module(f"exp.{path.stem}")
-        found |= {name: kind for name, kind in vars(module).items()
-                  if isinstance(kind, type) and issubclass(kind, Callback)
-                  and kind.__module__ == module.__name__ and not name.startswith("_")}
+        found |= {
+            name: kind
+            for name, kind in vars(module).items()
+            if isinstance(kind, type)
+            and issubclass(kind, Callback)
+            and kind.__module__ == module.__name__
+            and not name.startswith("_")
+        }
     return found
 
 
@@ -173,16 +180,28 @@ def new_learner(names, folder, *others):
     if set(TEXTS) & set(names):
         model = RecurrentLM(6, 4, 1, dropout_in=0.1, layer=partial(WeightDropLSTM, weight_drop=0.2))
         draw = torch.Generator().manual_seed(4)
-        dls = DataLoaders(TextBatches(texts()[:100], 3, 6, generator=draw),
-                          TextBatches(texts()[100:], 2, 6))
-        return Learner(model, dls, sequence_loss, 0.1, opt_func, callbacks=callbacks,
-                       progress=False)
-    model = nn.Sequential(nn.Conv2d(1, 2, 3), nn.BatchNorm2d(2), nn.ReLU(), nn.Flatten(),
-                          nn.Dropout(0.2), nn.Linear(18, 2))
-    dls = (shared_loaders(*images(), batch_size=8) if n_processes > 1 else
-           DataLoaders.from_datasets(*images(), batch_size=4))  # 6 batches, the last one smaller
-    return Learner(model, dls, F.cross_entropy, 0.1, opt_func, [accuracy], callbacks,
-                   progress=False)
+        dls = DataLoaders(
+            TextBatches(texts()[:100], 3, 6, generator=draw), TextBatches(texts()[100:], 2, 6)
+        )
+        return Learner(
+            model, dls, sequence_loss, 0.1, opt_func, callbacks=callbacks, progress=False
+        )
+    model = nn.Sequential(
+        nn.Conv2d(1, 2, 3),
+        nn.BatchNorm2d(2),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Dropout(0.2),
+        nn.Linear(18, 2),
+    )
+    dls = (
+        shared_loaders(*images(), batch_size=8)
+        if n_processes > 1
+        else DataLoaders.from_datasets(*images(), batch_size=4)
+    )  # 6 batches, the last one smaller
+    return Learner(
+        model, dls, F.cross_entropy, 0.1, opt_func, [accuracy], callbacks, progress=False
+    )
 
 
 def train(names, folder, *others):
@@ -198,13 +217,22 @@ def outcome(learn, folder):
     state = learner_state(learn)
     kept = [c for c in learn.callbacks if not isinstance(c, Checkpoint | Kill)]
     callbacks = {type(c).__name__ + str(i): c.state_dict() for i, c in enumerate(kept)}
-    callbacks = {name: {k: v for k, v in own.items() if k not in ("seconds", "size")}
-                 for name, own in callbacks.items()}
+    callbacks = {
+        name: {k: v for k, v in own.items() if k not in ("seconds", "size")}
+        for name, own in callbacks.items()
+    }
     wait_for_all()  # the first process may still write
     log = folder / "log.csv"
     rows = [line.rsplit(",", 1)[0] for line in log.read_text().splitlines()] if log.exists() else []
-    tensors, text = pack({**state, "parts": None, "callbacks": callbacks, "rows": rows,
-                          "random": random_state(learn.loaders)})
+    tensors, text = pack(
+        {
+            **state,
+            "parts": None,
+            "callbacks": callbacks,
+            "rows": rows,
+            "random": random_state(learn.loaders),
+        }
+    )
     best = folder / "best.safetensors"
     kept = {"best": read_state(best)} if best.exists() else {}
     tensors |= {f"best {name}": t for name, t in pack(kept)[0].items()}
@@ -238,15 +266,19 @@ def check_pair(names, folder, draw):
 
 
 NAMES = sorted(CALLBACKS)
-PAIRS = [pair for pair in combinations(NAMES, 2)
-         if not ("MixedPrecision 2" in pair and set(TEXTS) & set(pair))]  # no such LSTM on CPUs
+PAIRS = [
+    pair
+    for pair in combinations(NAMES, 2)
+    if not ("MixedPrecision 2" in pair and set(TEXTS) & set(pair))
+]  # no such LSTM on CPUs
 RESULTS = Counter()
 
 
 def chosen_for_two():
     """Choose what two processes try: each callback alone, and a part of the pairs."""
-    names = [name for name in NAMES if name not in (*TEXTS, "AverageGradients",
-                                                    "DistributedCallback")]
+    names = [
+        name for name in NAMES if name not in (*TEXTS, "AverageGradients", "DistributedCallback")
+    ]
     pairs = random.Random(2).sample([*combinations(names, 2)], 20)
     return [(*chosen, "DistributedCallback") for chosen in [*((name,) for name in names), *pairs]]
 
@@ -257,8 +289,9 @@ def main(folder):
     with meet() as (rank, _):
         for names in chosen_for_two():
             try:
-                found["+".join(names)] = check_pair(names, folder / "+".join(names),
-                                                    random.Random("+".join(names)))
+                found["+".join(names)] = check_pair(
+                    names, folder / "+".join(names), random.Random("+".join(names))
+                )
             except AssertionError as error:
                 found["+".join(names)] = f"process {rank}: {error}"
     (folder / f"rank{rank}.json").write_text(json.dumps(found))
@@ -284,13 +317,24 @@ class PowerCut(Kill):
 
 def run_two(*arguments):
     """Run this file in two processes, and return their exit codes and errors."""
-    keep = {**os.environ, "OMP_NUM_THREADS": "1", "EXP_DEVICE": "cpu", "WORLD_SIZE": "2",
-            "PYTHONPATH": str(Path(exp.__file__).parent.parent)}
+    keep = {
+        **os.environ,
+        "OMP_NUM_THREADS": "1",
+        "EXP_DEVICE": "cpu",
+        "WORLD_SIZE": "2",
+        "PYTHONPATH": str(Path(exp.__file__).parent.parent),
+    }
     command = [sys.executable, __file__, *map(str, arguments)]
     with TemporaryDirectory() as meeting:
-        processes = [subprocess.Popen(command, stderr=subprocess.PIPE, text=True,
-                                      env={**keep, "RANK": str(r), "MEETING": meeting})
-                     for r in range(2)]
+        processes = [
+            subprocess.Popen(
+                command,
+                stderr=subprocess.PIPE,
+                text=True,
+                env={**keep, "RANK": str(r), "MEETING": meeting},
+            )
+            for r in range(2)
+        ]
         try:
             errors = [process.communicate(timeout=420)[1] for process in processes]
         finally:
@@ -301,8 +345,11 @@ def run_two(*arguments):
 
 def meet():
     """Let the two processes meet in a file; a port could be taken by someone else."""
-    return process_group(init_method=f"file://{os.environ['MEETING']}/store", world_size=2,
-                         rank=int(os.environ["RANK"]))
+    return process_group(
+        init_method=f"file://{os.environ['MEETING']}/store",
+        world_size=2,
+        rank=int(os.environ["RANK"]),
+    )
 
 
 @pytest.mark.slow
@@ -314,8 +361,10 @@ def test_one_of_two_processes_is_killed(tmp_path):
     codes, errors = run_two(tmp_path / "killed", 0)
     assert codes == [0, 0], errors[0][-3000:]
     for r in range(2):
-        whole, again = (json.loads((tmp_path / name / f"rank{r}.json").read_text())
-                        for name in ("whole", "killed"))
+        whole, again = (
+            json.loads((tmp_path / name / f"rank{r}.json").read_text())
+            for name in ("whole", "killed")
+        )
         assert again == whole
 
 
@@ -355,8 +404,10 @@ def test_a_pair_resumes_or_is_refused(pair, tmp_path):
 def test_count():
     """Print how many pairs were resumed, and why the others were refused (pytest -s)."""
     refused = {reason: n for reason, n in RESULTS.items() if reason != "resumed"}
-    print(f"\n{sum(RESULTS.values())} pairs: {RESULTS['resumed']} resumed, "
-          f"{sum(refused.values())} refused")
+    print(
+        f"\n{sum(RESULTS.values())} pairs: {RESULTS['resumed']} resumed, "
+        f"{sum(refused.values())} refused"
+    )
     for reason, n in refused.items():
         print(f"  {n}: {reason}")
 

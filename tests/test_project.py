@@ -97,8 +97,9 @@ def test_every_requirement_is_pinned_to_a_version_that_it_accepts():
 def imported(trees) -> set[str]:
     """The distributions from which some parsed code imports."""
     distributions = packages_distributions()
-    own = {"exp"} | {path.stem for part in ("tools", "tests")
-                     for path in (ROOT / part).rglob("*.py")}
+    own = {"exp"} | {
+        path.stem for part in ("tools", "tests") for path in (ROOT / part).rglob("*.py")
+    }
     found = set()
     for node in (node for tree in trees if tree for node in ast.walk(tree)):
         if isinstance(node, ast.Import):

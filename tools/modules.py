@@ -156,4 +156,3 @@ def find_source(name: str, nbs: Path) -> Path:
     if not path.exists():
         path = next((p for p in find(nbs) if p.name == path.name), path)
     return path
-

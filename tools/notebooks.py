@@ -370,5 +370,3 @@ def find(folder: str | Path, recursive: bool = True) -> list[Path]:
 
 def short_hash(text: str, length: int = 6) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:length]
-
-

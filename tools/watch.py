@@ -375,5 +375,3 @@ async def finish() -> None:
     if util := sys.modules.get("multiprocessing.util"):
         util._exit_function()
     gc.collect()
-
-

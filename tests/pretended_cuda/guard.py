@@ -15,8 +15,22 @@ def load() -> None:
     if not library.exists() or library.stat().st_mtime < source.stat().st_mtime:
         library.parent.mkdir(exist_ok=True)
         half = library.with_suffix(f".{os.getpid()}")
-        subprocess.run([os.environ.get("CXX", "c++"), "-std=c++20", "-shared", "-fPIC", source,
-                        "-o", half, f"-I{torch / 'include'}", f"-L{torch / 'lib'}", "-lc10",
-                        "-ltorch_cpu", f"-Wl,-rpath,{torch / 'lib'}"], check=True)
+        subprocess.run(
+            [
+                os.environ.get("CXX", "c++"),
+                "-std=c++20",
+                "-shared",
+                "-fPIC",
+                source,
+                "-o",
+                half,
+                f"-I{torch / 'include'}",
+                f"-L{torch / 'lib'}",
+                "-lc10",
+                "-ltorch_cpu",
+                f"-Wl,-rpath,{torch / 'lib'}",
+            ],
+            check=True,
+        )
         half.replace(library)
     ctypes.CDLL(str(library))

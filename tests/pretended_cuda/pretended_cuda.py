@@ -36,10 +36,12 @@ class GpuTensor(torch.Tensor):
     @staticmethod
     def __new__(cls, inside):
         with _disable_current_modes():
-            shell = torch.empty_strided(inside.shape, inside.stride(), dtype=inside.dtype,
-                                        device="meta")
-            tensor = torch.Tensor._make_subclass(cls, shell, dispatch_device=True,
-                                                 device_for_backend_keys=GPU)
+            shell = torch.empty_strided(
+                inside.shape, inside.stride(), dtype=inside.dtype, device="meta"
+            )
+            tensor = torch.Tensor._make_subclass(
+                cls, shell, dispatch_device=True, device_for_backend_keys=GPU
+            )
         tensor.inside = inside
         return tensor
 
@@ -147,8 +149,15 @@ def lstm_cell_backward(grad_h, grad_c, c, new_c, saved, has_bias):
     grad_h, grad_c = (torch.zeros_like(c) if x is None else x for x in (grad_h, grad_c))
     t = new_c.tanh()
     grad_c = grad_c + grad_h * o * (1 - t * t)
-    gates = torch.cat([grad_c * g * i * (1 - i), grad_c * c * f * (1 - f), grad_c * i * (1 - g * g),
-                       grad_h * t * o * (1 - o)], 1)
+    gates = torch.cat(
+        [
+            grad_c * g * i * (1 - i),
+            grad_c * c * f * (1 - f),
+            grad_c * i * (1 - g * g),
+            grad_h * t * o * (1 - o),
+        ],
+        1,
+    )
     return gates, grad_c * f, gates.sum(0) if has_bias else None
 
 
@@ -245,13 +254,16 @@ def refuse_mixture(function, args, there, here):
         return
     if function in INDEXING:
         if not isinstance(args[0], GpuTensor):
-            raise RuntimeError("indices should be either on cpu or on the same device as the "
-                               "indexed tensor (cpu)")
+            raise RuntimeError(
+                "indices should be either on cpu or on the same device as the indexed tensor (cpu)"
+            )
         here = [x for x in args[2:3] if not isinstance(x, GpuTensor)]
     if any(x.dim() for x in here) or name in TAKE_NO_NUMBERS or not any(x.dim() for x in there):
         if any(x.dim() for x in tree_leaves([here, there])):
-            raise RuntimeError("Expected all tensors to be on the same device, but found at least "
-                               f"two devices, cuda:0 and cpu! ({name})")
+            raise RuntimeError(
+                "Expected all tensors to be on the same device, but found at least "
+                f"two devices, cuda:0 and cpu! ({name})"
+            )
 
 
 def refuse_wait(function, args, kwargs, there):
@@ -260,8 +272,10 @@ def refuse_wait(function, args, kwargs, there):
     crosses = crosses and bool(there) != (torch.device(kwargs.get("device") or CPU).type == "cuda")
     blocks = crosses and not kwargs.get("non_blocking") and not any(x is True for x in args[2:])
     if function in INDEXING and there:
-        blocks = any(x is not None and (x.dtype == torch.bool or not isinstance(x, GpuTensor))
-                     for x in args[1])
+        blocks = any(
+            x is not None and (x.dtype == torch.bool or not isinstance(x, GpuTensor))
+            for x in args[1]
+        )
     if (blocks or function in ANSWERS and there) and STATE.sync == "error":
         raise RuntimeError(f"called a synchronizing CUDA operation ({function})")
 
@@ -293,14 +307,15 @@ def seed(number):
 
 
 def torch_cuda():
-    """What torch.cuda answers, by the name of the function: to torch.compile each must be its own.
-    """
-    about = SimpleNamespace(name="a pretended GPU", total_memory=2**33, major=8, minor=0,
-                            multi_processor_count=1)
+    """What torch.cuda answers, by the name of the function: to torch.compile each must be its own."""
+    about = SimpleNamespace(
+        name="a pretended GPU", total_memory=2**33, major=8, minor=0, multi_processor_count=1
+    )
 
     answers = {
-        **dict.fromkeys(("_lazy_init", "synchronize", "empty_cache", "reset_peak_memory_stats",
-                         "set_device")),
+        **dict.fromkeys(
+            ("_lazy_init", "synchronize", "empty_cache", "reset_peak_memory_stats", "set_device")
+        ),
         **dict.fromkeys(("is_available", "is_initialized", "is_bf16_supported"), True),
         **dict.fromkeys(("_is_in_bad_fork", "is_current_stream_capturing"), False),
         **dict.fromkeys(("current_device", "memory_allocated", "max_memory_allocated"), 0),
@@ -336,8 +351,10 @@ def refusing(method):
     @functools.wraps(method)
     def wrapper(self, *args, **kwargs):
         if isinstance(self, GpuTensor):
-            raise TypeError("can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() to "
-                            "copy the tensor to host memory first.")
+            raise TypeError(
+                "can't convert cuda:0 device type tensor to numpy. Use Tensor.cpu() to "
+                "copy the tensor to host memory first."
+            )
         return method(self, *args, **kwargs)
 
     return wrapper
@@ -380,9 +397,11 @@ def install():
     torch.Tensor.numpy = refusing(torch.Tensor.numpy)
     torch.Tensor.__array__ = refusing(torch.Tensor.__array__)
     torch.Tensor.cuda = lambda self, device=None, non_blocking=False: self.to(
-        GPU, non_blocking=non_blocking)
+        GPU, non_blocking=non_blocking
+    )
     torch.Tensor.new_tensor = lambda self, *args, **kwargs: torch.tensor(
-        *args, **{"dtype": self.dtype, "device": self.device, **kwargs})
+        *args, **{"dtype": self.dtype, "device": self.device, **kwargs}
+    )
     nn.Module._apply = swapping(nn.Module._apply)
     torch.distributed.init_process_group = through_gloo(torch.distributed.init_process_group)
     OnTheDevice().__enter__()
