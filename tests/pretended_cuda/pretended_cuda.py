@@ -307,7 +307,7 @@ def seed(number):
 
 
 def torch_cuda():
-    """What torch.cuda answers, by the name of the function: to torch.compile each must be its own."""
+    """What torch.cuda answers, by the name of the function; to torch.compile each is its own."""
     about = SimpleNamespace(
         name="a pretended GPU", total_memory=2**33, major=8, minor=0, multi_processor_count=1
     )
