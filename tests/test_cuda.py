@@ -17,10 +17,7 @@ from exp.nb05 import fit_one_cycle
 from exp.nb05b import lr_find
 from exp.nb10 import CharacterVocab
 
-pytestmark = [
-    pytest.mark.cuda,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
-]
+pytestmark = pytest.mark.cuda
 
 
 def draw(*shape):

@@ -19,10 +19,7 @@ DEVICES = [
     "cpu",
     pytest.param(
         "cuda",
-        marks=[
-            pytest.mark.cuda,
-            pytest.mark.skipif(torch.cuda.device_count() < 2, reason="needs two GPUs"),
-        ],
+        marks=pytest.mark.cuda,
     ),
 ]
 pytestmark = pytest.mark.skipif(

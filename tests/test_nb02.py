@@ -713,7 +713,6 @@ def test_every_public_name_says_what_it_does():
 
 
 @pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_the_tape_works_on_a_gpu():
     x, w = draw(4, 3).cuda(), draw(3, 2, seed=1).cuda()
     ours, theirs, scale = Value(w), w.clone().requires_grad_(), Value(torch.tensor(2.0))

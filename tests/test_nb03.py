@@ -882,7 +882,6 @@ def test_memory_of_the_fast_path_stays_small():
 
 
 @pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_tensors_on_a_gpu_are_served_there_in_the_same_order():
     x = draw(100, 3)
     dataset = TensorDataset(x.cuda(), torch.arange(100))

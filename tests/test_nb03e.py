@@ -31,11 +31,7 @@ from exp.nb03e import (
 from exp.nb03j import ConfusionMatrix, F1Score, R2Score, mean_average_precision, roc_auc
 from exp.nb04c import pack, unpack
 
-torch.set_num_threads(1)
-on_cuda = [
-    pytest.mark.cuda,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
-]
+on_cuda = pytest.mark.cuda
 
 
 def over(metric, pred, target, cuts):

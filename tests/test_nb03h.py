@@ -10,8 +10,6 @@ from torch import nn
 
 from exp.nb03h import pack, read_state, unpack, write_state
 
-torch.set_num_threads(1)
-
 # ---------------------------------------------------------------- states and files
 
 leaves = (st.none() | st.booleans() | st.integers() | st.floats() | st.text(max_size=5)

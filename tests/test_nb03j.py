@@ -24,8 +24,6 @@ from exp.nb03j import (
 from exp.nb04 import Callback, Learner, MetricsCallback
 from exp.nb04d import Checkpoint
 
-torch.set_num_threads(1)
-
 
 def over(metric, pred, target, cuts):
     """Compute a metric over batches that end at these places; a batch may be empty."""

@@ -31,8 +31,6 @@ from exp.nb03f import (
 from exp.nb03g import Recorder
 from exp.nb04 import Learner
 
-torch.set_num_threads(1)
-
 
 def data(n=20, n_valid=7, batch_size=4, device="cpu"):
     draw = torch.Generator().manual_seed(5)
@@ -705,7 +703,6 @@ def test_an_epoch_cancelled_while_validating_forgets_gathered_gradients():
 
 
 @pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_on_cuda_as_on_the_cpu():
     on_cpu = learner(dls=DataLoaders(list(data().train), None))
     on_gpu = learner(dls=DataLoaders(list(on_cpu.dls.train), None))

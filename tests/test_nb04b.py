@@ -29,11 +29,7 @@ from exp.nb04b import (
     to_device,
 )
 
-torch.set_num_threads(1)
-on_cuda = [
-    pytest.mark.cuda,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device"),
-]
+on_cuda = pytest.mark.cuda
 
 
 # ---------------------------------------------------------------- devices

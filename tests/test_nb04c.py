@@ -21,8 +21,6 @@ from exp.nb04c import (
 )
 from exp.nb06b import BasicBlock, Bottleneck, ResNet, resnet18
 
-torch.set_num_threads(1)
-
 # ---------------------------------------------------------------- weights
 
 
@@ -187,7 +185,6 @@ def test_exports_that_would_not_load_are_refused(tmp_path):
 
 
 @pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_what_is_exported_on_a_gpu_loads_without_one(tmp_path):
     arguments, extra = {"in_features": 6, "out_features": 2}, {"mean": torch.ones(1).cuda()}
     path = export_model(nn.Linear(6, 2).cuda(), tmp_path / "e", nn.Linear, arguments, extra)

@@ -34,8 +34,6 @@ from exp.nb04d import Checkpoint, SaveBest, load_learner, save_learner
 from exp.nb05 import LinearSchedule, ScheduleCallback
 from exp.nb06 import ActivationStatsCallback
 
-torch.set_num_threads(1)
-
 
 def learner(callbacks=(), hidden=8, **options):
     """The small learner, with all that makes a training hard to repeat."""
@@ -323,7 +321,6 @@ def test_only_the_first_process_writes(tmp_path, monkeypatch):
 
 
 @pytest.mark.cuda
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_what_is_saved_on_one_device_loads_on_the_other(tmp_path):
     def script(folder, device, *callbacks):
         checkpoint = Checkpoint(tmp_path / folder, every=2)

@@ -34,7 +34,6 @@ from exp.nb04e import (
 )
 from exp.nb05 import fit_one_cycle
 
-torch.set_num_threads(1)
 momentum = partial(torch.optim.SGD, momentum=0.9)
 
 

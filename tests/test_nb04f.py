@@ -19,7 +19,6 @@ from exp.nb04b import GradientAccumulation, GradientClip
 from exp.nb04d import Checkpoint
 from exp.nb04f import ClosureStep, LearnerEstimator, TensorBoardLogger
 
-torch.set_num_threads(1)
 has_tensorboard = pytest.mark.skipif(
     importlib.util.find_spec("tensorboard") is None, reason="no tensorboard"
 )

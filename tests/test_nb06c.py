@@ -106,10 +106,7 @@ DEVICES = [
     "cpu",
     pytest.param(
         "cuda",
-        marks=[
-            pytest.mark.cuda,
-            pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU"),
-        ],
+        marks=pytest.mark.cuda,
     ),
 ]
 HALVES = [torch.bfloat16, torch.float16]
