@@ -212,7 +212,7 @@ def callback_list(callbacks: Iterable[Callback] | Callback) -> list[Callback]:
     return callbacks
 
 
-# cell 2b0d1dc5 ca364d · A callback
+# cell 2b0d1dc5 c73d70 · A callback
 def arrange(callbacks: Iterable[Callback] | Callback) -> list[Callback]:
     """Sort callbacks by their order, and add those that others require.
 
@@ -227,7 +227,7 @@ def arrange(callbacks: Iterable[Callback] | Callback) -> list[Callback]:
     for kind, count in Counter(map(type, callbacks)).items():
         if count > 1 and (not kind.repeatable or len(set(map(id, callbacks))) < len(callbacks)):
             raise ValueError(f"{kind.__name__} appears {count} times and would act {count} times; "
-                             "remove one, or set `repeatable = True` in the class")
+                             "remove one (a class of your own may set `repeatable = True`)")
     for action in ACTIONS:
         takers = [type(callback).__name__ for callback in callbacks if hasattr(callback, action)]
         if len(takers) > 1:

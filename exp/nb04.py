@@ -68,7 +68,7 @@ from exp.nb03i import (
 )
 
 
-# cell 5c5a3c8e cb495c · The Learner
+# cell 5c5a3c8e 75ccb4 · The Learner
 class Learner:
     """A model, its data, a loss and an optimizer, and the callbacks that take part in training.
 
@@ -77,7 +77,8 @@ class Learner:
     which is then the target; else the whole batch is.
     `lr` None is the optimizer's own default. `groups` maps the model to parameter groups, as
     torch.optim takes them. `metrics` are functions (pred, target) -> mean over the batch, or
-    objects with reset, update, compute, in a list, or in a dict by name.
+    objects with reset, update, compute, in a list, or in a dict by name; one that divides by
+    something else than the items of a batch, as the loss may, says so with `divides_by`.
     MetricsCallback, Recorder and, unless `progress` is False, ProgressCallback take part unasked.
     Raises: TypeError or ValueError for parts that cannot work together: here or in the first batch.
     """
