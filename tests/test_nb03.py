@@ -61,6 +61,7 @@ from exp.nb03c import (
     accuracy,
     binary_accuracy,
     check_argument_order,
+    count_kept,
     evaluate,
     fit,
 )
@@ -1667,3 +1668,13 @@ def test_modules_import_only_what_they_need():
         env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
     )
     test_eq((run.stdout.strip(), run.stderr), ("[]", ""))
+
+
+def test_kept_targets_are_counted_anew_when_they_change():
+    """The last answer is remembered for its tensor alone, and only until that changes."""
+    for _ in range(50):  # memory and identities are used again
+        target = torch.randint(3, (8,))
+        assert count_kept(target, target) == 8
+        target[0] = -100
+        assert int(count_kept(target, target)) == 7
+        del target
