@@ -258,6 +258,7 @@ nb03d (bookkeeping): Bookkeeping: means that wait, random numbers that come back
     first_batch       Return a batch of the first of these loaders that has one, without moving
                       random numbers.
     check_counts      Refuse anything but whole numbers of at least 1.
+    has_joined        Return whether this process has joined others through torch.distributed.
     process_rank      Return the rank of this process and how many train together; (0, 1) if it is
                       alone.
     gather_objects    Return what each of the processes that have joined passes here, by rank;
@@ -711,7 +712,7 @@ nb11b (language_model): A language model, character by character
                         return all.
 """
 
-# generated from the notebooks: do not edit · 86a986
+# generated from the notebooks: do not edit · 160547
 
 import importlib as _importlib
 import importlib.machinery as _machinery
@@ -745,8 +746,8 @@ _names = {
                modes_kept Scores evaluate Epoch History fit""",
     "nb03d": """Column DeferredMeans pool_sums random_state set_random_state seed_everything
                evaluating set_training map_tensors count_items join_batches first_batch
-               check_counts process_rank gather_objects is_first_process format_table
-               format_line format_html""",
+               check_counts has_joined process_rank gather_objects is_first_process
+               format_table format_line format_html""",
     "nb03e": """divides_by divisor_of is_metric Metric metric_state restore_metric_state
                check_number MeanMetric EpochMetric figure_names name_metrics figures""",
     "nb03f": """EVENTS Cancel CancelStep PostponeStep CancelBatch CancelPhase CancelEpoch
@@ -963,9 +964,9 @@ if TYPE_CHECKING:  # what editors and type checkers read
         seed_everything as seed_everything, evaluating as evaluating,
         set_training as set_training, map_tensors as map_tensors, count_items as count_items,
         join_batches as join_batches, first_batch as first_batch, check_counts as check_counts,
-        process_rank as process_rank, gather_objects as gather_objects,
-        is_first_process as is_first_process, format_table as format_table,
-        format_line as format_line, format_html as format_html,
+        has_joined as has_joined, process_rank as process_rank,
+        gather_objects as gather_objects, is_first_process as is_first_process,
+        format_table as format_table, format_line as format_line, format_html as format_html,
     )
     from .nb03e import (
         divides_by as divides_by, divisor_of as divisor_of, is_metric as is_metric,

@@ -6,7 +6,7 @@ By the end you will have what a training keeps on the side: means of losses and 
 # cell d1b82cae a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/03d_bookkeeping.ipynb: do not edit · f52565
+# generated from nbs/03d_bookkeeping.ipynb: do not edit · 49291d
 __all__ = [
     "Column",
     "DeferredMeans",
@@ -21,6 +21,7 @@ __all__ = [
     "join_batches",
     "first_batch",
     "check_counts",
+    "has_joined",
     "process_rank",
     "gather_objects",
     "is_first_process",
@@ -347,20 +348,25 @@ def check_counts(**counts: Any) -> None:
         check_whole_number(name, value)
 
 
-# cell d97534ee f43040 · Small questions
+# cell d97534ee 5e3526 · Small questions
+def has_joined() -> bool:
+    """Return whether this process has joined others through torch.distributed."""
+    return torch.distributed.is_available() and torch.distributed.is_initialized()
+
+
 def process_rank() -> tuple[int, int]:
     """Return the rank of this process and how many train together; (0, 1) if it is alone.
 
     As torch.distributed says if they have joined, else as torchrun says in the environment.
     """
-    if torch.distributed.is_available() and torch.distributed.is_initialized():
+    if has_joined():
         return torch.distributed.get_rank(), torch.distributed.get_world_size()
     return int(os.environ.get("RANK", "0")), int(os.environ.get("WORLD_SIZE", "1"))
 
 
 def gather_objects(x: Any) -> list[Any]:
     """Return what each of the processes that have joined passes here, by rank; alone, [x]."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+    if not has_joined():
         return [x]
     found = [x] * torch.distributed.get_world_size()
     torch.distributed.all_gather_object(found, x)

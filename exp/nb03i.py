@@ -25,7 +25,7 @@ __all__ = [
     "match_batch",
 ]
 
-# cell 64fd36a0 0de8a8 · Imports
+# cell 64fd36a0 3b8722 · Imports
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from inspect import signature
@@ -36,7 +36,7 @@ import torch
 from torch import Tensor, nn
 
 from exp.nb03b import Dataset, TensorDataset
-from exp.nb03d import check_counts, loader_length, map_tensors
+from exp.nb03d import check_counts, has_joined, loader_length, map_tensors
 from exp.nb03f import EVENTS, Callback, MetricsCallback, callback_list
 from exp.nb03g import Recorder
 
@@ -181,7 +181,7 @@ def clear_gradients(groups: Iterable[Mapping[str, Any]]) -> None:
             p.grad = None
 
 
-# cell 1b3b6b9a 010a72 · Before the first batch
+# cell 1b3b6b9a 5ebaee · Before the first batch
 def is_share(loader: Any) -> bool:
     """Return whether a loader gives one process's share of a data set, as its sampler says."""
     samplers = [getattr(loader, "sampler", None),
@@ -213,8 +213,7 @@ def check_fit(learn: Any, n_epochs: Any, n_steps: Any, callbacks: Iterable[Any] 
         if hasattr(loader, "__next__") and n_epochs != 1:
             raise ValueError(f"dls.{name} is an iterator, which is used up after one epoch; pass a "
                              "list of batches, or a loader")
-    joined = torch.distributed.is_available() and torch.distributed.is_initialized()
-    if joined and is_share(learn.dls.train) and _trains_alone(learn, callbacks):
+    if has_joined() and is_share(learn.dls.train) and _trains_alone(learn, callbacks):
         raise ValueError("each process has its share of the data, and would train a model of its "
                          "own: add DistributedCallback, or set `joins_processes = True` in the "
                          "class of a callback that averages the gradients")

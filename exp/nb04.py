@@ -68,7 +68,7 @@ from exp.nb03i import (
 )
 
 
-# cell 5c5a3c8e 75ccb4 · The Learner
+# cell 5c5a3c8e a36aa1 · The Learner
 class Learner:
     """A model, its data, a loss and an optimizer, and the callbacks that take part in training.
 
@@ -111,10 +111,11 @@ class Learner:
         group, None the rates that the optimizer has now. Returns the record, whose repr is the
         table of epochs.
         """
-        everyone = arrange([*self.callbacks, *callback_list(callbacks)])
-        check_fit(self, n_epochs, n_steps, everyone)
+        everyone = [*self.callbacks, *callback_list(callbacks)]
         if self.progress and not any(isinstance(c, ProgressCallback) for c in everyone):
-            everyone = arrange([*everyone, ProgressCallback()])
+            everyone.append(ProgressCallback())
+        everyone = arrange(everyone)
+        check_fit(self, n_epochs, n_steps, everyone)
         settings = [dict(group) for group in self.opt.param_groups]
         try:
             if lr is not None:

@@ -17,7 +17,7 @@ __all__ = [
     "SaveBest",
 ]
 
-# cell a09b0626 92e041 · Imports
+# cell a09b0626 40ffc0 · Imports
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping
@@ -33,6 +33,7 @@ from torch import Tensor, nn
 from exp.nb03d import (
     check_counts,
     gather_objects,
+    has_joined,
     is_first_process,
     process_rank,
     random_state,
@@ -209,11 +210,10 @@ def _pass_over(learn: Learner, state: Mapping[str, Any], path: Path,
     return batches
 
 
-# cell 3baca5c4 b0a147 · Resuming where it stopped
+# cell 3baca5c4 a1397a · Resuming where it stopped
 def _processes() -> tuple[int, int]:
     """Return the rank of this process and how many have joined to train together."""
-    joined = torch.distributed.is_available() and torch.distributed.is_initialized()
-    return process_rank() if joined else (0, 1)
+    return process_rank() if has_joined() else (0, 1)
 
 
 def _wait_for_all() -> None:
