@@ -187,6 +187,15 @@ def test_accumulated_batches_are_one_large_batch(size, n):
     assert small.results["train_loss"] == pytest.approx(large.results["train_loss"], rel=1e-4)
 
 
+def small_and_large(trained, sizes, n):
+    """Train on batches of these sizes, n to a step, and on n at once; check that both end alike."""
+    joined = [sum(sizes[i : i + n]) for i in range(0, len(sizes), n)]
+    large, small = trained(joined), trained(sizes, GradientAccumulation(n))
+    assert small.n_steps == large.n_steps == 2 * len(joined)
+    test_near(small.model.state_dict(), large.model.state_dict(), tol=1e-12)
+    return small, large
+
+
 @settings(max_examples=25, deadline=None)
 @given(sizes=st.lists(st.integers(1, 6), min_size=1, max_size=9), n=st.integers(1, 4))
 def test_accumulated_batches_of_any_sizes_are_one_large_batch(sizes, n):
@@ -202,10 +211,7 @@ def test_accumulated_batches_of_any_sizes_are_one_large_batch(sizes, n):
         learn.fit(2)
         return learn
 
-    joined = [sum(sizes[i : i + n]) for i in range(0, len(sizes), n)]
-    large, small = trained(joined), trained(sizes, GradientAccumulation(n))
-    assert small.n_steps == large.n_steps == 2 * len(joined)
-    test_near(small.model.state_dict(), large.model.state_dict(), tol=1e-12)
+    small_and_large(trained, sizes, n)
 
 
 WEIGHT = torch.tensor([0.1, 1.0, 3.0], dtype=torch.float64)
@@ -231,10 +237,7 @@ def test_accumulation_weighs_as_the_loss_does(loss_func, sizes, n):
         learn.fit(2)
         return learn
 
-    joined = [sum(sizes[i : i + n]) for i in range(0, len(sizes), n)]
-    large, small = trained(joined), trained(sizes, GradientAccumulation(n))
-    assert small.n_steps == large.n_steps == 2 * len(joined)
-    test_near(small.model.state_dict(), large.model.state_dict(), tol=1e-12)
+    small, large = small_and_large(trained, sizes, n)
     if n >= len(sizes):  # one batch an epoch: both see the loss of the same weights
         assert small.results["train_loss"] == pytest.approx(large.results["train_loss"], rel=1e-9)
 
