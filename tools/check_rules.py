@@ -36,8 +36,8 @@ from functools import cache
 from itertools import groupby
 from pathlib import Path
 
+import files
 import notebooks
-from files import markdown, write_between
 from names import bound_names
 from notebooks import Cell, Notebook, NotebookError, Problem
 from project import ToolError, show
@@ -449,7 +449,7 @@ def markdown_table(ledger: Iterable[Earned], root: Path) -> str:
     for (path, at), lines in groupby(ledger, lambda line: (line.notebook.path, line.cell.heading)):
         link = os.path.relpath(path, root).replace(os.sep, "/")
         rows.append((f"[{path.stem}]({link})", at, ", ".join(f"`{line.api}`" for line in lines)))
-    return markdown(rows)
+    return files.markdown(rows)
 
 
 def check_rules(nbs: str = "", markdown: bool = False, readme: str | bool = "") -> None:
@@ -479,9 +479,9 @@ def check_rules(nbs: str = "", markdown: bool = False, readme: str | bool = "") 
     target = Path(readme) if isinstance(readme, str) and readme else config.root / "README.md"
     rows = markdown_table(ledger, target.resolve().parent)
     if readme:
-        write_between(target, rows, "ledger")
+        files.write_between(target, rows, "ledger")
     elif not nbs and target.is_file() and "<!-- ledger -->" in target.read_text("utf-8"):
-        if write_between(target, rows, "ledger", dry=True):
+        if files.write_between(target, rows, "ledger", dry=True):
             remedy = "run `python tools/check_rules.py --readme`"
             raise NotebookError([Problem(target, "its ledger is out of date", remedy)])
     print(markdown_table(ledger, config.root) if markdown else table(ledger))
