@@ -78,14 +78,15 @@ class Download:
         return self.file.endswith((".zip", ".tgz", ".tar.gz"))
 
 
-# cell bc2f81f3 506564 · What we know about a data set
+# cell bc2f81f3 f054e1 · What we know about a data set
 @dataclass(frozen=True)
 class DataSource:
     """A data set: what it is, where it comes from, what its folder holds, how to check it.
 
     `files` are names or patterns that a complete folder matches, all of them; "a or b" is a choice.
     `sha256` maps files in the folder to their hashes, for a `.gz` that of its contents.
-    `sample` says what sample mode generates, "" if nothing; `truth` what is known about it.
+    `sample` says what sample mode generates, "" if nothing; `truth` what is known about it;
+    `generators` is the module whose `make_<name>` writes it.
     """
 
     name: str
@@ -96,6 +97,7 @@ class DataSource:
     sha256: Mapping[str, str] = field(default_factory=dict, hash=False)
     sample: str = ""
     truth: str = ""
+    generators: str = "exp.nb00b"
 
     @property
     def is_checked(self) -> bool:
@@ -135,7 +137,7 @@ _DIGITS = (
 )
 
 
-# cell 6ded2ea8 b5ddff · What we know about a data set
+# cell 6ded2ea8 e6468f · What we know about a data set
 _TEXTS = (
     DataSource(
         "names", "32,033 given names, one a line (0.2 MB)",
@@ -161,10 +163,26 @@ _TEXTS = (
         "CC BY-SA 3.0 (fastText); PDDL 1.0 (GloVe)",
         (Download("https://dl.fbaipublicfiles.com/fasttext/vectors-english/"
                   "wiki-news-300d-1M.vec.zip"),), ("*.vec or glove*.txt",)),
+    DataSource(
+        "glove_6b_100d", "GloVe: English words in 100 dimensions, text without a header (860 MB)",
+        "PDDL 1.0 (Pennington, Socher, Manning, Stanford)",
+        (Download("https://nlp.stanford.edu/data/glove.6B.zip"),),
+        ("glove.6B.100d.txt or glove.6B.100d*.txt.gz",)),
+    DataSource(
+        "fr_vectors_300d", "French words in 300 dimensions, .vec with a header (1.2 GB)",
+        "CC BY-SA 3.0 (fastText)",
+        (Download("https://dl.fbaipublicfiles.com/fasttext/vectors-crawl/cc.fr.300.vec.gz"),),
+        ("*.vec.gz",)),
+    DataSource(
+        "wordnet", "The nouns of Open English WordNet as a table, and ImageNet's 1,000 classes (3 MB)",
+        "CC BY 4.0 (Open English WordNet); the classes: ImageNet's terms",
+        (Download("https://s3.amazonaws.com/deep-learning-models/image-models/"
+                  "imagenet_class_index.json"),),
+        ("oewn_nouns.tsv.gz", "imagenet_class_index.json")),
 )
 
 
-# cell 0d470f56 16b51e · What we know about a data set
+# cell 0d470f56 a62cd6 · What we know about a data set
 _UCI = "https://archive.ics.uci.edu/ml/machine-learning-databases/"
 _TABLES = (
     DataSource(
@@ -193,10 +211,15 @@ _TABLES = (
         ("adult.data", "adult.test"),
         {"adult.data": "5b00264637dbfec36bdeaab5676b0b309ff9eb788d63554ca0a249491c86603d",
          "adult.test": "a2a9044bc167a35b2361efbabec64e89d69ce82d9790d2980119aac5fd7e9c05"}),
+    DataSource(
+        "bike_sharing", "17,379 hours of hired bicycles in Washington, 2011 and 2012 (1 MB)",
+        "CC BY 4.0 (Fanaee-T, UCI)",
+        (Download("https://archive.ics.uci.edu/static/public/275/bike+sharing+dataset.zip"),),
+        ("hour.csv", "day.csv")),
 )
 
 
-# cell 11da8e69 4cf941 · What we know about a data set
+# cell 11da8e69 074f90 · What we know about a data set
 _PICTURES = (
     DataSource(
         "pascal_2007", "Pascal VOC 2007: 9,963 photographs with several labels each (1.6 GB)",
@@ -208,7 +231,7 @@ _PICTURES = (
         (Download(_S3 + "fast-ai-imagelocal/biwi_head_pose.tgz"),),
         ("01/frame_*_rgb.jpg", "01/frame_*_pose.txt", "01/rgb.cal")),
     DataSource(
-        "pets", "Oxford-IIIT Pet: 7,390 photographs of 37 breeds of cats and dogs (790 MB)",
+        "oxford_pets", "Oxford-IIIT Pet: 7,390 photographs of 37 breeds of cats and dogs (790 MB)",
         "CC BY-SA 4.0 (Parkhi et al., Oxford)",
         (Download("https://www.robots.ox.ac.uk/~vgg/data/pets/data/images.tar.gz",
                   "67195c5e1c01f1ab5f9b6a5d22b8c27a580d896ece458917e61d459337fa318d", "images"),),
@@ -224,6 +247,17 @@ _PICTURES = (
         "ImageNet's terms: research, not commercial (selection by PyTorch's tutorial)",
         (Download("https://download.pytorch.org/tutorial/hymenoptera_data.zip"),),
         tuple(f"{part}/{kind}/*.jpg" for part in ("train", "val") for kind in ("ants", "bees"))),
+    DataSource(
+        "tiny-imagenet-200", "Tiny ImageNet: 110,000 photographs of 200 classes, 64×64 (250 MB)",
+        "ImageNet's terms: research, not commercial (selection by Stanford's CS231n)",
+        (Download("http://cs231n.stanford.edu/tiny-imagenet-200.zip"),),
+        ("wnids.txt", "words.txt", "train/*/images/*.JPEG", "val/images/*.JPEG",
+         "val/val_annotations.txt")),
+    DataSource(
+        "lfw_landmarks", "Faces with five points each: eyes, nose, corners of the mouth (5 MB)",
+        "research use (Sun, Wang, Tang; Labeled Faces in the Wild)",
+        (Download("http://mmlab.ie.cuhk.edu.hk/archive/CNN/data/train.zip"),),
+        ("lfw_5590/*.jpg", "data.txt")),
 )
 
 
@@ -533,13 +567,10 @@ def _full_folder(data: DataSource, progress: bool = True) -> Path:
         raise DataError(f"{error}.\n{_by_hand(data)}") from error
 
 
-# cell 62d55656 7837d2 · Sample mode
-_GENERATORS = "exp.nb00b"
-
-
-def sample_version() -> str:
+# cell 62d55656 9064ad · Sample mode
+def sample_version(generators: str = "exp.nb00b") -> str:
     """Return a short hash that changes with the generators' code and with Python's version."""
-    source = Path(find_spec(_GENERATORS).origin).read_bytes()
+    source = Path(find_spec(generators).origin).read_bytes()
     return hashlib.sha256(source + platform.python_version().encode()).hexdigest()[:8]
 
 
@@ -552,8 +583,8 @@ def _sample_folder(data: DataSource) -> Path:
         have = ", ".join(d.name for d in DATASETS.values() if d.sample)
         raise NotImplementedError(f"{data.name!r} has no sample: set EXP_DATA=full for the real "
                                   f"data, {data.full}. There are samples of {have}")
-    generate = getattr(importlib.import_module(_GENERATORS), f"make_{data.name}")
-    folder = cache_path() / f"sample-{sample_version()}" / data.name
+    generate = getattr(importlib.import_module(data.generators), f"make_{data.name}")
+    folder = cache_path() / f"sample-{sample_version(data.generators)}" / data.name
     return provide_folder(folder, data.files, generate)
 
 

@@ -4,6 +4,7 @@ import errno
 import gzip
 import hashlib
 import http.server
+import importlib
 import io
 import os
 import pickle
@@ -30,8 +31,8 @@ from exp.nb00a import DATASETS, DataError, DataSource, Download, data_path, prov
 
 ROOT = Path(__file__).parents[1]
 SAMPLES = [name for name, data in DATASETS.items() if data.sample]
-TABLE = """mnist fashion_mnist names nietzsche movielens_100k rossmann pascal_2007 biwi pets
-           imagenette fra_eng word_vectors adult""".split()
+TABLE = """mnist fashion_mnist names nietzsche movielens_100k rossmann pascal_2007 biwi oxford_pets
+           imagenette fra_eng word_vectors adult tiny-imagenet-200 lfw_landmarks bike_sharing""".split()
 
 
 @pytest.fixture
@@ -184,7 +185,8 @@ def test_every_entry_has_licence_url_files_and_sound_hashes(name):
 
 @pytest.mark.parametrize("name", DATASETS)
 def test_an_entry_with_a_sample_has_its_generator_and_the_other_way_round(name):
-    assert bool(DATASETS[name].sample) == hasattr(nb00b, f"make_{name}")
+    generators = importlib.import_module(DATASETS[name].generators)
+    assert bool(DATASETS[name].sample) == hasattr(generators, f"make_{name}")
 
 
 def test_the_registry_cannot_be_changed_by_accident_and_pickles():
@@ -293,10 +295,9 @@ def test_a_sample_is_made_once_and_then_only_read(cache, monkeypatch):
 
 
 def test_a_changed_generator_never_serves_stale_files(cache, tmp_path, monkeypatch):
-    register(monkeypatch, sample="toys")
+    register(monkeypatch, sample="toys", generators="toy_generators")
     source = tmp_path / "toy_generators.py"
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(nb00a, "_GENERATORS", "toy_generators")
     made = []
     for text in ("old", "new"):
         source.write_text(f"def make_toys(folder): (folder / 'a.txt').write_text({text!r})")
