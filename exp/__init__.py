@@ -5,23 +5,28 @@
     from exp.callbacks import Learner  # or from its topic
 
 nb00 (exports): How this works: a notebook becomes a module, and a test
-    test              Check that `compare(a, b)` holds; if it does not, fail and show both.
-    first_difference  Walk through dicts, lists and tuples; return where `a` and `b` first differ,
-                      or "".
-    test_eq           Check that `a` equals `b` item by item and in shape, without broadcasting.
-    near              Return whether |a - b| <= tol (1 + |b|) for every element.
-    test_near         Check that `near(a, b, tol)` holds; if not, fail and say where and by how
-                      much.
-    test_near_zero    Check that |a| <= tol for every element.
-    test_raises       Check that calling `function` raises `exception`, with `contains` in its
-                      message.
-    Timing            The time that a call takes, measured several times.
-    timed             Time a call: `repeat` samples of `number` calls each, after `warmup` calls
-                      that do not count.
-    build_folder      Return `build` beside the nearest settings.ini here or above, or else in this
-                      folder.
-    record_result     Record a figure: print it, keep it in build/results.json, and fail if it
-                      misses its target.
+    test                 Check that `compare(a, b)` holds; if it does not, fail and show both.
+    first_difference     Walk through dicts, lists and tuples; return where `a` and `b` first
+                         differ, or "".
+    test_eq              Check that `a` equals `b` item by item and in shape, without broadcasting.
+    near                 Return whether |a - b| <= tol (1 + |b|) for every element.
+    test_near            Check that `near(a, b, tol)` holds; if not, fail and say where and by how
+                         much.
+    test_near_zero       Check that |a| <= tol for every element.
+    test_raises          Check that calling `function` raises `exception`, with `contains` in its
+                         message.
+    Timing               The time that a call takes, measured several times.
+    timed                Time a call: `repeat` samples of `number` calls each, after `warmup` calls
+                         that do not count.
+    build_folder         Return `build` beside the nearest settings.ini here or above, or else in
+                         this folder.
+    record_result        Record a figure: print it, keep it in build/results.json, and fail if it
+                         misses its target.
+    RecordedExperiment   The figures of an experiment, under "figures", and where they come from.
+    record_experiment    Keep the figures of a long experiment as JSON, with date, machine, mode and
+                         command.
+    recorded_experiment  Return what `record_experiment` kept: from nbs/recorded, or else from
+                         build/recorded.
 
 nb00a: Data that is simply there: one call, complete or absent
     Download        A file on the network: an archive is unpacked into `into`, any other file is put
@@ -720,7 +725,7 @@ nb11b (language_model): A language model, character by character
                         return all.
 """
 
-# generated from the notebooks: do not edit · 895b8e
+# generated from the notebooks: do not edit · 9a25f0
 
 import importlib as _importlib
 import importlib.machinery as _machinery
@@ -729,7 +734,8 @@ from typing import TYPE_CHECKING
 
 _names = {
     "nb00": """test first_difference test_eq near test_near test_near_zero test_raises Timing
-              timed build_folder record_result""",
+              timed build_folder record_result RecordedExperiment record_experiment
+              recorded_experiment""",
     "nb00a": """Download DataSource DATASETS find_dataset DatasetTable datasets data_mode
                cache_path DataError download_file file_sha256 check_sha256 check_files
                unpack_archive missing_files is_complete provide_folder sample_version data_path
@@ -904,7 +910,8 @@ if TYPE_CHECKING:  # what editors and type checkers read
         test as test, first_difference as first_difference, test_eq as test_eq, near as near,
         test_near as test_near, test_near_zero as test_near_zero, test_raises as test_raises,
         Timing as Timing, timed as timed, build_folder as build_folder,
-        record_result as record_result,
+        record_result as record_result, RecordedExperiment as RecordedExperiment,
+        record_experiment as record_experiment, recorded_experiment as recorded_experiment,
     )
     from .nb00a import (
         Download as Download, DataSource as DataSource, DATASETS as DATASETS,

@@ -3,7 +3,7 @@
 By the end you will be able to turn the marked cells of a notebook into a Python module, check any value in one line, time code honestly, and run a notebook as a test.
 """
 
-# generated from nbs/00_exports.ipynb: do not edit · ef9493
+# generated from nbs/00_exports.ipynb: do not edit · 33fb82
 __all__ = [
     "test",
     "first_difference",
@@ -16,9 +16,12 @@ __all__ = [
     "timed",
     "build_folder",
     "record_result",
+    "RecordedExperiment",
+    "record_experiment",
+    "recorded_experiment",
 ]
 
-# cell a3b04328 769514 · How this works: a notebook becomes a module, and a test
+# cell a3b04328 8f413e · How this works: a notebook becomes a module, and a test
 import gc
 import json
 import math
@@ -31,6 +34,7 @@ import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import date
 from functools import cache, partial
 from itertools import repeat as repeated
 from numbers import Number
@@ -398,3 +402,58 @@ def record_result(name: str, value: float, target: str | None = None, source: st
     print(line)
     if strict and met is False:
         raise AssertionError(line)
+
+
+# cell 95b47f7a 4cf637 · Experiments that take minutes
+class RecordedExperiment(dict):
+    """The figures of an experiment, under "figures", and where they come from."""
+
+    def __repr__(self) -> str:
+        threads = "1 thread" if self["threads"] == 1 else f"{self['threads']} threads"
+        return (f"{self['name']}: recorded {self['date']}, {self['mode']} data, {self['device']}, "
+                f"{threads}, {self['machine']}\n  {self['command']}")
+
+
+def _recorded(name: str, folder: Path) -> Path:
+    if not re.fullmatch(r"[\w-]+", name):
+        raise ValueError(f"an experiment's name has letters, digits, - and _ only, got {name!r}")
+    return folder / "recorded" / f"{name}.json"
+
+
+# cell e80a723b 656207 · Experiments that take minutes
+def record_experiment(name: str, figures: dict[str, Any]) -> None:
+    """Keep the figures of a long experiment as JSON, with date, machine, mode and command.
+
+    The file is build/recorded/NAME.json, and with EXP_RECORD=1 nbs/recorded/NAME.json.
+    Raises: ValueError if a figure is not finite, TypeError if it is not JSON.
+    """
+    settings = {"EXP_NOTEBOOK": "interactive", "EXP_DATA": "sample", "EXP_DEVICE": "cpu"}
+    notebook, mode, device = (os.environ.get(key) or settings[key] for key in settings)
+    torch = sys.modules.get("torch")
+    run = f"python tools/run_notebook.py nbs/{notebook}.ipynb --slow"
+    entry = {"name": name, "date": f"{date.today()}", "mode": mode, "device": device,
+             "machine": _processor(), "threads": torch.get_num_threads() if torch else 1,
+             "command": f"EXP_RECORD=1 EXP_DATA={mode} {run}", "figures": figures}
+    text = json.dumps(entry, indent=1, ensure_ascii=False, allow_nan=False) + "\n"
+    home = build_folder()
+    for folder in (home, home.parent / "nbs")[: 1 + (os.environ.get("EXP_RECORD") == "1")]:
+        path = _recorded(name, folder)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_suffix(f".{os.getpid()}.new")
+        draft.write_text(text, "utf-8")
+        os.replace(draft, path)
+    print(RecordedExperiment(entry))
+
+
+def recorded_experiment(name: str) -> RecordedExperiment:
+    """Return what `record_experiment` kept: from nbs/recorded, or else from build/recorded.
+
+    Raises: FileNotFoundError, with the remedy, if nothing was recorded under this name.
+    """
+    home = build_folder()
+    paths = [_recorded(name, folder) for folder in (home.parent / "nbs", home)]
+    for path in paths:
+        if path.exists():
+            return RecordedExperiment(json.loads(path.read_text("utf-8")))
+    raise FileNotFoundError(f"no experiment {name!r} in {paths[0].parent}: run its notebook's #slow "
+                            "cells (tools/run_notebook.py NOTEBOOK --slow)")

@@ -137,7 +137,7 @@ _DIGITS = (
 )
 
 
-# cell 6ded2ea8 e6468f · What we know about a data set
+# cell 6ded2ea8 400782 · What we know about a data set
 _TEXTS = (
     DataSource(
         "names", "32,033 given names, one a line (0.2 MB)",
@@ -174,7 +174,7 @@ _TEXTS = (
         (Download("https://dl.fbaipublicfiles.com/fasttext/vectors-crawl/cc.fr.300.vec.gz"),),
         ("*.vec.gz",)),
     DataSource(
-        "wordnet", "The nouns of Open English WordNet as a table, and ImageNet's 1,000 classes (3 MB)",
+        "wordnet", "The nouns of Open English WordNet as a table, and ImageNet's classes (3 MB)",
         "CC BY 4.0 (Open English WordNet); the classes: ImageNet's terms",
         (Download("https://s3.amazonaws.com/deep-learning-models/image-models/"
                   "imagenet_class_index.json"),),

@@ -63,6 +63,7 @@ FIRST = [
         ],
     ),
     new_code_cell("#hide\nprint('not shown')", outputs=[display(text_plain="nor this")]),
+    new_code_cell("#fold\ndef drawn():\n    pass", outputs=[display(text_plain="seen")]),
     new_code_cell("#hide\n### BEGIN SOLUTION\nprint('folded')\n### END SOLUTION"),
 ]
 SECOND = [
@@ -349,6 +350,9 @@ def test_what_a_reader_does_not_see(made_up):
     page = soup(made_up / "01_first.html")
     assert "not shown" not in page.get_text() and "nor this" not in page.get_text()
     assert "folded" in page.select_one("details.solution").get_text()
+    folded = page.select_one("details.folded")  # the code; what it shows is seen
+    assert folded.summary.get_text() == "Code: drawn" and "pass" in folded.get_text()
+    assert "seen" in page.get_text() and "seen" not in folded.get_text()
     assert page.select_one(".export .highlight") and not page.select_one(".earns")
 
 

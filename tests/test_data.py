@@ -32,7 +32,8 @@ from exp.nb00a import DATASETS, DataError, DataSource, Download, data_path, prov
 ROOT = Path(__file__).parents[1]
 SAMPLES = [name for name, data in DATASETS.items() if data.sample]
 TABLE = """mnist fashion_mnist names nietzsche movielens_100k rossmann pascal_2007 biwi oxford_pets
-           imagenette fra_eng word_vectors adult tiny-imagenet-200 lfw_landmarks bike_sharing""".split()
+           imagenette fra_eng word_vectors adult tiny-imagenet-200 lfw_landmarks
+           bike_sharing""".split()
 
 
 @pytest.fixture

@@ -25,7 +25,9 @@ from exp.nb00 import (
     Timing,
     first_difference,
     near,
+    record_experiment,
     record_result,
+    recorded_experiment,
     test,
     test_eq,
     test_near,
@@ -532,6 +534,35 @@ def test_several_processes_lose_nothing(project):
     assert [worker.exitcode for worker in workers] == [0] * 3
     assert sorted(entry["value"] for entry in results(project).values()) == list(range(60))
     assert not list((project / "build").glob("*.new"))
+
+
+# --- experiments that are kept -------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kept", [False, True])
+def test_an_experiment_is_kept_beside_the_notebooks_only_when_asked(project, monkeypatch, kept):
+    monkeypatch.setenv("EXP_RECORD", "1" if kept else "")
+    monkeypatch.setenv("EXP_DATA", "full")
+    monkeypatch.setenv("EXP_NOTEBOOK", "08_vision")
+    record_experiment("ants-and-bees", {"accuracy": [0.94, 0.95], "of": "five seeds"})
+    assert (project / "nbs" / "recorded" / "ants-and-bees.json").exists() == kept
+    found = recorded_experiment("ants-and-bees")
+    assert found["figures"]["accuracy"] == [0.94, 0.95] and found["mode"] == "full"
+    assert f"{found!r}".endswith(
+        "EXP_RECORD=1 EXP_DATA=full python tools/run_notebook.py nbs/08_vision.ipynb --slow"
+    )
+
+
+def test_an_experiment_that_cannot_be_kept_leaves_the_old_figures(project):
+    record_experiment("rates", {"loss": 1.5})
+    for wrong, error in [({"loss": math.nan}, ValueError), ({"loss": object()}, TypeError)]:
+        with pytest.raises(error):
+            record_experiment("rates", wrong)
+    assert recorded_experiment("rates")["figures"] == {"loss": 1.5}
+    with pytest.raises(ValueError, match="letters, digits"):
+        record_experiment("../rates", {})
+    with pytest.raises(FileNotFoundError, match="--slow"):
+        recorded_experiment("unknown")
 
 
 # --- the module ----------------------------------------------------------------------------------

@@ -284,9 +284,15 @@ def prepare(executed: NotebookNode) -> NotebookNode:
         if "hide" in directives and not solution:  # a solution is folded, never left out
             continue
         kind = "solution" if solution else " ".join(directives)
-        cell = nbformat.from_dict({**cell, "metadata": {**cell.metadata, "book": kind}})
-        notebook.cells.append(cell)
+        shown = {"book": kind, "folded": label(cell.source) if "fold" in directives else ""}
+        notebook.cells.append(nbformat.from_dict({**cell, "metadata": {**cell.metadata, **shown}}))
     return notebook
+
+
+def label(source: str) -> str:
+    """What stands in place of a folded cell: the names that it defines."""
+    names = re.findall(r"^(?:class|def) (\w+)", source, re.M)
+    return "Code" + (f": {', '.join(names)}" if names else "")
 
 
 def relink(link: Tag, files: dict[str, str]) -> None:

@@ -68,6 +68,8 @@ def executed(result: Result, counts: bool = False):
                 output.execution_count = made.execution_count
         for volatile in ("execution", "ExecuteTime", "collapsed", "scrolled"):
             made.metadata.pop(volatile, None)
+        if "fold" in cell.directives:  # JupyterLab shows three dots in place of the code
+            made.metadata["jupyter"] = {**made.metadata.get("jupyter", {}), "source_hidden": True}
     for volatile in ("widgets", "vscode"):
         node.metadata.pop(volatile, None)
     node.metadata.get("language_info", {}).pop("version", None)
