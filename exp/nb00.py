@@ -420,7 +420,7 @@ def _recorded(name: str, folder: Path) -> Path:
     return folder / "recorded" / f"{name}.json"
 
 
-# cell e80a723b 656207 · Experiments that take minutes
+# cell e80a723b c7699c · Experiments that take minutes
 def record_experiment(name: str, figures: dict[str, Any]) -> None:
     """Keep the figures of a long experiment as JSON, with date, machine, mode and command.
 
@@ -455,5 +455,5 @@ def recorded_experiment(name: str) -> RecordedExperiment:
     for path in paths:
         if path.exists():
             return RecordedExperiment(json.loads(path.read_text("utf-8")))
-    raise FileNotFoundError(f"no experiment {name!r} in {paths[0].parent}: run its notebook's #slow "
-                            "cells (tools/run_notebook.py NOTEBOOK --slow)")
+    raise FileNotFoundError(f"no experiment {name!r} in {paths[0].parent}: run its notebook's "
+                            "#slow cells (tools/run_notebook.py NOTEBOOK --slow)")
