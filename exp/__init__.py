@@ -94,6 +94,21 @@ nb00b (samples): Samples: data sets made on the spot, whose truth is known
     make_movielens_100k  Write the ratings as `u.data` (tabs) and the films as `u.item` (pipes,
                          latin-1).
 
+nb00d (sample_tables): Sample tables: shops and people whose laws are known
+    GERMAN_STATES    = { # code in the file: (name, latitude and longitude of the …
+    state_positions  Place the capitals of `GERMAN_STATES` on a plane, east and north of 51° N,
+                     10.5° E.
+    RossmannTruth    What is known about the sales; stores in the order of their numbers, days from
+                     the first.
+    rossmann_truth   Draw the sales of all stores on all days, and return the law that they follow.
+    make_rossmann    Write the sales as `train.csv` and `test.csv`, the stores as `store.csv`,
+                     `store_states.csv`.
+    AdultTruth       What is known about the census: the score of a person, in log odds, part by
+                     part.
+    adult_truth      Return the law that the incomes of the sample were drawn from.
+    make_adult       Write the census as `adult.data` and `adult.test`, in the format of UCI's
+                     files.
+
 nb01: Matrix multiplication: from three loops to tiles
     IDX_DTYPES       = {0x08: torch.uint8, 0x09: torch.int8, 0x0B: torch.int16, …
     read_idx         Read a file in the idx format: a magic number, the length of each dimension,
@@ -746,7 +761,7 @@ nb11b (language_model): A language model, character by character
                         return all.
 """
 
-# generated from the notebooks: do not edit · 2e4c44
+# generated from the notebooks: do not edit · 9884dc
 
 import importlib as _importlib
 import importlib.machinery as _machinery
@@ -764,6 +779,8 @@ _names = {
     "nb00b": """stored_gzip idx_bytes enlarge_digits make_mnist names_chain draw_name make_names
                expected_visits conditional_entropy NamesTruth names_truth make_nietzsche
                MovieLensTruth movielens_truth make_movielens_100k""",
+    "nb00d": """GERMAN_STATES state_positions RossmannTruth rossmann_truth make_rossmann
+               AdultTruth adult_truth make_adult""",
     "nb01": """IDX_DTYPES read_idx load_mnist load_mnist_test show_images matmul_shape
               frobenius_norm matmul""",
     "nb02": """normalize linear fans glorot_normal kaiming_normal kaiming_uniform mse
@@ -844,6 +861,7 @@ _home = {name: module for module, names in _names.items() for name in names.spli
 _topics = {
     "exports": "nb00",
     "samples": "nb00b",
+    "sample_tables": "nb00d",
     "fully_connected": "nb02",
     "minibatch_training": "nb03",
     "workers": "nb03a",
@@ -957,6 +975,12 @@ if TYPE_CHECKING:  # what editors and type checkers read
         names_truth as names_truth, make_nietzsche as make_nietzsche,
         MovieLensTruth as MovieLensTruth, movielens_truth as movielens_truth,
         make_movielens_100k as make_movielens_100k,
+    )
+    from .nb00d import (
+        GERMAN_STATES as GERMAN_STATES, state_positions as state_positions,
+        RossmannTruth as RossmannTruth, rossmann_truth as rossmann_truth,
+        make_rossmann as make_rossmann, AdultTruth as AdultTruth, adult_truth as adult_truth,
+        make_adult as make_adult,
     )
     from .nb01 import (
         IDX_DTYPES as IDX_DTYPES, read_idx as read_idx, load_mnist as load_mnist,
@@ -1176,12 +1200,13 @@ if TYPE_CHECKING:  # what editors and type checkers read
         ActivationPenalty as ActivationPenalty, generate_text as generate_text,
     )
     from . import (
-        nb00, nb00b, nb02, nb03, nb03a, nb03b, nb03c, nb03d, nb03e, nb03f, nb03g, nb03h, nb03i,
-        nb03j, nb03k, nb03l, nb04, nb04a, nb04b, nb04c, nb04d, nb04e, nb04f, nb05, nb05c, nb06,
-        nb06b, nb06c, nb06d, nb07c, nb10, nb11, nb11b,
+        nb00, nb00b, nb00d, nb02, nb03, nb03a, nb03b, nb03c, nb03d, nb03e, nb03f, nb03g, nb03h,
+        nb03i, nb03j, nb03k, nb03l, nb04, nb04a, nb04b, nb04c, nb04d, nb04e, nb04f, nb05,
+        nb05c, nb06, nb06b, nb06c, nb06d, nb07c, nb10, nb11, nb11b,
     )
     exports = nb00
     samples = nb00b
+    sample_tables = nb00d
     fully_connected = nb02
     minibatch_training = nb03
     workers = nb03a

@@ -182,7 +182,7 @@ _TEXTS = (
 )
 
 
-# cell 0d470f56 a62cd6 · What we know about a data set
+# cell 0d470f56 8dc17c · What we know about a data set
 _UCI = "https://archive.ics.uci.edu/ml/machine-learning-databases/"
 _TABLES = (
     DataSource(
@@ -203,14 +203,18 @@ _TABLES = (
         {"train.csv": "f6e4597c142d7d909a13d53b68a8e85c00b9a4c7b5ff40adbb37d6829cc1f4cc",
          "test.csv": "e75f79972de046d88c2fd55da19df627f5ca654aaf418090d4d30c60ea7dbe26",
          "store.csv": "f56bd124a2849489e6bbb5c000f5fc9640204355e316475c918ae4d089afb344",
-         "store_states.csv": "86df632ad7469a4ed961df9844ff8a15ef9cbcd545514945a7291ccfb32b9797"}),
+         "store_states.csv": "86df632ad7469a4ed961df9844ff8a15ef9cbcd545514945a7291ccfb32b9797"},
+        sample="87,488 days of sales in 96 drugstores, eight in each of twelve states",
+        truth="effects, interactions, map, noise floor", generators="exp.nb00d"),
     DataSource(
         "adult", "Adult: 48,842 people in the US census of 1994, income over $50,000 or not (6 MB)",
         "CC BY 4.0 (Becker and Kohavi, UCI)",
         (Download(_UCI + "adult/adult.data"), Download(_UCI + "adult/adult.test")),
         ("adult.data", "adult.test"),
         {"adult.data": "5b00264637dbfec36bdeaab5676b0b309ff9eb788d63554ca0a249491c86603d",
-         "adult.test": "a2a9044bc167a35b2361efbabec64e89d69ce82d9790d2980119aac5fd7e9c05"}),
+         "adult.test": "a2a9044bc167a35b2361efbabec64e89d69ce82d9790d2980119aac5fd7e9c05"},
+        sample="9,000 people drawn from known effects and one interaction",
+        truth="effects, each person's chance", generators="exp.nb00d"),
     DataSource(
         "bike_sharing", "17,379 hours of hired bicycles in Washington, 2011 and 2012 (1 MB)",
         "CC BY 4.0 (Fanaee-T, UCI)",

@@ -256,13 +256,19 @@ MAKE_ALL = """
                 print(name, path.name, hashlib.sha256(path.read_bytes()).hexdigest())
 """
 KNOWN = {  # on every platform; nietzsche is not here, for it depends on Python's version
-    "t10k-images-idx3-ubyte.gz": "8155ea117f218fe8",
-    "t10k-labels-idx1-ubyte.gz": "fd0fd907f9fb3591",
-    "train-images-idx3-ubyte.gz": "cdde4676f7db17bc",
-    "train-labels-idx1-ubyte.gz": "cbe5ce2de28c14b0",
-    "names.txt": "0d88adc7056eba67",
-    "u.data": "8790af99452ae676",
-    "u.item": "cd0b6c1eb9a370da",
+    "mnist/t10k-images-idx3-ubyte.gz": "8155ea117f218fe8",
+    "mnist/t10k-labels-idx1-ubyte.gz": "fd0fd907f9fb3591",
+    "mnist/train-images-idx3-ubyte.gz": "cdde4676f7db17bc",
+    "mnist/train-labels-idx1-ubyte.gz": "cbe5ce2de28c14b0",
+    "names/names.txt": "0d88adc7056eba67",
+    "movielens_100k/u.data": "8790af99452ae676",
+    "movielens_100k/u.item": "cd0b6c1eb9a370da",
+    "rossmann/train.csv": "3871f560ae9baecc",
+    "rossmann/test.csv": "aaa2ca3612f5a6a4",
+    "rossmann/store.csv": "f3bfce8475de8f08",
+    "rossmann/store_states.csv": "14e98b75316a4939",
+    "adult/adult.data": "564ba069f27ea9bf",
+    "adult/adult.test": "a620401f1f9151f3",
 }
 
 
@@ -281,8 +287,8 @@ def test_samples_are_the_same_bytes_in_every_process(tmp_path):
     assert first == second
     lines = [line.split() for line in first.splitlines()]
     assert {name for name, _, _ in lines} == set(SAMPLES)
-    found = {file: sha256 for _, file, sha256 in lines}
-    assert found.keys() - KNOWN.keys() == {"nietzsche.txt"}
+    found = {f"{name}/{file}": sha256 for name, file, sha256 in lines}
+    assert found.keys() - KNOWN.keys() == {"nietzsche/nietzsche.txt"}
     assert {file: found[file][:16] for file in KNOWN} == KNOWN
 
 
