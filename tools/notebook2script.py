@@ -26,6 +26,7 @@ from modules import hand_edits, header, is_generated, place, read_module, sectio
 from notebooks import NotebookError, Problem, find, read
 from project import Settings, ToolError, cli, settings, show
 from render import Module, gather, render
+from unchanged import everything, in_step, remember
 
 # --- plan: every text and every problem, before anything is written ------------------------------
 
@@ -38,6 +39,14 @@ class Plan:
     sources: dict[Path, Path]
     orphans: list[Path]
     notes: tuple[Problem, ...] = ()
+    looked_outside: bool = False  # read modules of other libraries, for a star import
+
+    @property
+    def is_silent(self) -> bool:
+        """Whether there is nothing to do, nothing to say, and nothing outside to depend on."""
+        return bool(self.files) and not (
+            self.stale or self.orphans or self.notes or self.looked_outside
+        )
 
     @property
     def stale(self) -> dict[Path, str]:
@@ -116,7 +125,7 @@ def plan(
         raise NotebookError(problems)
     others = [] if chosen else sorted({*lib.rglob("*.py")} - {*targets, lib / "__init__.py"})
     orphans = [path for path in others if is_generated(read_module(path) or "")]
-    return Plan(files, sources, orphans, notes)
+    return Plan(files, sources, orphans, notes, library.stars.looked_outside)
 
 
 def named(names: Iterable[str | Path], recursive: bool) -> dict[Path, Path]:
@@ -182,7 +191,13 @@ def notebook2script(
     config = settings()
     if where:
         return print_where(str(where), nbs or config.nbs)
+    folders = Path(nbs or config.nbs), Path(lib or config.lib)
+    seen = "" if notebooks else everything(config, *folders)
+    if seen and in_step(folders[1], seen):
+        return None
     todo = plan(*notebooks, nbs=nbs, lib=lib, config=config)
+    if seen and todo.is_silent and seen == everything(config, *folders):
+        remember(folders[1], seen)
     for note in todo.notes:
         print(f"note: {note}", file=sys.stderr)
     if check:

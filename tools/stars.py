@@ -22,6 +22,7 @@ class Stars:
     def __init__(self, made: dict[str, Iterable[str]], root: Path):
         self.known: dict[str, set[str] | None] = {name: set(names) for name, names in made.items()}
         self.root, self.path = root, [str(root), *sys.path]
+        self.looked_outside = False  # beyond what was made
 
     def names(self, module: str) -> set[str] | None:
         """The names that a star import of a module brings; None if that cannot be told."""
@@ -31,6 +32,7 @@ class Stars:
         return self.known[module]
 
     def look_up(self, module: str) -> set[str] | None:
+        self.looked_outside = True
         try:
             file = self.file(module)
             if file is not None:
