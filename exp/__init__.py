@@ -676,6 +676,72 @@ nb06d (pictures): Pictures from files
     image_files       List the picture files of a folder by their extensions, sorted; hidden files
                       are left out.
 
+nb06e (blocks): Blocks: from a value to a tensor and back
+    Block               One part of a sample: how its value becomes a tensor, and how the tensor is
+                        read back.
+    Transform           A change of the parts of a sample, or of a batch: crop pictures and move
+                        points with them.
+    change_parts        Apply a function to the parts of some kinds; the others stay as they are.
+    CategoryBlock       One label of several: its place in the `vocab`, by default the training
+                        labels in order.
+    plain_label         Return a label as text, bool or whole number.
+    MultiCategoryBlock  Any number of labels of several, a list for each item: 1 in the place of
+                        each, 0 elsewhere.
+    NumberBlock         A number.
+    RowBlock            Columns of a table row as numbers, each with mean 0 and spread 1 over the
+                        training set.
+    TokenBlock          A text as the numbers of its words, in small letters; batches are padded on
+                        the right.
+    part_state          Describe a block or a transform by its class and its attributes, all valid
+                        JSON.
+    part_from_state     Rebuild what `part_state` described; only classes of trusted packages are
+                        used.
+
+nb06f (picture_blocks): Pictures and points: blocks that move together
+    ImagesToFloat     Turn a batch of pictures from whole numbers 0..255 into numbers 0..1.
+    ImageBlock        A picture: a file, or a tensor uint8 (C, H, W), read in one `mode`, "L", "RGB"
+                      or "RGBA".
+    ScalePoints       Turn points in pixels into -1..1 of the picture: from the left edge to the
+                      right, y down.
+    points_in_pixels  Turn points in -1..1 into pixels from the upper left corner.
+    PointBlock        Points in a picture, (x, y) each, in pixels from its upper left corner as it
+                      is seen.
+    Resize            Bring pictures to one size; points move along.
+    NormalizeImages   Subtract a mean from each channel of a batch of pictures and divide by a
+                      spread.
+    show_samples      Draw samples of values in a grid, each part as its block shows it; or print a
+                      table.
+
+nb06g (splits): Items and splits: what there is, and what is kept for validation
+    parent_name          Return the name of the folder that a file lies in: often its label.
+    ColumnReader         Read a column of a table row; in front of its text set a folder, or split
+                         it into a list.
+    RandomSplitter       Choose a share of the items at random for validation; the same ones for the
+                         same seed.
+    FunctionSplitter     Validate on the items for which a function returns true.
+    ColumnSplitter       Validate on the rows of a table in which a column is true; texts count by
+                         their meaning.
+    GrandparentSplitter  Split files by the name of the folder two levels up, `train/ants/1.jpg`;
+                         leave out others.
+    item_at              Return one item of a list or data set, or one row of a DataFrame.
+    check_split          Refuse a split with an item on both sides, outside of the source, or
+                         nothing to train on.
+    describe_value       Describe a value in a few words: the type, and the shape or the value
+                         itself.
+    run_step             Call a function and tell `watch`; an error says which step it was, on what,
+                         and a remedy.
+
+nb07 (data_block): The data block: from files to batches
+    BlockPipeline  The blocks and transforms of a `DataBlock`: from values to a batch, and back.
+    BlockDataset   Samples made on demand: an item of the source, its values, their tensors,
+                   transformed.
+    BlockLoader    A loader that finishes each batch on a device: moves it there, and transforms it.
+    BlockDatasets  The data sets of a training, and the pipeline that was set up on the first.
+    find_vocab     Return the vocab of the last block that has one.
+    BlockLoaders   The loaders of a training, which can show and decode what is in their batches.
+    DataBlock      How a kind of source becomes batches: its blocks, its functions, its split, its
+                   transforms.
+
 nb07c (pretrained): A network that has seen a million photographs
     SamePadConv2d            Convolve with TensorFlow's "same" padding: out = ⌈in / stride⌉, the odd
                              row below and right.
@@ -761,7 +827,7 @@ nb11b (language_model): A language model, character by character
                         return all.
 """
 
-# generated from the notebooks: do not edit · 9884dc
+# generated from the notebooks: do not edit · c34f26
 
 import importlib as _importlib
 import importlib.machinery as _machinery
@@ -845,6 +911,14 @@ _names = {
     "nb06c": """MixedPrecision ChannelsLast ShareSampler process_device process_group
                shared_loaders AverageGradients DistributedCallback""",
     "nb06d": """UnreadableImage open_image IMAGE_EXTENSIONS image_files""",
+    "nb06e": """Block Transform change_parts CategoryBlock plain_label MultiCategoryBlock
+               NumberBlock RowBlock TokenBlock part_state part_from_state""",
+    "nb06f": """ImagesToFloat ImageBlock ScalePoints points_in_pixels PointBlock Resize
+               NormalizeImages show_samples""",
+    "nb06g": """parent_name ColumnReader RandomSplitter FunctionSplitter ColumnSplitter
+               GrandparentSplitter item_at check_split describe_value run_step""",
+    "nb07": """BlockPipeline BlockDataset BlockLoader BlockDatasets find_vocab BlockLoaders
+              DataBlock""",
     "nb07c": """SamePadConv2d same_padding InvertedResidual LITE0_STAGES EfficientNetLite
                published_names EFFICIENTNET_LITE_STATS lite0_weights_path efficientnet_lite0
                RESNET_WEIGHTS pretrained_resnet""",
@@ -889,6 +963,10 @@ _topics = {
     "resnet": "nb06b",
     "scale": "nb06c",
     "pictures": "nb06d",
+    "blocks": "nb06e",
+    "picture_blocks": "nb06f",
+    "splits": "nb06g",
+    "data_block": "nb07",
     "pretrained": "nb07c",
     "makemore": "nb10",
     "rnn": "nb11",
@@ -1169,6 +1247,30 @@ if TYPE_CHECKING:  # what editors and type checkers read
         UnreadableImage as UnreadableImage, open_image as open_image,
         IMAGE_EXTENSIONS as IMAGE_EXTENSIONS, image_files as image_files,
     )
+    from .nb06e import (
+        Block as Block, Transform as Transform, change_parts as change_parts,
+        CategoryBlock as CategoryBlock, plain_label as plain_label,
+        MultiCategoryBlock as MultiCategoryBlock, NumberBlock as NumberBlock,
+        RowBlock as RowBlock, TokenBlock as TokenBlock, part_state as part_state,
+        part_from_state as part_from_state,
+    )
+    from .nb06f import (
+        ImagesToFloat as ImagesToFloat, ImageBlock as ImageBlock, ScalePoints as ScalePoints,
+        points_in_pixels as points_in_pixels, PointBlock as PointBlock, Resize as Resize,
+        NormalizeImages as NormalizeImages, show_samples as show_samples,
+    )
+    from .nb06g import (
+        parent_name as parent_name, ColumnReader as ColumnReader,
+        RandomSplitter as RandomSplitter, FunctionSplitter as FunctionSplitter,
+        ColumnSplitter as ColumnSplitter, GrandparentSplitter as GrandparentSplitter,
+        item_at as item_at, check_split as check_split, describe_value as describe_value,
+        run_step as run_step,
+    )
+    from .nb07 import (
+        BlockPipeline as BlockPipeline, BlockDataset as BlockDataset,
+        BlockLoader as BlockLoader, BlockDatasets as BlockDatasets, find_vocab as find_vocab,
+        BlockLoaders as BlockLoaders, DataBlock as DataBlock,
+    )
     from .nb07c import (
         SamePadConv2d as SamePadConv2d, same_padding as same_padding,
         InvertedResidual as InvertedResidual, LITE0_STAGES as LITE0_STAGES,
@@ -1202,7 +1304,7 @@ if TYPE_CHECKING:  # what editors and type checkers read
     from . import (
         nb00, nb00b, nb00d, nb02, nb03, nb03a, nb03b, nb03c, nb03d, nb03e, nb03f, nb03g, nb03h,
         nb03i, nb03j, nb03k, nb03l, nb04, nb04a, nb04b, nb04c, nb04d, nb04e, nb04f, nb05,
-        nb05c, nb06, nb06b, nb06c, nb06d, nb07c, nb10, nb11, nb11b,
+        nb05c, nb06, nb06b, nb06c, nb06d, nb06e, nb06f, nb06g, nb07, nb07c, nb10, nb11, nb11b,
     )
     exports = nb00
     samples = nb00b
@@ -1234,6 +1336,10 @@ if TYPE_CHECKING:  # what editors and type checkers read
     resnet = nb06b
     scale = nb06c
     pictures = nb06d
+    blocks = nb06e
+    picture_blocks = nb06f
+    splits = nb06g
+    data_block = nb07
     pretrained = nb07c
     makemore = nb10
     rnn = nb11
