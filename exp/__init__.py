@@ -763,6 +763,37 @@ nb07c (pretrained): A network that has seen a million photographs
     pretrained_resnet        Return a ResNet with torchvision's weights: from `path`, or else the
                              cache or the network.
 
+nb08c (dates): Dates: what a calendar tells a model
+    check_columns   Refuse a table that lacks a column, has one twice, or is no table.
+    column_kind     Return "numbers" (truth values too), "text", or "" for a column without any
+                    value.
+    column_numbers  Return a column as float64, NaN where a number is missing.
+    add_date_parts  Take a date apart: year, month, week, day, weekday (from 0), day of the year,
+                    and more.
+    add_elapsed     Count the days since the last event of a row's group and until its next one.
+    add_past_mean   Average a value over a past window of a row's group: the days day-gap-window+1
+                    .. day-gap.
+
+nb09b (tabular): Tables: from a CSV file to a forecast
+    Categorify         Number the levels of each column: 0 is a level never seen, 1 a missing value
+                       if there were.
+    FillMissing        Fill missing numbers with the median of the training rows, and flag them.
+    Normalize          Subtract the mean of the training rows from each column, and divide by their
+                       deviation.
+    TablePreprocessor  Turn rows of a table into tensors, the same way in training and in
+                       prediction.
+    table_loaders      Serve the rows of tables as batches (codes, numbers, target), from tensors in
+                       memory.
+    embedding_size     Return how many numbers stand for one level: half as many as levels, at most
+                       50.
+    TabularModel       Predict from categories and numbers: embeddings, then hidden layers with
+                       batch norm.
+    TablePredictor     A trained model and its preprocessing: from a table to predictions, in the
+                       target's units.
+    rmspe              Return the root of the mean squared percentage error; days without sales do
+                       not count.
+    mape               Return the mean absolute percentage error; days without sales do not count.
+
 nb10 (makemore): Makemore: names, letter by letter
     read_names       Return the names of `names.txt`, one per line, in the order of the file.
     CharacterVocab   Number the characters of texts in sorted order, after `end`, which is number 0
@@ -827,7 +858,7 @@ nb11b (language_model): A language model, character by character
                         return all.
 """
 
-# generated from the notebooks: do not edit · c34f26
+# generated from the notebooks: do not edit · bb465e
 
 import importlib as _importlib
 import importlib.machinery as _machinery
@@ -922,6 +953,10 @@ _names = {
     "nb07c": """SamePadConv2d same_padding InvertedResidual LITE0_STAGES EfficientNetLite
                published_names EFFICIENTNET_LITE_STATS lite0_weights_path efficientnet_lite0
                RESNET_WEIGHTS pretrained_resnet""",
+    "nb08c": """check_columns column_kind column_numbers add_date_parts add_elapsed
+               add_past_mean""",
+    "nb09b": """Categorify FillMissing Normalize TablePreprocessor table_loaders embedding_size
+               TabularModel TablePredictor rmspe mape""",
     "nb10": """read_names CharacterVocab NameSplit split_lines split_by_name make_contexts
               count_targets count_loss draw_characters generate_names ContextMLP
               counted_loaders DeepContextMLP sweep_storage run_sweep""",
@@ -968,6 +1003,8 @@ _topics = {
     "splits": "nb06g",
     "data_block": "nb07",
     "pretrained": "nb07c",
+    "dates": "nb08c",
+    "tabular": "nb09b",
     "makemore": "nb10",
     "rnn": "nb11",
     "language_model": "nb11b",
@@ -1279,6 +1316,17 @@ if TYPE_CHECKING:  # what editors and type checkers read
         lite0_weights_path as lite0_weights_path, efficientnet_lite0 as efficientnet_lite0,
         RESNET_WEIGHTS as RESNET_WEIGHTS, pretrained_resnet as pretrained_resnet,
     )
+    from .nb08c import (
+        check_columns as check_columns, column_kind as column_kind,
+        column_numbers as column_numbers, add_date_parts as add_date_parts,
+        add_elapsed as add_elapsed, add_past_mean as add_past_mean,
+    )
+    from .nb09b import (
+        Categorify as Categorify, FillMissing as FillMissing, Normalize as Normalize,
+        TablePreprocessor as TablePreprocessor, table_loaders as table_loaders,
+        embedding_size as embedding_size, TabularModel as TabularModel,
+        TablePredictor as TablePredictor, rmspe as rmspe, mape as mape,
+    )
     from .nb10 import (
         read_names as read_names, CharacterVocab as CharacterVocab, NameSplit as NameSplit,
         split_lines as split_lines, split_by_name as split_by_name,
@@ -1304,7 +1352,8 @@ if TYPE_CHECKING:  # what editors and type checkers read
     from . import (
         nb00, nb00b, nb00d, nb02, nb03, nb03a, nb03b, nb03c, nb03d, nb03e, nb03f, nb03g, nb03h,
         nb03i, nb03j, nb03k, nb03l, nb04, nb04a, nb04b, nb04c, nb04d, nb04e, nb04f, nb05,
-        nb05c, nb06, nb06b, nb06c, nb06d, nb06e, nb06f, nb06g, nb07, nb07c, nb10, nb11, nb11b,
+        nb05c, nb06, nb06b, nb06c, nb06d, nb06e, nb06f, nb06g, nb07, nb07c, nb08c, nb09b, nb10,
+        nb11, nb11b,
     )
     exports = nb00
     samples = nb00b
@@ -1341,6 +1390,8 @@ if TYPE_CHECKING:  # what editors and type checkers read
     splits = nb06g
     data_block = nb07
     pretrained = nb07c
+    dates = nb08c
+    tabular = nb09b
     makemore = nb10
     rnn = nb11
     language_model = nb11b

