@@ -28,7 +28,7 @@ __all__ = [
     "describe",
 ]
 
-# cell 069d3385 73dd00 · Data that is simply there: one call, complete or absent
+# cell 069d3385 18c742 · Data that is simply there: one call, complete or absent
 import difflib
 import errno
 import gzip
@@ -37,6 +37,7 @@ import html
 import importlib
 import os
 import platform
+import re
 import shutil
 import stat
 import sys
@@ -45,6 +46,7 @@ import warnings
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from functools import partial
@@ -78,7 +80,7 @@ class Download:
         return self.file.endswith((".zip", ".tgz", ".tar.gz"))
 
 
-# cell bc2f81f3 f054e1 · What we know about a data set
+# cell bc2f81f3 b75c45 · What we know about a data set
 @dataclass(frozen=True)
 class DataSource:
     """A data set: what it is, where it comes from, what its folder holds, how to check it.
@@ -86,7 +88,7 @@ class DataSource:
     `files` are names or patterns that a complete folder matches, all of them; "a or b" is a choice.
     `sha256` maps files in the folder to their hashes, for a `.gz` that of its contents.
     `sample` says what sample mode generates, "" if nothing; `truth` what is known about it;
-    `generators` is the module whose `make_<name>` writes it.
+    `generators` is the module whose `make_<name>` (with `_` for `-`) writes it.
     """
 
     name: str
@@ -137,7 +139,7 @@ _DIGITS = (
 )
 
 
-# cell 6ded2ea8 400782 · What we know about a data set
+# cell 6ded2ea8 2744f2 · What we know about a data set
 _TEXTS = (
     DataSource(
         "names", "32,033 given names, one a line (0.2 MB)",
@@ -162,12 +164,16 @@ _TEXTS = (
         "(680 MB); or GloVe's .txt, without one, put there by hand",
         "CC BY-SA 3.0 (fastText); PDDL 1.0 (GloVe)",
         (Download("https://dl.fbaipublicfiles.com/fasttext/vectors-english/"
-                  "wiki-news-300d-1M.vec.zip"),), ("*.vec or glove*.txt",)),
+                  "wiki-news-300d-1M.vec.zip"),), ("*.vec or glove*.txt",),
+        sample="140 words of the drawn world in 30 dimensions, .vec with a header",
+        truth="relations between the words", generators="exp.nb00e"),
     DataSource(
         "glove_6b_100d", "GloVe: English words in 100 dimensions, text without a header (860 MB)",
         "PDDL 1.0 (Pennington, Socher, Manning, Stanford)",
         (Download("https://nlp.stanford.edu/data/glove.6B.zip"),),
-        ("glove.6B.100d.txt or glove.6B.100d*.txt.gz",)),
+        ("glove.6B.100d.txt or glove.6B.100d*.txt.gz",),
+        sample="140 words of the drawn world in 100 dimensions",
+        truth="relations between the words", generators="exp.nb00e"),
     DataSource(
         "fr_vectors_300d", "French words in 300 dimensions, .vec with a header (1.2 GB)",
         "CC BY-SA 3.0 (fastText)",
@@ -178,7 +184,9 @@ _TEXTS = (
         "CC BY 4.0 (Open English WordNet); the classes: ImageNet's terms",
         (Download("https://s3.amazonaws.com/deep-learning-models/image-models/"
                   "imagenet_class_index.json"),),
-        ("oewn_nouns.tsv.gz", "imagenet_class_index.json")),
+        ("oewn_nouns.tsv.gz", "imagenet_class_index.json"),
+        sample="the nouns of the drawn world as a tree, and its 38 classes",
+        truth="the tree itself", generators="exp.nb00e"),
 )
 
 
@@ -223,29 +231,37 @@ _TABLES = (
 )
 
 
-# cell 11da8e69 074f90 · What we know about a data set
+# cell 11da8e69 e90553 · What we know about a data set
 _PICTURES = (
     DataSource(
         "pascal_2007", "Pascal VOC 2007: 9,963 photographs with several labels each (1.6 GB)",
         "research use; each photograph under Flickr's terms",
-        (Download(_S3 + "fast-ai-imagelocal/pascal_2007.tgz"),), ("train.csv", "train/*.jpg")),
+        (Download(_S3 + "fast-ai-imagelocal/pascal_2007.tgz"),), ("train.csv", "train/*.jpg"),
+        sample="850 drawn scenes of up to four labelled things of seven kinds",
+        truth="kind and place of each thing", generators="exp.nb00c"),
     DataSource(
         "biwi", "Biwi Kinect heads: 15,678 frames of 24 people, with the head's centre (0.4 GB)",
         "research use only (Fanelli et al., ETH Zürich)",
         (Download(_S3 + "fast-ai-imagelocal/biwi_head_pose.tgz"),),
-        ("01/frame_*_rgb.jpg", "01/frame_*_pose.txt", "01/rgb.cal")),
+        ("01/frame_*_rgb.jpg", "01/frame_*_pose.txt", "01/rgb.cal"),
+        sample="480 frames of 24 drawn people who move their heads",
+        truth="the centre of each head", generators="exp.nb00c"),
     DataSource(
         "oxford_pets", "Oxford-IIIT Pet: 7,390 photographs of 37 breeds of cats and dogs (790 MB)",
         "CC BY-SA 4.0 (Parkhi et al., Oxford)",
         (Download("https://www.robots.ox.ac.uk/~vgg/data/pets/data/images.tar.gz",
                   "67195c5e1c01f1ab5f9b6a5d22b8c27a580d896ece458917e61d459337fa318d", "images"),),
-        ("images/*.jpg",)),
+        ("images/*.jpg",),
+        sample="480 drawn heads: four breeds of cats, four of dogs",
+        truth="ears and coat of each breed", generators="exp.nb00c"),
     DataSource(
         "imagenette", "Imagenette, 160 px: 13,394 photographs of ten easy classes (99 MB)",
         "ImageNet's terms: research, not commercial (selection by fast.ai, Apache-2.0)",
         (Download(_S3 + "fast-ai-imageclas/imagenette2-160.tgz",
                   "88daccb09b6fce93f45e6c09ddeb269cce705549e6bff322092a2a5a11489863"),),
-        ("train/*/*.JPEG", "val/*/*.JPEG")),
+        ("train/*/*.JPEG", "val/*/*.JPEG"),
+        sample="1,500 drawn pictures of ten classes: patterns on shapes",
+        truth="shape and pattern of each class", generators="exp.nb00c"),
     DataSource(
         "hymenoptera", "ants and bees: about 400 photographs in train/ and val/ (47 MB)",
         "ImageNet's terms: research, not commercial (selection by PyTorch's tutorial)",
@@ -256,7 +272,9 @@ _PICTURES = (
         "ImageNet's terms: research, not commercial (selection by Stanford's CS231n)",
         (Download("http://cs231n.stanford.edu/tiny-imagenet-200.zip"),),
         ("wnids.txt", "words.txt", "train/*/images/*.JPEG", "val/images/*.JPEG",
-         "val/val_annotations.txt")),
+         "val/val_annotations.txt"),
+        sample="1,400 drawn pictures of 28 classes with names",
+        truth="shape, pattern and colour of each class", generators="exp.nb00e"),
     DataSource(
         "lfw_landmarks", "Faces with five points each: eyes, nose, corners of the mouth (5 MB)",
         "research use (Sun, Wang, Tang; Labeled Faces in the Wild)",
@@ -486,13 +504,15 @@ def _one_at_a_time(folder: Path) -> Iterator[None]:
         lock.release()
 
 
-# cell 325a6680 7915ef · Complete or absent
+# cell 325a6680 3502e5 · Complete or absent
 def _flush_to_disk(folder: Path) -> None:
     """Wait until all files of a folder are written to the disk, and not only to its cache."""
-    for path in folder.rglob("*"):
-        if path.is_file():
-            with open(path, "rb+") as stream:
-                os.fsync(stream.fileno())
+    def flush(path: Path) -> None:
+        with open(path, "rb+") as stream:
+            os.fsync(stream.fileno())
+
+    with ThreadPoolExecutor(16) as pool:  # a disk writes many files at once as fast as one
+        list(pool.map(flush, (path for path in folder.rglob("*") if path.is_file())))
 
 
 # cell f424fd47 2109e5 · Complete or absent
@@ -571,10 +591,12 @@ def _full_folder(data: DataSource, progress: bool = True) -> Path:
         raise DataError(f"{error}.\n{_by_hand(data)}") from error
 
 
-# cell 62d55656 9064ad · Sample mode
+# cell 62d55656 614e0d · Sample mode
 def sample_version(generators: str = "exp.nb00b") -> str:
-    """Return a short hash that changes with the generators' code and with Python's version."""
+    """Return a short hash of the generators' code, of what it imports, and of Python's version."""
     source = Path(find_spec(generators).origin).read_bytes()
+    for module in re.findall(rb"^from (exp\.\w+) import", source, re.MULTILINE):
+        source += Path(find_spec(module.decode()).origin).read_bytes()
     return hashlib.sha256(source + platform.python_version().encode()).hexdigest()[:8]
 
 
@@ -587,7 +609,8 @@ def _sample_folder(data: DataSource) -> Path:
         have = ", ".join(d.name for d in DATASETS.values() if d.sample)
         raise NotImplementedError(f"{data.name!r} has no sample: set EXP_DATA=full for the real "
                                   f"data, {data.full}. There are samples of {have}")
-    generate = getattr(importlib.import_module(data.generators), f"make_{data.name}")
+    name = "make_" + data.name.replace("-", "_")
+    generate = getattr(importlib.import_module(data.generators), name)
     folder = cache_path() / f"sample-{sample_version(data.generators)}" / data.name
     return provide_folder(folder, data.files, generate)
 
