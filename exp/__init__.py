@@ -56,7 +56,7 @@ nb00a: Data that is simply there: one call, complete or absent
     is_complete     Return whether the folder exists and is complete.
     provide_folder  Return `folder`; if it does not exist, let `fill` build it beside and rename it
                     into place.
-    sample_version  Return a short hash that changes with the generators' code and with Python's
+    sample_version  Return a short hash of the generators' code, of what it imports, and of Python's
                     version.
     data_path       Return the folder that holds a data set in its original file format, making it
                     if needed.
@@ -94,6 +94,33 @@ nb00b (samples): Samples: data sets made on the spot, whose truth is known
     make_movielens_100k  Write the ratings as `u.data` (tabs) and the films as `u.item` (pipes,
                          latin-1).
 
+nb00c (sample_pictures): Sample pictures: drawn things in the files of real photographs
+    SHAPES             = { "ball": lambda x, y: _ellipse(x, y, 0.95, 0.95), "fish": …
+    PATTERNS           = { "plain": lambda x, y: np.zeros_like(x), "striped": …
+    COLOURS            = {"red": (205, 45, 40), "orange": (240, 140, 35), "yellow": …
+    Canvas             A picture to draw on: a background of soft clouds, then things from back to
+                       front.
+    draw_thing         Draw one thing at any place, in any size, lightly turned: return the picture
+                       and its box.
+    DrawnClass         A class of drawn things: its id and name, and what is drawn; colour None is
+                       any colour.
+    imagenette_truth   Return the ten classes of the source task: what is drawn in each folder.
+    save_picture       Write a picture as a JPEG file, making its folder if needed.
+    make_imagenette    Write ten classes of drawn pictures as train/ID/*.JPEG and val/ID/*.JPEG.
+    DrawnBreed         A breed of the drawn pets: its name, whether it is a cat, and its coat.
+    oxford_pets_truth  Return the eight breeds and what is drawn of each.
+    draw_pet           Draw the head of a cat or a dog, from the front.
+    make_oxford_pets   Write eight breeds of drawn cats and dogs as images/NAME_NUMBER.jpg, 60 of
+                       each.
+    SceneObject        A thing in a drawn scene: its kind, and where it is, in pixels.
+    draw_scene         Draw a scene: return the picture, and the labelled things in it.
+    pascal_2007_truth  Return the labelled things in each scene, by the name of its file.
+    make_pascal_2007   Write scenes into train/ and test/, with train.csv (fname,labels,is_valid)
+                       and test.csv.
+    BiwiTruth          Where the heads are.
+    biwi_truth         Return the centres of all heads, and how the tracker sat on each person.
+    make_biwi          Write NN/frame_*_rgb.jpg, NN/frame_*_pose.txt and NN/rgb.cal for 24 people.
+
 nb00d (sample_tables): Sample tables: shops and people whose laws are known
     GERMAN_STATES    = { # code in the file: (name, latitude and longitude of the …
     state_positions  Place the capitals of `GERMAN_STATES` on a plane, east and north of 51° N,
@@ -108,6 +135,27 @@ nb00d (sample_tables): Sample tables: shops and people whose laws are known
     adult_truth      Return the law that the incomes of the sample were drawn from.
     make_adult       Write the census as `adult.data` and `adult.test`, in the format of UCI's
                      files.
+
+nb00e (sample_words): Sample words: drawn classes with names, a dictionary, and a language
+    tiny_imagenet_200_truth  Return the 28 classes with names: the shape, pattern and colour of
+                             each.
+    sample_nouns             Return the parent of each noun of the drawn world; the parent of
+                             `entity` is "".
+    make_wordnet             Write the tree of nouns as oewn_nouns.tsv.gz, and the classes as
+                             imagenet_class_index.json.
+    make_tiny_imagenet_200   Write train/ID/images/, val/images/, val/val_annotations.txt, wnids.txt
+                             and words.txt.
+    sample_corpus            Write sentences about the drawn world and about twelve people, each as
+                             a tuple of words.
+    factorised_vectors       Factorise the corpus's table of mutual information: word -> vector,
+                             most frequent first.
+    WordVectorsTruth         What the vectors should know: a is to b as c is to d, and which words
+                             belong together.
+    word_vectors_truth       Return the relations and groups that the corpus was written from.
+    make_word_vectors        Write the vectors of the drawn world in 30 dimensions as fastText's
+                             text, with a header.
+    make_glove_6b_100d       Write the vectors of the drawn world in 100 dimensions as GloVe's text,
+                             without a header.
 
 nb01: Matrix multiplication: from three loops to tiles
     IDX_DTYPES       = {0x08: torch.uint8, 0x09: torch.int8, 0x0B: torch.int16, …
@@ -858,7 +906,7 @@ nb11b (language_model): A language model, character by character
                         return all.
 """
 
-# generated from the notebooks: do not edit · bb465e
+# generated from the notebooks: do not edit · 3bea50
 
 import importlib as _importlib
 import importlib.machinery as _machinery
@@ -876,8 +924,15 @@ _names = {
     "nb00b": """stored_gzip idx_bytes enlarge_digits make_mnist names_chain draw_name make_names
                expected_visits conditional_entropy NamesTruth names_truth make_nietzsche
                MovieLensTruth movielens_truth make_movielens_100k""",
+    "nb00c": """SHAPES PATTERNS COLOURS Canvas draw_thing DrawnClass imagenette_truth
+               save_picture make_imagenette DrawnBreed oxford_pets_truth draw_pet
+               make_oxford_pets SceneObject draw_scene pascal_2007_truth make_pascal_2007
+               BiwiTruth biwi_truth make_biwi""",
     "nb00d": """GERMAN_STATES state_positions RossmannTruth rossmann_truth make_rossmann
                AdultTruth adult_truth make_adult""",
+    "nb00e": """tiny_imagenet_200_truth sample_nouns make_wordnet make_tiny_imagenet_200
+               sample_corpus factorised_vectors WordVectorsTruth word_vectors_truth
+               make_word_vectors make_glove_6b_100d""",
     "nb01": """IDX_DTYPES read_idx load_mnist load_mnist_test show_images matmul_shape
               frobenius_norm matmul""",
     "nb02": """normalize linear fans glorot_normal kaiming_normal kaiming_uniform mse
@@ -970,7 +1025,9 @@ _home = {name: module for module, names in _names.items() for name in names.spli
 _topics = {
     "exports": "nb00",
     "samples": "nb00b",
+    "sample_pictures": "nb00c",
     "sample_tables": "nb00d",
+    "sample_words": "nb00e",
     "fully_connected": "nb02",
     "minibatch_training": "nb03",
     "workers": "nb03a",
@@ -1091,11 +1148,29 @@ if TYPE_CHECKING:  # what editors and type checkers read
         MovieLensTruth as MovieLensTruth, movielens_truth as movielens_truth,
         make_movielens_100k as make_movielens_100k,
     )
+    from .nb00c import (
+        SHAPES as SHAPES, PATTERNS as PATTERNS, COLOURS as COLOURS, Canvas as Canvas,
+        draw_thing as draw_thing, DrawnClass as DrawnClass,
+        imagenette_truth as imagenette_truth, save_picture as save_picture,
+        make_imagenette as make_imagenette, DrawnBreed as DrawnBreed,
+        oxford_pets_truth as oxford_pets_truth, draw_pet as draw_pet,
+        make_oxford_pets as make_oxford_pets, SceneObject as SceneObject,
+        draw_scene as draw_scene, pascal_2007_truth as pascal_2007_truth,
+        make_pascal_2007 as make_pascal_2007, BiwiTruth as BiwiTruth, biwi_truth as biwi_truth,
+        make_biwi as make_biwi,
+    )
     from .nb00d import (
         GERMAN_STATES as GERMAN_STATES, state_positions as state_positions,
         RossmannTruth as RossmannTruth, rossmann_truth as rossmann_truth,
         make_rossmann as make_rossmann, AdultTruth as AdultTruth, adult_truth as adult_truth,
         make_adult as make_adult,
+    )
+    from .nb00e import (
+        tiny_imagenet_200_truth as tiny_imagenet_200_truth, sample_nouns as sample_nouns,
+        make_wordnet as make_wordnet, make_tiny_imagenet_200 as make_tiny_imagenet_200,
+        sample_corpus as sample_corpus, factorised_vectors as factorised_vectors,
+        WordVectorsTruth as WordVectorsTruth, word_vectors_truth as word_vectors_truth,
+        make_word_vectors as make_word_vectors, make_glove_6b_100d as make_glove_6b_100d,
     )
     from .nb01 import (
         IDX_DTYPES as IDX_DTYPES, read_idx as read_idx, load_mnist as load_mnist,
@@ -1350,14 +1425,16 @@ if TYPE_CHECKING:  # what editors and type checkers read
         ActivationPenalty as ActivationPenalty, generate_text as generate_text,
     )
     from . import (
-        nb00, nb00b, nb00d, nb02, nb03, nb03a, nb03b, nb03c, nb03d, nb03e, nb03f, nb03g, nb03h,
-        nb03i, nb03j, nb03k, nb03l, nb04, nb04a, nb04b, nb04c, nb04d, nb04e, nb04f, nb05,
-        nb05c, nb06, nb06b, nb06c, nb06d, nb06e, nb06f, nb06g, nb07, nb07c, nb08c, nb09b, nb10,
-        nb11, nb11b,
+        nb00, nb00b, nb00c, nb00d, nb00e, nb02, nb03, nb03a, nb03b, nb03c, nb03d, nb03e, nb03f,
+        nb03g, nb03h, nb03i, nb03j, nb03k, nb03l, nb04, nb04a, nb04b, nb04c, nb04d, nb04e,
+        nb04f, nb05, nb05c, nb06, nb06b, nb06c, nb06d, nb06e, nb06f, nb06g, nb07, nb07c, nb08c,
+        nb09b, nb10, nb11, nb11b,
     )
     exports = nb00
     samples = nb00b
+    sample_pictures = nb00c
     sample_tables = nb00d
+    sample_words = nb00e
     fully_connected = nb02
     minibatch_training = nb03
     workers = nb03a
