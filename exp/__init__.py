@@ -790,6 +790,37 @@ nb07 (data_block): The data block: from files to batches
     DataBlock      How a kind of source becomes batches: its blocks, its functions, its split, its
                    transforms.
 
+nb07a (augmentation): Augmentation: more pictures from the ones you have
+    resample               Resample each picture once: the pixel at place p of the new one comes
+                           from matrix · p.
+    move_points            Move points as `resample` moves the pictures.
+    GeometricTransform     A change of where pixels come from, with other random numbers for each
+                           picture of a batch.
+    Flip                   Mirror a picture, with these probabilities, from side to side and upside
+                           down.
+    Rotate                 Turn a picture by up to some degrees to either side, with probability
+                           `p`.
+    Zoom                   Enlarge a picture by up to a factor, with probability `p`, and show a
+                           random part of it.
+    Shift                  Move a picture by up to a share of its sides in each direction, with
+                           probability `p`.
+    RandomResizedCrop      Show a random part of a picture at a size; in validation, the largest
+                           part in the middle.
+    Geometry               Change pictures, and the points in them, by several geometric transforms
+                           with one resampling.
+    relight                Change the light of each picture by three factors, 1 for none; pixels
+                           stay in 0..1.
+    Lighting               Change brightness, contrast and saturation of each picture, each with
+                           probability `p`.
+    RandomErasing          Cover a rectangle of each picture, with probability `p`; points stay
+                           where they are.
+    standard_augmentation  Return batch transforms for photographs: crop, flip and turn in one
+                           resampling, then light.
+    MixUp                  Train on mixtures of two pictures, with the same mixture of the losses of
+                           their targets.
+    predict_augmented      Return outputs and targets as `get_preds`: means over the pictures and
+                           `n` changed versions.
+
 nb07c (pretrained): A network that has seen a million photographs
     SamePadConv2d            Convolve with TensorFlow's "same" padding: out = ⌈in / stride⌉, the odd
                              row below and right.
@@ -906,7 +937,7 @@ nb11b (language_model): A language model, character by character
                         return all.
 """
 
-# generated from the notebooks: do not edit · 3bea50
+# generated from the notebooks: do not edit · a72fdd
 
 import importlib as _importlib
 import importlib.machinery as _machinery
@@ -1005,6 +1036,9 @@ _names = {
                GrandparentSplitter item_at check_split describe_value run_step""",
     "nb07": """BlockPipeline BlockDataset BlockLoader BlockDatasets find_vocab BlockLoaders
               DataBlock""",
+    "nb07a": """resample move_points GeometricTransform Flip Rotate Zoom Shift RandomResizedCrop
+               Geometry relight Lighting RandomErasing standard_augmentation MixUp
+               predict_augmented""",
     "nb07c": """SamePadConv2d same_padding InvertedResidual LITE0_STAGES EfficientNetLite
                published_names EFFICIENTNET_LITE_STATS lite0_weights_path efficientnet_lite0
                RESNET_WEIGHTS pretrained_resnet""",
@@ -1059,6 +1093,7 @@ _topics = {
     "picture_blocks": "nb06f",
     "splits": "nb06g",
     "data_block": "nb07",
+    "augmentation": "nb07a",
     "pretrained": "nb07c",
     "dates": "nb08c",
     "tabular": "nb09b",
@@ -1383,6 +1418,14 @@ if TYPE_CHECKING:  # what editors and type checkers read
         BlockLoader as BlockLoader, BlockDatasets as BlockDatasets, find_vocab as find_vocab,
         BlockLoaders as BlockLoaders, DataBlock as DataBlock,
     )
+    from .nb07a import (
+        resample as resample, move_points as move_points,
+        GeometricTransform as GeometricTransform, Flip as Flip, Rotate as Rotate, Zoom as Zoom,
+        Shift as Shift, RandomResizedCrop as RandomResizedCrop, Geometry as Geometry,
+        relight as relight, Lighting as Lighting, RandomErasing as RandomErasing,
+        standard_augmentation as standard_augmentation, MixUp as MixUp,
+        predict_augmented as predict_augmented,
+    )
     from .nb07c import (
         SamePadConv2d as SamePadConv2d, same_padding as same_padding,
         InvertedResidual as InvertedResidual, LITE0_STAGES as LITE0_STAGES,
@@ -1427,8 +1470,8 @@ if TYPE_CHECKING:  # what editors and type checkers read
     from . import (
         nb00, nb00b, nb00c, nb00d, nb00e, nb02, nb03, nb03a, nb03b, nb03c, nb03d, nb03e, nb03f,
         nb03g, nb03h, nb03i, nb03j, nb03k, nb03l, nb04, nb04a, nb04b, nb04c, nb04d, nb04e,
-        nb04f, nb05, nb05c, nb06, nb06b, nb06c, nb06d, nb06e, nb06f, nb06g, nb07, nb07c, nb08c,
-        nb09b, nb10, nb11, nb11b,
+        nb04f, nb05, nb05c, nb06, nb06b, nb06c, nb06d, nb06e, nb06f, nb06g, nb07, nb07a, nb07c,
+        nb08c, nb09b, nb10, nb11, nb11b,
     )
     exports = nb00
     samples = nb00b
@@ -1466,6 +1509,7 @@ if TYPE_CHECKING:  # what editors and type checkers read
     picture_blocks = nb06f
     splits = nb06g
     data_block = nb07
+    augmentation = nb07a
     pretrained = nb07c
     dates = nb08c
     tabular = nb09b
