@@ -843,15 +843,23 @@ nb07c (pretrained): A network that has seen a million photographs
                              cache or the network.
 
 nb08c (dates): Dates: what a calendar tells a model
-    check_columns   Refuse a table that lacks a column, has one twice, or is no table.
-    column_kind     Return "numbers" (truth values too), "text", or "" for a column without any
-                    value.
-    column_numbers  Return a column as float64, NaN where a number is missing.
-    add_date_parts  Take a date apart: year, month, week, day, weekday (from 0), day of the year,
-                    and more.
-    add_elapsed     Count the days since the last event of a row's group and until its next one.
-    add_past_mean   Average a value over a past window of a row's group: the days day-gap-window+1
-                    .. day-gap.
+    check_columns        Refuse a table that lacks a column, has one twice, or is no table.
+    column_kind          Return "numbers" (truth values too), "text", or "" for a column without any
+                         value.
+    column_numbers       Return a column as float64, NaN where a number is missing.
+    add_date_parts       Take a date apart: year, month, week, day, weekday (from 0), day of the
+                         year, and more.
+    add_elapsed          Count the days since the last event of a row's group and until its next
+                         one.
+    add_past_mean        Average a value over a past window of a row's group: the days
+                         day-gap-window+1 .. day-gap.
+    ROSSMANN_CATEGORIES  = ( "Store Weekday Year Month Week Day Promo StateHoliday …
+    ROSSMANN_NUMBERS     = ( "LogDistance Days DayOfYear Closed_since Closed_until …
+    ROSSMANN_PAST        = "Past63 Past182 Past364 Past800 Recent LastYear …
+    read_rossmann        Join the four files: training rows, then test rows, whose Sales and
+                         Customers are missing.
+    rossmann_table       Return all days with the columns `ROSSMANN_CATEGORIES`, `ROSSMANN_NUMBERS`,
+                         `ROSSMANN_PAST`.
 
 nb09b (tabular): Tables: from a CSV file to a forecast
     Categorify         Number the levels of each column: 0 is a level never seen, 1 a missing value
@@ -937,7 +945,7 @@ nb11b (language_model): A language model, character by character
                         return all.
 """
 
-# generated from the notebooks: do not edit · a72fdd
+# generated from the notebooks: do not edit · a0ab4d
 
 import importlib as _importlib
 import importlib.machinery as _machinery
@@ -1043,7 +1051,8 @@ _names = {
                published_names EFFICIENTNET_LITE_STATS lite0_weights_path efficientnet_lite0
                RESNET_WEIGHTS pretrained_resnet""",
     "nb08c": """check_columns column_kind column_numbers add_date_parts add_elapsed
-               add_past_mean""",
+               add_past_mean ROSSMANN_CATEGORIES ROSSMANN_NUMBERS ROSSMANN_PAST read_rossmann
+               rossmann_table""",
     "nb09b": """Categorify FillMissing Normalize TablePreprocessor table_loaders embedding_size
                TabularModel TablePredictor rmspe mape""",
     "nb10": """read_names CharacterVocab NameSplit split_lines split_by_name make_contexts
@@ -1438,6 +1447,9 @@ if TYPE_CHECKING:  # what editors and type checkers read
         check_columns as check_columns, column_kind as column_kind,
         column_numbers as column_numbers, add_date_parts as add_date_parts,
         add_elapsed as add_elapsed, add_past_mean as add_past_mean,
+        ROSSMANN_CATEGORIES as ROSSMANN_CATEGORIES, ROSSMANN_NUMBERS as ROSSMANN_NUMBERS,
+        ROSSMANN_PAST as ROSSMANN_PAST, read_rossmann as read_rossmann,
+        rossmann_table as rossmann_table,
     )
     from .nb09b import (
         Categorify as Categorify, FillMissing as FillMissing, Normalize as Normalize,

@@ -1,12 +1,12 @@
 """Dates: what a calendar tells a model
 
-By the end you will have the parts of a date, the days since and until an event, and means of the past that use nothing of the future, as columns of any table.
+By the end you will have columns that a model can use, out of dates that it cannot: the parts of a date, the days since and until an event, and averages of the past that take nothing from the future.
 """
 
-# cell 5eb1ac95 a6284e · Dates: what a calendar tells a model
+# cell fb991896 a6284e · Dates: what a calendar tells a model
 from __future__ import annotations
 
-# generated from nbs/08c_dates.ipynb: do not edit · 1534ca
+# generated from nbs/08c_dates.ipynb: do not edit · d204f9
 __all__ = [
     "check_columns",
     "column_kind",
@@ -14,21 +14,27 @@ __all__ = [
     "add_date_parts",
     "add_elapsed",
     "add_past_mean",
+    "ROSSMANN_CATEGORIES",
+    "ROSSMANN_NUMBERS",
+    "ROSSMANN_PAST",
+    "read_rossmann",
+    "rossmann_table",
 ]
 
-# cell 5eb1ac95 d45f30 · Dates: what a calendar tells a model
+# cell fb991896 b62f02 · Dates: what a calendar tells a model
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 
-# cell 5eb1ac95 81aaf6 · Dates: what a calendar tells a model
+# cell fb991896 81aaf6 · Dates: what a calendar tells a model
 if TYPE_CHECKING:  # pandas is imported where a table is made
     from pandas import DataFrame, Series
 
 
-# cell 5e3b6a08 280c01 · Dates: what a calendar tells a model
+# cell 7d9fd5fe 280c01 · Columns that are what they seem
 def check_columns(frame: DataFrame, names: Iterable[str], use: str) -> None:
     """Refuse a table that lacks a column, has one twice, or is no table.
 
@@ -69,7 +75,7 @@ def column_kind(column: Series) -> str:
     return _KINDS[kind]
 
 
-# cell 7839ba96 cad15c · Dates: what a calendar tells a model
+# cell 35570869 cad15c · Columns that are what they seem
 def column_numbers(frame: DataFrame, name: str) -> np.ndarray:
     """Return a column as float64, NaN where a number is missing.
 
@@ -87,7 +93,7 @@ def column_numbers(frame: DataFrame, name: str) -> np.ndarray:
     return values
 
 
-# cell b1490dd3 63d14e · Dates: what a calendar tells a model
+# cell 06590fcf 65b012 · The parts of a date
 def _as_dates(frame: DataFrame, column: str, date_format: str | None) -> Series:
     """Return a column as dates.
 
@@ -109,6 +115,7 @@ def _as_dates(frame: DataFrame, column: str, date_format: str | None) -> Series:
     return dates
 
 
+# cell 12f0d5f6 a98ae0 · The parts of a date
 def add_date_parts(frame: DataFrame, column: str, prefix: str = "",
                    date_format: str | None = None) -> DataFrame:
     """Take a date apart: year, month, week, day, weekday (from 0), day of the year, and more.
@@ -119,8 +126,9 @@ def add_date_parts(frame: DataFrame, column: str, prefix: str = "",
     """
     dates = _as_dates(frame, column, date_format)
     parts = {"Year": dates.dt.year, "Month": dates.dt.month, "Week": dates.dt.isocalendar().week,
-             "Day": dates.dt.day, "Weekday": dates.dt.weekday, "DayOfYear": dates.dt.day_of_year,
-             "MonthStart": dates.dt.is_month_start, "MonthEnd": dates.dt.is_month_end,
+             "Day": dates.dt.day, "Weekday": dates.dt.day_of_week,
+             "DayOfYear": dates.dt.day_of_year, "MonthStart": dates.dt.is_month_start,
+             "MonthEnd": dates.dt.is_month_end,
              "Days": (dates - np.datetime64("1970-01-01")).dt.days}
     parts = {prefix + name: values.astype("int64") for name, values in parts.items()}
     if taken := [name for name in parts if name in frame.columns]:
@@ -128,7 +136,7 @@ def add_date_parts(frame: DataFrame, column: str, prefix: str = "",
     return frame.assign(**{column: dates}, **parts)
 
 
-# cell 26c00c11 b8a1a6 · Dates: what a calendar tells a model
+# cell 7fae5a29 ae94d3 · Days since and days until
 def _groups_and_days(frame: DataFrame, by: str | Sequence[str], date: str,
                      date_format: str | None) -> tuple[np.ndarray, np.ndarray]:
     """Number each row's group and count its day. Shape: (N,) int64 both."""
@@ -146,6 +154,7 @@ def _day_keys(groups: np.ndarray, days: np.ndarray, margin: int) -> tuple[np.nda
     return groups * span + days - first, span
 
 
+# cell 080fbc55 009af2 · Days since and days until
 def add_elapsed(frame: DataFrame, event: str, by: str | Sequence[str], date: str,
                 date_format: str | None = None) -> DataFrame:
     """Count the days since the last event of a row's group and until its next one.
@@ -171,7 +180,7 @@ def add_elapsed(frame: DataFrame, event: str, by: str | Sequence[str], date: str
     return frame.assign(**{f"{event}_since": gaps[0], f"{event}_until": gaps[1]})
 
 
-# cell 9952f05f 14fb2e · Dates: what a calendar tells a model
+# cell c4182a38 14fb2e · The past, and nothing of the future
 def add_past_mean(frame: DataFrame, value: str, by: str | Sequence[str], date: str, name: str,
                   gap: int, window: int, date_format: str | None = None) -> DataFrame:
     """Average a value over a past window of a row's group: the days day-gap-window+1 .. day-gap.
@@ -194,3 +203,62 @@ def add_past_mean(frame: DataFrame, value: str, by: str | Sequence[str], date: s
     sums = total[np.maximum(end, begin)] - total[begin]
     mean = np.where(n > 0, sums / np.maximum(n, 1), np.nan)
     return frame.assign(**{name: mean})
+
+
+# cell 0090798c 319b0f · One table from four files
+_MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sept Oct Nov Dec".split()
+ROSSMANN_CATEGORIES = (
+    "Store Weekday Year Month Week Day Promo StateHoliday SchoolHoliday StoreType Assortment "
+    "PromoInterval State RivalMonths Promo2Weeks Promo2Month").split()
+ROSSMANN_NUMBERS = (
+    "LogDistance Days DayOfYear Closed_since Closed_until Promo_since Promo_until Holiday_since "
+    "Holiday_until SchoolHoliday_since SchoolHoliday_until ClosedShare").split()
+ROSSMANN_PAST = "Past63 Past182 Past364 Past800 Recent LastYear SameSeason".split()
+
+
+def read_rossmann(folder: Path) -> DataFrame:
+    """Join the four files: training rows, then test rows, whose Sales and Customers are missing.
+
+    The eleven rows of the test table that do not say so are taken to be open.
+    """
+    import pandas as pd
+
+    text = {"StateHoliday": str}
+    days = [pd.read_csv(folder / f"{part}.csv", dtype=text) for part in ("train", "test")]
+    stores = pd.read_csv(folder / "store.csv").merge(pd.read_csv(folder / "store_states.csv"),
+                                                     on="Store")
+    table = pd.concat(days, ignore_index=True).merge(stores, on="Store", how="left")
+    return table.assign(Open=table.Open.fillna(1).astype("int64"))
+
+
+# cell f5ca7a1d 095704 · One table from four files
+def rossmann_table(folder: Path, gap: int = 48) -> DataFrame:
+    """Return all days with the columns `ROSSMANN_CATEGORIES`, `ROSSMANN_NUMBERS`, `ROSSMANN_PAST`.
+
+    Averages of log sales end `gap` days before a row. Elapsed days are cut at 30 or 60.
+    """
+    table = add_date_parts(read_rossmann(folder), "Date")
+    table["Closed"], table["Holiday"] = table.Open == 0, table.StateHoliday != "0"
+    for event, limit in (("Closed", 30), ("Promo", 30), ("Holiday", 60), ("SchoolHoliday", 60)):
+        table = add_elapsed(table, event, "Store", "Date")
+        for name in (f"{event}_since", f"{event}_until"):
+            table[name] = table[name].clip(upper=limit).fillna(limit)
+    rival = (table.Year - table.CompetitionOpenSinceYear) * 12
+    rival += table.Month - table.CompetitionOpenSinceMonth
+    table["RivalMonths"] = rival.clip(-1, 24).fillna(-1).astype("int64")
+    table["LogDistance"] = np.log(table.CompetitionDistance)
+    weeks = (table.Year - table.Promo2SinceYear) * 52 + table.Week - table.Promo2SinceWeek
+    table["Promo2Weeks"] = weeks.clip(-1, 25).fillna(-1).astype("int64")
+    table["PromoInterval"] = table.PromoInterval.fillna("none")
+    months = zip(table.Month, table.PromoInterval, strict=True)
+    in_interval = np.array([_MONTHS[month - 1] in interval for month, interval in months])
+    table["Promo2Month"] = in_interval & (table.Promo2Weeks >= 0)
+    table["LogSales"] = np.log(table.Sales.where(table.Sales > 0))
+    same = ["Store", "Weekday", "Promo"]
+    for days in (63, 182, 364, 800):
+        table = add_past_mean(table, "LogSales", same, "Date", f"Past{days}", gap, days)
+    table = add_past_mean(table, "LogSales", same[::2], "Date", "Recent", gap, 28)
+    table = add_past_mean(table, "LogSales", same[::2], "Date", "LastYear", 361, 14)
+    table = add_past_mean(table, "LogSales", same[:2], "Date", "SameSeason", 330, 70)
+    table["Shut"] = table.Closed.astype("float64")
+    return add_past_mean(table, "Shut", "Store", "Date", "ClosedShare", 1, 14).drop(columns="Shut")
