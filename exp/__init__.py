@@ -861,6 +861,33 @@ nb08c (dates): Dates: what a calendar tells a model
     rossmann_table       Return all days with the columns `ROSSMANN_CATEGORIES`, `ROSSMANN_NUMBERS`,
                          `ROSSMANN_PAST`.
 
+nb09 (collab): Collaborative filtering: films by the people who watched them
+    Ratings               Who rated what: the places of users and items among their sorted ids, and
+                          the ratings.
+    read_movielens        Read `u.data` and `u.item` of MovieLens 100K: the ratings, and the titles
+                          by film's id.
+    sum_by_place          Add up the values that belong to each place 0..n-1: (N,) -> (n,).
+    least_squares_biases  Return the mean and the biases of users and items, by least squares with a
+                          ridge.
+    biases_apart          Make two parameter groups: the factors, and the biases with a weight decay
+                          of their own.
+    ratings_learner       Return a Learner for a model of (users, items) -> ratings, with AdamW and
+                          squared errors.
+    squeeze               Map scores into a range by a sigmoid; None leaves them as they are.
+    CollabModel           Predict ratings from factors and biases of users and items, inside a
+                          range.
+    FoldedFactors         A trained model as plain tables: centred factors and biases, and the mean
+                          score.
+    PrincipalComponents   The directions along which the rows of a table differ most, largest first.
+    principal_components  Find the first `k` principal components of the rows of x (N, D).
+
+nb09a (recommender): A recommender for daily use
+    Recommendations  The best items for one user, best first; its repr is a table.
+    Recommender      Learn from ratings; then predict, recommend, find similar items, and meet new
+                     users.
+    recall_at        Return the mean share of each user's relevant items among the `k` best that are
+                     not seen.
+
 nb09b (tabular): Tables: from a CSV file to a forecast
     Categorify         Number the levels of each column: 0 is a level never seen, 1 a missing value
                        if there were.
@@ -945,7 +972,7 @@ nb11b (language_model): A language model, character by character
                         return all.
 """
 
-# generated from the notebooks: do not edit · a0ab4d
+# generated from the notebooks: do not edit · e1466d
 
 import importlib as _importlib
 import importlib.machinery as _machinery
@@ -1053,6 +1080,10 @@ _names = {
     "nb08c": """check_columns column_kind column_numbers add_date_parts add_elapsed
                add_past_mean ROSSMANN_CATEGORIES ROSSMANN_NUMBERS ROSSMANN_PAST read_rossmann
                rossmann_table""",
+    "nb09": """Ratings read_movielens sum_by_place least_squares_biases biases_apart
+              ratings_learner squeeze CollabModel FoldedFactors PrincipalComponents
+              principal_components""",
+    "nb09a": """Recommendations Recommender recall_at""",
     "nb09b": """Categorify FillMissing Normalize TablePreprocessor table_loaders embedding_size
                TabularModel TablePredictor rmspe mape""",
     "nb10": """read_names CharacterVocab NameSplit split_lines split_by_name make_contexts
@@ -1105,6 +1136,8 @@ _topics = {
     "augmentation": "nb07a",
     "pretrained": "nb07c",
     "dates": "nb08c",
+    "collab": "nb09",
+    "recommender": "nb09a",
     "tabular": "nb09b",
     "makemore": "nb10",
     "rnn": "nb11",
@@ -1451,6 +1484,16 @@ if TYPE_CHECKING:  # what editors and type checkers read
         ROSSMANN_PAST as ROSSMANN_PAST, read_rossmann as read_rossmann,
         rossmann_table as rossmann_table,
     )
+    from .nb09 import (
+        Ratings as Ratings, read_movielens as read_movielens, sum_by_place as sum_by_place,
+        least_squares_biases as least_squares_biases, biases_apart as biases_apart,
+        ratings_learner as ratings_learner, squeeze as squeeze, CollabModel as CollabModel,
+        FoldedFactors as FoldedFactors, PrincipalComponents as PrincipalComponents,
+        principal_components as principal_components,
+    )
+    from .nb09a import (
+        Recommendations as Recommendations, Recommender as Recommender, recall_at as recall_at,
+    )
     from .nb09b import (
         Categorify as Categorify, FillMissing as FillMissing, Normalize as Normalize,
         TablePreprocessor as TablePreprocessor, table_loaders as table_loaders,
@@ -1483,7 +1526,7 @@ if TYPE_CHECKING:  # what editors and type checkers read
         nb00, nb00b, nb00c, nb00d, nb00e, nb02, nb03, nb03a, nb03b, nb03c, nb03d, nb03e, nb03f,
         nb03g, nb03h, nb03i, nb03j, nb03k, nb03l, nb04, nb04a, nb04b, nb04c, nb04d, nb04e,
         nb04f, nb05, nb05c, nb06, nb06b, nb06c, nb06d, nb06e, nb06f, nb06g, nb07, nb07a, nb07c,
-        nb08c, nb09b, nb10, nb11, nb11b,
+        nb08c, nb09, nb09a, nb09b, nb10, nb11, nb11b,
     )
     exports = nb00
     samples = nb00b
@@ -1524,6 +1567,8 @@ if TYPE_CHECKING:  # what editors and type checkers read
     augmentation = nb07a
     pretrained = nb07c
     dates = nb08c
+    collab = nb09
+    recommender = nb09a
     tabular = nb09b
     makemore = nb10
     rnn = nb11
