@@ -17,7 +17,7 @@ __all__ = [
     "make_glove_6b_100d",
 ]
 
-# cell 9b29e51f c5ff65 · Sample words: drawn classes with names, a dictionary, and a language
+# cell 9bc417e8 c5ff65 · Sample words: drawn classes with names, a dictionary, and a language
 import json
 import random
 from collections import Counter
@@ -32,18 +32,18 @@ from exp.nb00b import stored_gzip
 from exp.nb00c import DrawnClass, draw_thing, imagenette_truth, save_picture
 
 
-# cell f68ed95c 756b8d · tiny-imagenet-200: classes with names
+# cell 075e7f74 e66072 · tiny-imagenet-200: classes with names
 _CLASS_TABLE = """
-    fish: goldfish plain orange, perch striped green, trout spotted blue, carp checked yellow
-    beetle: scarab plain green, chafer striped yellow, ladybird spotted red, weevil checked blue
-    butterfly: brimstone plain yellow, swallowtail striped white, ringlet spotted orange,
+    fish: goldfish plain yellow, perch striped blue, trout spotted white, carp checked red
+    beetle: scarab plain blue, chafer striped yellow, ladybird spotted red, weevil checked white
+    butterfly: brimstone plain yellow, swallowtail striped white, ringlet spotted blue,
         checkerspot checked red
-    flower: poppy plain red, crocus striped blue, lily spotted white, pansy checked yellow
-    ball: balloon plain blue, beach_ball striped orange, football spotted white,
-        mirrorball checked green
-    mushroom: champignon plain white, turkeytail striped orange, toadstool spotted red,
-        morel checked yellow
-    cloth: towel plain orange, awning striped red, bandana spotted green, tablecloth checked blue
+    flower: poppy plain red, crocus striped blue, lily spotted yellow, pansy checked white
+    ball: balloon plain blue, beach_ball striped red, football spotted white,
+        mirrorball checked yellow
+    mushroom: champignon plain white, turkeytail striped yellow, toadstool spotted red,
+        morel checked blue
+    cloth: towel plain white, awning striped red, bandana spotted yellow, tablecloth checked blue
 """
 
 
@@ -64,7 +64,7 @@ def tiny_imagenet_200_truth() -> tuple[DrawnClass, ...]:
     return tuple(classes)
 
 
-# cell 7859476d ab1e79 · A small dictionary
+# cell aef2dd93 5a701a · A small dictionary
 _TREE = """
     entity: object, abstraction
     object: living_thing, artefact
@@ -80,7 +80,7 @@ _TREE = """
     adult: man, woman, king, queen, uncle, aunt, actor, actress
     child: boy, girl, prince, princess
     abstraction: colour, pattern, place
-    colour: red, orange, yellow, green, blue, white
+    colour: red, yellow, blue, white
     pattern: plain, striped, spotted, checked
     place: pond, river, leaf, soil, garden, meadow, field, playground, forest, wood, wall, line
 """
@@ -99,7 +99,7 @@ def sample_nouns() -> dict[str, str]:
     return parents | {kind.name: kind.shape for kind in tiny_imagenet_200_truth()}
 
 
-# cell 3c68e74b 7c34d2 · A small dictionary
+# cell ea99b6a0 7c34d2 · A small dictionary
 def make_wordnet(folder: Path) -> None:
     """Write the tree of nouns as oewn_nouns.tsv.gz, and the classes as imagenet_class_index.json.
 
@@ -119,7 +119,7 @@ def make_wordnet(folder: Path) -> None:
     (folder / "imagenet_class_index.json").write_bytes(index.encode("ascii"))
 
 
-# cell 2b0f5447 7efe65 · A small dictionary
+# cell 9f76e73e 7efe65 · A small dictionary
 def make_tiny_imagenet_200(folder: Path) -> None:
     """Write train/ID/images/, val/images/, val/val_annotations.txt, wnids.txt and words.txt.
 
@@ -143,7 +143,7 @@ def make_tiny_imagenet_200(folder: Path) -> None:
     (folder / "words.txt").write_bytes("".join(words).encode("ascii"))
 
 
-# cell 5f1f1f5d 240dde · A language about the drawn world
+# cell bb7ec8cb 240dde · A language about the drawn world
 _HABITS = {"fish": ("swims dives", "pond river"), "beetle": ("crawls digs", "leaf soil"),
            "butterfly": ("flies flutters", "garden meadow"),
            "flower": ("grows blooms", "garden meadow"),
@@ -161,7 +161,7 @@ _ABOUT_PEOPLE = ("the {c} said that {g} {w}", "{g} is the {c} of the {w}", "the 
                  "a {c} has {w} and {g} likes it", "{g} was a {c} before {g} {w}")
 
 
-# cell 3e193379 ba3a01 · A language about the drawn world
+# cell 39de4e98 ba3a01 · A language about the drawn world
 @cache
 def sample_corpus(n_sentences: int = 12_000, seed: int = 16) -> tuple[tuple[str, ...], ...]:
     """Write sentences about the drawn world and about twelve people, each as a tuple of words."""
@@ -184,7 +184,7 @@ def sample_corpus(n_sentences: int = 12_000, seed: int = 16) -> tuple[tuple[str,
     return tuple(sentences)
 
 
-# cell cdfd0550 da752f · Vectors from counts
+# cell 2f8b618d da752f · Vectors from counts
 @cache
 def factorised_vectors(dimensions: int, power: float = 0.5) -> dict[str, np.ndarray]:
     """Factorise the corpus's table of mutual information: word -> vector, most frequent first.
@@ -208,7 +208,7 @@ def factorised_vectors(dimensions: int, power: float = 0.5) -> dict[str, np.ndar
     return dict(zip(words, directions * values**power, strict=True))
 
 
-# cell 40845bc3 7dc104 · Vectors from counts
+# cell 90527495 7dc104 · Vectors from counts
 @dataclass(frozen=True)
 class WordVectorsTruth:
     """What the vectors should know: a is to b as c is to d, and which words belong together."""
