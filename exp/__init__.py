@@ -842,6 +842,24 @@ nb07c (pretrained): A network that has seen a million photographs
     pretrained_resnet        Return a ResNet with torchvision's weights: from `path`, or else the
                              cache or the network.
 
+nb07d (word_vectors): Word vectors: meaning from the company that words keep
+    normalize_rows          Divide vectors by their length, along the last axis; zeros stay zeros.
+    cosine_similarity       Compute the cosine of the angle between vectors, along the last axis,
+                            broadcast.
+    skip_gram_pairs         List all pairs of a word and a neighbour at most `window` words away, as
+                            numbers.
+    NearestWords            Words with their cosines, the nearest first; prints itself as a line.
+    WordVectors             Words with a vector each, usually the most frequent first; `skipped`
+                            says what was left out.
+    SkipGram                Two vectors for each word, `words` and `contexts`; a pair's score is
+                            their product.
+    negative_sampling_loss  Compute the price of a batch of scores, the true neighbour's first, then
+                            the false ones'.
+    train_skip_gram         Learn word vectors by telling true neighbours from drawn ones; return
+                            them and the model.
+    read_word_vectors       Read word vectors from a text file of fastText (with a header) or GloVe
+                            (without), or a .gz.
+
 nb08c (dates): Dates: what a calendar tells a model
     check_columns        Refuse a table that lacks a column, has one twice, or is no table.
     column_kind          Return "numbers" (truth values too), "text", or "" for a column without any
@@ -972,7 +990,7 @@ nb11b (language_model): A language model, character by character
                         return all.
 """
 
-# generated from the notebooks: do not edit · e1466d
+# generated from the notebooks: do not edit · 269cf4
 
 import importlib as _importlib
 import importlib.machinery as _machinery
@@ -1077,6 +1095,8 @@ _names = {
     "nb07c": """SamePadConv2d same_padding InvertedResidual LITE0_STAGES EfficientNetLite
                published_names EFFICIENTNET_LITE_STATS lite0_weights_path efficientnet_lite0
                RESNET_WEIGHTS pretrained_resnet""",
+    "nb07d": """normalize_rows cosine_similarity skip_gram_pairs NearestWords WordVectors
+               SkipGram negative_sampling_loss train_skip_gram read_word_vectors""",
     "nb08c": """check_columns column_kind column_numbers add_date_parts add_elapsed
                add_past_mean ROSSMANN_CATEGORIES ROSSMANN_NUMBERS ROSSMANN_PAST read_rossmann
                rossmann_table""",
@@ -1135,6 +1155,7 @@ _topics = {
     "data_block": "nb07",
     "augmentation": "nb07a",
     "pretrained": "nb07c",
+    "word_vectors": "nb07d",
     "dates": "nb08c",
     "collab": "nb09",
     "recommender": "nb09a",
@@ -1476,6 +1497,13 @@ if TYPE_CHECKING:  # what editors and type checkers read
         lite0_weights_path as lite0_weights_path, efficientnet_lite0 as efficientnet_lite0,
         RESNET_WEIGHTS as RESNET_WEIGHTS, pretrained_resnet as pretrained_resnet,
     )
+    from .nb07d import (
+        normalize_rows as normalize_rows, cosine_similarity as cosine_similarity,
+        skip_gram_pairs as skip_gram_pairs, NearestWords as NearestWords,
+        WordVectors as WordVectors, SkipGram as SkipGram,
+        negative_sampling_loss as negative_sampling_loss, train_skip_gram as train_skip_gram,
+        read_word_vectors as read_word_vectors,
+    )
     from .nb08c import (
         check_columns as check_columns, column_kind as column_kind,
         column_numbers as column_numbers, add_date_parts as add_date_parts,
@@ -1526,7 +1554,7 @@ if TYPE_CHECKING:  # what editors and type checkers read
         nb00, nb00b, nb00c, nb00d, nb00e, nb02, nb03, nb03a, nb03b, nb03c, nb03d, nb03e, nb03f,
         nb03g, nb03h, nb03i, nb03j, nb03k, nb03l, nb04, nb04a, nb04b, nb04c, nb04d, nb04e,
         nb04f, nb05, nb05c, nb06, nb06b, nb06c, nb06d, nb06e, nb06f, nb06g, nb07, nb07a, nb07c,
-        nb08c, nb09, nb09a, nb09b, nb10, nb11, nb11b,
+        nb07d, nb08c, nb09, nb09a, nb09b, nb10, nb11, nb11b,
     )
     exports = nb00
     samples = nb00b
@@ -1566,6 +1594,7 @@ if TYPE_CHECKING:  # what editors and type checkers read
     data_block = nb07
     augmentation = nb07a
     pretrained = nb07c
+    word_vectors = nb07d
     dates = nb08c
     collab = nb09
     recommender = nb09a

@@ -3,7 +3,7 @@
 By the end you will have word vectors that a network of one layer learned from a guessing game, the theory that says what it must learn, and a reader for the vector files that others publish, which names every damaged line.
 """
 
-# cell 5379cba1 a6284e · Word vectors: meaning from the company that words keep
+# cell bb887bf9 a6284e · Word vectors: meaning from the company that words keep
 from __future__ import annotations
 
 # generated from nbs/07d_word_vectors.ipynb: do not edit · 018cd0
@@ -19,7 +19,7 @@ __all__ = [
     "read_word_vectors",
 ]
 
-# cell 5379cba1 cd0856 · Word vectors: meaning from the company that words keep
+# cell bb887bf9 cd0856 · Word vectors: meaning from the company that words keep
 import difflib
 import gzip
 import math
@@ -34,7 +34,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 
-# cell 600a929a c8ce29 · Normalise and compare, properly
+# cell d9cbe50c c8ce29 · Normalise and compare, properly
 def normalize_rows(x: Tensor, eps: float = 1e-12) -> Tensor:
     """Divide vectors by their length, along the last axis; zeros stay zeros.
 
@@ -51,7 +51,7 @@ def cosine_similarity(a: Tensor, b: Tensor, eps: float = 1e-8) -> Tensor:
     return (normalize_rows(a, eps) * normalize_rows(b, eps)).sum(-1)
 
 
-# cell 3c69a93e 05e066 · The game: a true neighbour or a false one?
+# cell f2b03ea2 05e066 · The game: a true neighbour or a false one?
 def skip_gram_pairs(sentences: Iterable[Sequence[str]], place: dict[str, int],
                     window: int = 4) -> Tensor:
     """List all pairs of a word and a neighbour at most `window` words away, as numbers.
@@ -70,7 +70,7 @@ def skip_gram_pairs(sentences: Iterable[Sequence[str]], place: dict[str, int],
     return torch.tensor(pairs).reshape(-1, 2)
 
 
-# cell 1c396f57 98daa8 · A table that can be asked
+# cell b62e0e79 98daa8 · A table that can be asked
 @dataclass(frozen=True)
 class NearestWords:
     """Words with their cosines, the nearest first; prints itself as a line."""
@@ -82,7 +82,7 @@ class NearestWords:
         return ", ".join(f"{w} {s:.2f}" for w, s in zip(self.words, self.cosines, strict=True))
 
 
-# cell b45ca6cd c6f86b · A table that can be asked
+# cell c69da8e5 dc656f · A table that can be asked
 @dataclass(frozen=True, eq=False)
 class WordVectors:
     """Words with a vector each, usually the most frequent first; `skipped` says what was left out.
@@ -128,8 +128,8 @@ class WordVectors:
     def phrase(self, text: str) -> Tensor | None:
         """Return the direction of a word, or the mean direction of a phrase's words; None if none.
 
-        Parts are separated by blanks, hyphens or underscores and looked up in small letters, without
-        a final 's; a part that has no vector leaves the phrase without one.
+        Parts are separated by blanks, hyphens or underscores and looked up in small letters,
+        without a final 's; a part that has no vector leaves the phrase without one.
         """
         words = text.lower().replace("_", " ").replace("-", " ").split()
         parts = [text] if text in self else [word.removesuffix("'s") for word in words]
@@ -154,7 +154,7 @@ class WordVectors:
         return self.nearest(b_ - a_ + c_, n, without=(a, b, c))
 
 
-# cell f390668d 15ffb9 · A table that can be asked
+# cell a5733667 15ffb9 · A table that can be asked
 class SkipGram(nn.Module):
     """Two vectors for each word, `words` and `contexts`; a pair's score is their product.
 
@@ -180,7 +180,7 @@ def negative_sampling_loss(scores: Tensor) -> Tensor:
     return (wrong.clamp_min(0) + torch.log1p(torch.exp(-wrong.abs()))).sum(1).mean()
 
 
-# cell 14552932 a55e36 · A table that can be asked
+# cell b0724ca0 a55e36 · A table that can be asked
 def train_skip_gram(sentences: Sequence[Sequence[str]], dimensions: int = 30, window: int = 4,
                     negatives: int = 5, n_epochs: int = 3, lr: float = 0.02, batch_size: int = 1024,
                     min_count: int = 1, seed: int = 0) -> tuple[WordVectors, SkipGram]:
@@ -214,7 +214,7 @@ def train_skip_gram(sentences: Sequence[Sequence[str]], dimensions: int = 30, wi
     return WordVectors(tuple(words), model.words.detach().clone()), model
 
 
-# cell 71541696 de5816 · Files of others
+# cell 74c1bc90 de5816 · Files of others
 def _numbers(parts: list[str], width: int, seen: set[str]) -> tuple[str, list[float]]:
     """Split the parts of a line into its word and its numbers.
 
@@ -244,7 +244,7 @@ def _is_number(text: str) -> bool:
     return True
 
 
-# cell fe4f8ea8 4b69a4 · Files of others
+# cell 7900295d 4b69a4 · Files of others
 def read_word_vectors(path: str | Path, words: Iterable[str] | None = None,
                       limit: int | None = None, damaged: str = "raise") -> WordVectors:
     """Read word vectors from a text file of fastText (with a header) or GloVe (without), or a .gz.
