@@ -860,6 +860,26 @@ nb07d (word_vectors): Word vectors: meaning from the company that words keep
     read_word_vectors       Read word vectors from a text file of fastText (with a header) or GloVe
                             (without), or a .gz.
 
+nb08 (vision): Transfer: a network trained elsewhere learns your pictures
+    ConcatPool        Put the mean and the maximum over all positions side by side.
+    VisionModel       A body that makes maps of features, `pool`, and a new linear `head`.
+    count_features    Return the number of channels that a body makes; weights and statistics stay
+                      as they are.
+    cut_head          Return all of a network but its pool and head: of ours, of a ResNet, or one
+                      with a `body`.
+    vision_model      Cut a network's head off and put a new one for `n_out` numbers in its place.
+    depth_groups      Make one parameter group of each block of the body, in order, and one of the
+                      head.
+    fine_tune         Train the head for some epochs, then everything, the first layers `spread`
+                      times slower.
+    fixed_statistics  Keep the layers that have running statistics in evaluation mode, in this
+                      block.
+    pooled_features   Return what body and pool make of a loader's pictures, and the targets, in
+                      evaluation mode.
+    fit_head          Train a linear head on features that were computed before; returns the record.
+    inherit_head      Begin each class of a head as the mixture of old classes that the old head
+                      sees in it.
+
 nb08c (dates): Dates: what a calendar tells a model
     check_columns        Refuse a table that lacks a column, has one twice, or is no table.
     column_kind          Return "numbers" (truth values too), "text", or "" for a column without any
@@ -990,7 +1010,7 @@ nb11b (language_model): A language model, character by character
                         return all.
 """
 
-# generated from the notebooks: do not edit · 269cf4
+# generated from the notebooks: do not edit · 8c59b5
 
 import importlib as _importlib
 import importlib.machinery as _machinery
@@ -1097,6 +1117,8 @@ _names = {
                RESNET_WEIGHTS pretrained_resnet""",
     "nb07d": """normalize_rows cosine_similarity skip_gram_pairs NearestWords WordVectors
                SkipGram negative_sampling_loss train_skip_gram read_word_vectors""",
+    "nb08": """ConcatPool VisionModel count_features cut_head vision_model depth_groups
+              fine_tune fixed_statistics pooled_features fit_head inherit_head""",
     "nb08c": """check_columns column_kind column_numbers add_date_parts add_elapsed
                add_past_mean ROSSMANN_CATEGORIES ROSSMANN_NUMBERS ROSSMANN_PAST read_rossmann
                rossmann_table""",
@@ -1156,6 +1178,7 @@ _topics = {
     "augmentation": "nb07a",
     "pretrained": "nb07c",
     "word_vectors": "nb07d",
+    "vision": "nb08",
     "dates": "nb08c",
     "collab": "nb09",
     "recommender": "nb09a",
@@ -1504,6 +1527,12 @@ if TYPE_CHECKING:  # what editors and type checkers read
         negative_sampling_loss as negative_sampling_loss, train_skip_gram as train_skip_gram,
         read_word_vectors as read_word_vectors,
     )
+    from .nb08 import (
+        ConcatPool as ConcatPool, VisionModel as VisionModel, count_features as count_features,
+        cut_head as cut_head, vision_model as vision_model, depth_groups as depth_groups,
+        fine_tune as fine_tune, fixed_statistics as fixed_statistics,
+        pooled_features as pooled_features, fit_head as fit_head, inherit_head as inherit_head,
+    )
     from .nb08c import (
         check_columns as check_columns, column_kind as column_kind,
         column_numbers as column_numbers, add_date_parts as add_date_parts,
@@ -1554,7 +1583,7 @@ if TYPE_CHECKING:  # what editors and type checkers read
         nb00, nb00b, nb00c, nb00d, nb00e, nb02, nb03, nb03a, nb03b, nb03c, nb03d, nb03e, nb03f,
         nb03g, nb03h, nb03i, nb03j, nb03k, nb03l, nb04, nb04a, nb04b, nb04c, nb04d, nb04e,
         nb04f, nb05, nb05c, nb06, nb06b, nb06c, nb06d, nb06e, nb06f, nb06g, nb07, nb07a, nb07c,
-        nb07d, nb08c, nb09, nb09a, nb09b, nb10, nb11, nb11b,
+        nb07d, nb08, nb08c, nb09, nb09a, nb09b, nb10, nb11, nb11b,
     )
     exports = nb00
     samples = nb00b
@@ -1595,6 +1624,7 @@ if TYPE_CHECKING:  # what editors and type checkers read
     augmentation = nb07a
     pretrained = nb07c
     word_vectors = nb07d
+    vision = nb08
     dates = nb08c
     collab = nb09
     recommender = nb09a
