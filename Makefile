@@ -62,10 +62,10 @@ test-slow: $(READY)
 	@$(PY) -m pytest -m slow
 
 notebooks: $(READY)
-	@$(PY) tools/run_notebook.py
+	@$(PY) tools/run_notebook.py $(if $(CI),--all)
 
 exported: $(READY)
-	@$(PY) tools/run_notebook.py --exported
+	@$(PY) tools/run_notebook.py --exported $(if $(CI),--all)
 
 export: $(READY)
 	@$(PY) tools/notebook2script.py

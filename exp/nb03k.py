@@ -254,14 +254,14 @@ def _describe_callbacks(callbacks: Iterable[Any]) -> dict[str, Any]:
     return found
 
 
-# cell 0691d8ca ce92b0 · A run
+# cell 0691d8ca 2096fe · A run
 def compare_runs(then: Mapping[str, Any], now: Mapping[str, Any], place: str) -> None:
     """Refuse to resume a run that differs; warn if a callback of one's own has come or gone.
 
     Raises: ValueError that names what differs and what to do.
     """
     there, here = then["callbacks"], now["callbacks"]
-    loose = [name for name in there.keys() ^ here.keys() if not name.startswith("exp.")]
+    loose = [name for name in there.keys() ^ here.keys() if name.partition(".")[0] != "exp"]
     both = [{**run, "callbacks": {k: v for k, v in run["callbacks"].items() if k not in loose}}
             for run in (then, now)]
     if found := differences(*both):

@@ -21,6 +21,10 @@ from engines import Engine
 from outcomes import STOPPED, Failure, Outcome, Task
 
 
+# what would start threads in the server: numpy's BLAS, and the allocator of pyarrow (with pandas)
+UNTHREADED = {"OPENBLAS_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
+
+
 class ForkEngine(Engine):
     """Run each notebook in a fork of one warm server."""
 
@@ -31,7 +35,7 @@ class ForkEngine(Engine):
         server = [sys.executable, str(Path(__file__).with_name("keeper.py"))]
         self.server = subprocess.Popen(
             [*server, str(theirs.fileno()), *modules], pass_fds=[theirs.fileno()],
-            env=self.env | {"OPENBLAS_NUM_THREADS": "1"},  # its threads would be in the server
+            env=self.env | UNTHREADED,
             stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, start_new_session=True,
         )  # fmt: skip
         theirs.close()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import hashlib
 import itertools
 import json
@@ -276,10 +277,7 @@ def read(path: str | Path) -> Notebook:
     in the middle of a merge, older than nbformat 4, or has cells without the parts of a cell.
     """
     path = Path(path)
-
-    def refuse(what: str, remedy: str, line: int | None = None) -> NotebookError:
-        return NotebookError([Problem(path, what, remedy, line=line)])
-
+    refuse = functools.partial(_refusal, path)
     try:
         text = path.read_bytes().decode("utf-8-sig")
     except UnicodeDecodeError as error:
@@ -291,6 +289,17 @@ def read(path: str | Path) -> Notebook:
         raise refuse(f"cannot be read: {error.strerror}", "check the path") from None
     except ValueError as error:  # a null character in the name
         raise refuse(f"cannot be read: {error}", "check the path") from None
+    return _parse(path, text)
+
+
+def _refusal(path: Path, what: str, remedy: str, line: int | None = None) -> NotebookError:
+    return NotebookError([Problem(path, what, remedy, line=line)])
+
+
+@functools.lru_cache(1000)
+def _parse(path: Path, text: str) -> Notebook:
+    """The notebook that a file's text is; once for each text, however often it is read."""
+    refuse = functools.partial(_refusal, path)
     if not text.strip():
         raise refuse("is an empty file", "delete it, or restore it with git")
     if "<<<<<<<" in text and (match := CONFLICT.search(text)):

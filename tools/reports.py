@@ -25,10 +25,13 @@ class Result:
     task: Task
     outcomes: dict[int, Outcome] = field(default_factory=dict)
     note: str = ""  # why none of its cells is run
+    remembered: bool = False  # it passed before, and nothing changed that can affect it
 
     @property
     def status(self) -> str:
         """Passed only if each cell that was to run ran to its end."""
+        if self.remembered:
+            return "passed"
         if 0 not in self.outcomes:
             return "not run"
         if self.task.steps and all(step.skip for step in self.task.steps):
@@ -36,6 +39,10 @@ class Result:
         numbers = {0, *(step.number for step in self.task.steps if not step.skip)}
         passed = {n for n, outcome in self.outcomes.items() if outcome.status == "passed"}
         return "passed" if numbers <= passed else "failed"
+
+    @property
+    def name(self) -> str:
+        return show(self.notebook.path)
 
     @property
     def seconds(self) -> float:
@@ -52,6 +59,8 @@ class Result:
         slowest = max(ran, key=lambda o: o.seconds, default=None)
         cells = f"{len(ran)}" + f" + {skipped} skipped" * bool(skipped)
         slow = f"cell {slowest.number}: {slowest.seconds:.1f} s" if slowest else ""
+        if self.remembered:
+            return show(self.notebook.path), "", f"{self.seconds:.1f}", "unchanged", self.status
         return show(self.notebook.path), cells, f"{self.seconds:.1f}", slow, self.status
 
 
@@ -78,6 +87,8 @@ class Results:
     def ran(self) -> bool:
         """Whether a cell ran, or a notebook failed before one could."""
         outcomes = (outcome for result in self for outcome in result.outcomes.values())
+        if any(result.remembered for result in self):
+            return True
         return any(o.status == "failed" or (o.number and o.status == "passed") for o in outcomes)
 
     def add(self, outcome: Outcome) -> Result:

@@ -8,31 +8,29 @@ report_files.py for tools) only read that stream.
 from __future__ import annotations
 
 import codecs
-import collections
 import contextlib
 import functools
 import json
 import math
 import os
-import queue
 import re
 import shutil
-import signal
 import subprocess
 import sys
-import threading
-from collections.abc import Iterator
 from pathlib import Path
 
 from engines import Engine
 from files import write_all
+from follow import follow
 from fork_engine import ForkEngine
 from kernel_engine import KernelEngine
+from memory import Memory
 from notebooks import Settings, ToolError, cli, settings, show
-from outcomes import Failure, Outcome, Task
+from outcomes import Task
 from plan import chosen, planned
 from report_files import save_outputs, write_html, write_junit
 from reports import Results
+from running import outcomes, report, say, stop_on_signal
 
 # what a word in a notebook or a module says is worth importing once, in the server
 WARM = {
@@ -97,57 +95,7 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-# --- outcomes ------------------------------------------------------------------------------------
-
-
-def outcomes(tasks: list[Task], engine: Engine, jobs: int, fail_fast: bool) -> Iterator[Outcome]:
-    """Run up to `jobs` notebooks at a time, and yield what becomes of their cells as it happens."""
-    todo, news, running = collections.deque(tasks), queue.SimpleQueue(), 0
-
-    def work(task: Task) -> None:
-        skips = [step for step in task.steps if step.skip]
-        for step in skips:
-            news.put(Outcome(task.path, step.number, "skipped"))
-        try:
-            if len(skips) == len(task.steps):
-                return news.put(Outcome(task.path, 0, "passed"))
-            for outcome in engine.run(task):
-                news.put(outcome)
-        except BaseException as error:
-            failure = Failure(f"the runner failed: {type(error).__name__}: {error}")
-            news.put(Outcome(task.path, 0, "failed", failures=(failure,)))
-
-    while running or todo:
-        while todo and running < jobs:
-            threading.Thread(target=work, args=[todo.popleft()], daemon=True).start()
-            running += 1
-        with contextlib.suppress(queue.Empty):
-            outcome = news.get(timeout=0.2)
-            yield outcome
-            running -= outcome.number == 0
-            if fail_fast and outcome.status == "failed":
-                todo.clear()
-        if engine.stopped:
-            todo.clear()
-
-
-@contextlib.contextmanager
-def stop_on_signal(engine: Engine) -> Iterator[None]:
-    """On Ctrl-C or SIGTERM the running notebooks end, and the report says so."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {
-        number: signal.signal(
-            number, lambda n, _: engine.stop(f"stopped: the runner got {signal.Signals(n).name}")
-        )
-        for number in (signal.SIGINT, signal.SIGTERM)
-    }
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+# --- timings ------------------------------------------------------------------------------------
 
 
 class Timings:
@@ -213,11 +161,15 @@ def run_notebook(
     fail_fast: bool = False,
     engine: str = "",
     nbs: str = "",
+    all: bool = False,
+    watch: bool = False,
 ) -> Results:
     """Run notebooks as tests, each from top to bottom in a process of its own.
 
     A notebook passes only if each of its cells, but for those marked to be skipped, ran to its end
-    and nothing failed on the way: no thread, task, magic or command either.
+    and nothing failed on the way: no thread, task, magic or command either. On built-in data what
+    passed is remembered, and runs again when something changed that can affect it; notebooks that
+    are named run in any case, and so do all with --save, --html or --junit.
 
     Args:
         notebooks: files; none means all of the folder nbs.
@@ -234,6 +186,8 @@ def run_notebook(
         fail_fast: start no further notebook after a failure.
         engine: fork (Linux) or kernel.
         nbs: the folder of the notebooks; by default what settings.ini says.
+        all: run what passed and did not change, too.
+        watch: stay, and after each save export the notebooks and run what it affects.
     """
     home = settings()
     given_data = data or os.environ.get("EXP_DATA")
@@ -251,23 +205,43 @@ def run_notebook(
     jobs = number("--jobs is how many notebooks run at a time, 0 or more", jobs, int)
 
     timings = Timings(home, data, device, *["exported"] * exported)
-    paths, left_out = chosen(notebooks, Path(nbs) if nbs else home.nbs)
+    folder = Path(nbs) if nbs else home.nbs
     options = {"package": home.lib.name, "device": device, "slow": slow, "exported": exported}
     options["flags"] = frozenset(re.findall(r"\w+", home.values.get("tst_flags", "")))
-    results = Results([planned(path, **options, **limits) for path in timings.slowest_first(paths)])
-    advice = "its name begins with _; pass it by name to run it"
-    results.notes += [f"left out: {show(path)} ({advice})" for path in left_out]
+
+    def prepare() -> Results:
+        paths, left_out = chosen(notebooks, folder)
+        paths = timings.slowest_first(paths)
+        results = Results([planned(path, **options, **limits) for path in paths])
+        advice = "its name begins with _; pass it by name to run it"
+        results.notes += [f"left out: {show(path)} ({advice})" for path in left_out]
+        return results
+
+    def start_for(tasks: list[Task], jobs: int) -> Engine:
+        return start(tasks, home, engine, jobs, device, data)
+
+    results = prepare()
+    memory = Memory(home, timings.file, device, exported, engine)
+    if watch:
+        if save or html or junit:
+            raise ToolError("--watch shows what happens: leave out --save, --html and --junit")
+        return follow([folder, home.lib], prepare, start_for, jobs or cores(), memory)
+    keys = memory.keys(results) if data == "sample" else {}
+    if keys and not (all or notebooks or save or html or junit):
+        memory.recall(results, keys)
+        if recalled := sum(result.remembered for result in results):
+            results.notes.append(f"{recalled} unchanged since they passed; --all runs them, too")
     tasks = [result.task for result in results if result.status == "not run"]
     jobs = max(1, min(jobs or cores(), len(tasks)))
-    with start(tasks, home, engine, jobs, device, data) as running, stop_on_signal(running):
-        if running.unseen:
-            results.notes.append(f"on this system the kernel engine cannot see {running.unseen}")
-        for outcome in outcomes(tasks, running, jobs, fail_fast):
-            result = results.add(outcome)
-            if outcome.number == 0:
-                say(results.progress(result))
-
-    timings.keep(results)
+    if tasks:
+        with start_for(tasks, jobs) as running, stop_on_signal(running):
+            if running.unseen:
+                what = f"on this system the kernel engine cannot see {running.unseen}"
+                results.notes.append(what)
+            report(results, outcomes(tasks, running, jobs, fail_fast))
+        timings.keep(results)
+        if keys:
+            memory.keep(results, keys)
     results.sort()
     if save:
         save_outputs(results)
@@ -299,15 +273,6 @@ def seconds(name: str, value: float | None, home: Settings) -> float:
         rule = f"{name} in the project's settings is a number of seconds, 0 for no limit"
     limit = number(rule, value, float)
     return 0.0 if math.isinf(limit) else limit
-
-
-def say(text: object) -> bool:
-    """Print, if there is still something to print to; returns whether there was."""
-    try:
-        print(text, flush=True)
-        return True
-    except (OSError, ValueError, AttributeError):
-        return False
 
 
 PLAIN = str.maketrans({"─": "-", "…": "...", "·": "|", "×": "x", "→": "->", "–": "-", "≥": ">="})

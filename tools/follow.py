@@ -1,0 +1,122 @@
+"""Stay and watch: after each save the notebooks are exported, and what the save affects runs.
+
+The engine stays warm between saves, so that a small notebook's verdict is there in a blink. What is
+wrong in the middle of an edit (a syntax error, a notebook half written or gone) is said, and the
+next save is awaited.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import threading
+import time
+from collections.abc import Callable, Iterator
+from datetime import datetime
+from pathlib import Path
+
+from engines import Engine
+from memory import Memory
+from notebook2script import notebook2script
+from notebooks import ToolError
+from outcomes import Task
+from reports import Result, Results, explain
+from running import outcomes, report, say, stop_on_signal
+
+
+def follow(
+    folders: list[Path],
+    prepare: Callable[[], Results],
+    start: Callable[[list[Task], int], Engine],
+    jobs: int,
+    memory: Memory,
+) -> Results:
+    """Run what each save affects, from one warm start, until Ctrl-C; return the last results.
+
+    `prepare` reads the notebooks anew, `start` starts the engine that serves them all.
+    """
+    results = prepare()
+    ran: dict[str, str] = {}  # the key with which each notebook ran last
+    latest: dict[str, Result] = {}
+    with start([result.task for result in results], jobs) as engine, stop_on_signal(engine):
+        for _ in saves(folders, engine):
+            began = time.perf_counter()
+            try:
+                export()
+                results = prepare()
+            except ToolError as error:
+                say(error)
+                continue
+            keys = memory.keys(results)
+            if not ran:
+                memory.recall(results, keys)
+            affected = [r for r in results if not r.remembered and ran.get(r.name) != keys[r.name]]
+            ran = keys
+            tasks = [result.task for result in affected if result.status == "not run"]
+            report(results, outcomes(tasks, engine, jobs, fail_fast=False))
+            memory.keep(results, keys)
+            latest |= {r.name: r for r in results if r.status != "not run"}
+            results.results = [latest.get(r.name, r) for r in results]
+            if affected:
+                say(verdict(results, affected, time.perf_counter() - began))
+            if engine.stopped:
+                break
+    return results
+
+
+def saves(folders: list[Path], engine: Engine) -> Iterator[object]:
+    """Yield at once, and then after each change of a notebook or a module, until the engine stops.
+
+    Raises: ToolError without watchfiles.
+    """
+    try:
+        from watchfiles import watch
+    except ImportError:
+        raise ToolError("--watch needs watchfiles: pip install 'ground-up[tools]'") from None
+    stop = threading.Event()
+    changes = watch(
+        *{folder for folder in folders if folder.is_dir()},
+        watch_filter=lambda _, path: is_source(Path(path)),
+        debounce=100, step=10, rust_timeout=200, yield_on_timeout=True,
+        stop_event=stop, raise_interrupt=False,
+    )  # fmt: skip
+    say("watching; Ctrl-C ends it")
+    yield None
+    for change in changes:
+        if engine.stopped:
+            return
+        if change:
+            yield change
+
+
+def is_source(path: Path) -> bool:
+    """Whether it is a file that notebooks depend on, and no editor's temporary one."""
+    hidden = any(part.startswith((".", "~")) or part == "__pycache__" for part in path.parts[-3:])
+    return path.suffix in (".ipynb", ".py", ".json", ".csv", ".txt", ".ini") and not hidden
+
+
+def export() -> None:
+    """Export the notebooks; what keeps a module from being written is said, and no more."""
+    told = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(told):
+            notebook2script()
+    except ToolError as error:
+        say(f"not exported: {error}")
+    said = told.getvalue().strip()
+    if said and not said.startswith("nothing to export"):
+        say(said)
+
+
+def verdict(results: Results, affected: list[Result], seconds: float) -> str:
+    """The failures, and a line that counts what ran."""
+    told = [
+        explain(result, outcome, failure)
+        for result in affected
+        for outcome in sorted(result.outcomes.values(), key=lambda o: o.number or 1e9)
+        for failure in outcome.failures
+    ]
+    bad = sum(result.status == "failed" for result in affected)
+    line = f"{datetime.now():%H:%M:%S} {len(affected)} ran in {seconds:.1f} s, {bad} failed; "
+    line += f"{len(list(results)) - len(affected)} not affected"
+    return "\n".join([*told, results.paint(line, "failed" if bad else "passed")])
