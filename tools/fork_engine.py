@@ -20,7 +20,6 @@ from pathlib import Path
 from engines import Engine
 from outcomes import STOPPED, Failure, Outcome, Task
 
-
 # what would start threads in the server: numpy's BLAS, and the allocator of pyarrow (with pandas)
 UNTHREADED = {"OPENBLAS_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_thread:false"}
 
