@@ -880,6 +880,18 @@ nb08 (vision): Transfer: a network trained elsewhere learns your pictures
     inherit_head      Begin each class of a head as the mixture of old classes that the old head
                       sees in it.
 
+nb08a (targets): Several labels at once
+    binary_cross_entropy_with_logitsTake the negative logarithm of the probability of each right
+                                  answer, yes or no.
+    accuracy_multi                Return the share of right answers, yes or no, over all labels of
+                                  all items.
+    multi_label_scores            Compute `accuracy_multi`, what always answering "nothing" would
+                                  reach, and the mAP.
+    threshold_curve               Evaluate a metric at many thresholds, by default 0.01, 0.02 …
+                                  0.99.
+    choose_threshold              Return the threshold at which a metric is highest; of several, the
+                                  middle one.
+
 nb08c (dates): Dates: what a calendar tells a model
     check_columns        Refuse a table that lacks a column, has one twice, or is no table.
     column_kind          Return "numbers" (truth values too), "text", or "" for a column without any
@@ -1010,7 +1022,7 @@ nb11b (language_model): A language model, character by character
                         return all.
 """
 
-# generated from the notebooks: do not edit · 8c59b5
+# generated from the notebooks: do not edit · 86c27a
 
 import importlib as _importlib
 import importlib.machinery as _machinery
@@ -1119,6 +1131,8 @@ _names = {
                SkipGram negative_sampling_loss train_skip_gram read_word_vectors""",
     "nb08": """ConcatPool VisionModel count_features cut_head vision_model depth_groups
               fine_tune fixed_statistics pooled_features fit_head inherit_head""",
+    "nb08a": """binary_cross_entropy_with_logits accuracy_multi multi_label_scores
+               threshold_curve choose_threshold""",
     "nb08c": """check_columns column_kind column_numbers add_date_parts add_elapsed
                add_past_mean ROSSMANN_CATEGORIES ROSSMANN_NUMBERS ROSSMANN_PAST read_rossmann
                rossmann_table""",
@@ -1179,6 +1193,7 @@ _topics = {
     "pretrained": "nb07c",
     "word_vectors": "nb07d",
     "vision": "nb08",
+    "targets": "nb08a",
     "dates": "nb08c",
     "collab": "nb09",
     "recommender": "nb09a",
@@ -1533,6 +1548,11 @@ if TYPE_CHECKING:  # what editors and type checkers read
         fine_tune as fine_tune, fixed_statistics as fixed_statistics,
         pooled_features as pooled_features, fit_head as fit_head, inherit_head as inherit_head,
     )
+    from .nb08a import (
+        binary_cross_entropy_with_logits as binary_cross_entropy_with_logits,
+        accuracy_multi as accuracy_multi, multi_label_scores as multi_label_scores,
+        threshold_curve as threshold_curve, choose_threshold as choose_threshold,
+    )
     from .nb08c import (
         check_columns as check_columns, column_kind as column_kind,
         column_numbers as column_numbers, add_date_parts as add_date_parts,
@@ -1583,7 +1603,7 @@ if TYPE_CHECKING:  # what editors and type checkers read
         nb00, nb00b, nb00c, nb00d, nb00e, nb02, nb03, nb03a, nb03b, nb03c, nb03d, nb03e, nb03f,
         nb03g, nb03h, nb03i, nb03j, nb03k, nb03l, nb04, nb04a, nb04b, nb04c, nb04d, nb04e,
         nb04f, nb05, nb05c, nb06, nb06b, nb06c, nb06d, nb06e, nb06f, nb06g, nb07, nb07a, nb07c,
-        nb07d, nb08, nb08c, nb09, nb09a, nb09b, nb10, nb11, nb11b,
+        nb07d, nb08, nb08a, nb08c, nb09, nb09a, nb09b, nb10, nb11, nb11b,
     )
     exports = nb00
     samples = nb00b
@@ -1625,6 +1645,7 @@ if TYPE_CHECKING:  # what editors and type checkers read
     pretrained = nb07c
     word_vectors = nb07d
     vision = nb08
+    targets = nb08a
     dates = nb08c
     collab = nb09
     recommender = nb09a
