@@ -939,6 +939,9 @@ nb09a (recommender): A recommender for daily use
                      not seen.
 
 nb09b (tabular): Tables: from a CSV file to a forecast
+    rmspe              Return the root of the mean squared percentage error; days without sales do
+                       not count.
+    mape               Return the mean absolute percentage error; days without sales do not count.
     Categorify         Number the levels of each column: 0 is a level never seen, 1 a missing value
                        if there were.
     FillMissing        Fill missing numbers with the median of the training rows, and flag them.
@@ -954,9 +957,6 @@ nb09b (tabular): Tables: from a CSV file to a forecast
                        batch norm.
     TablePredictor     A trained model and its preprocessing: from a table to predictions, in the
                        target's units.
-    rmspe              Return the root of the mean squared percentage error; days without sales do
-                       not count.
-    mape               Return the mean absolute percentage error; days without sales do not count.
 
 nb10 (makemore): Makemore: names, letter by letter
     read_names       Return the names of `names.txt`, one per line, in the order of the file.
@@ -1022,7 +1022,7 @@ nb11b (language_model): A language model, character by character
                         return all.
 """
 
-# generated from the notebooks: do not edit · 86c27a
+# generated from the notebooks: do not edit · b35fc5
 
 import importlib as _importlib
 import importlib.machinery as _machinery
@@ -1140,8 +1140,8 @@ _names = {
               ratings_learner squeeze CollabModel FoldedFactors PrincipalComponents
               principal_components""",
     "nb09a": """Recommendations Recommender recall_at""",
-    "nb09b": """Categorify FillMissing Normalize TablePreprocessor table_loaders embedding_size
-               TabularModel TablePredictor rmspe mape""",
+    "nb09b": """rmspe mape Categorify FillMissing Normalize TablePreprocessor table_loaders
+               embedding_size TabularModel TablePredictor""",
     "nb10": """read_names CharacterVocab NameSplit split_lines split_by_name make_contexts
               count_targets count_loss draw_characters generate_names ContextMLP
               counted_loaders DeepContextMLP sweep_storage run_sweep""",
@@ -1572,10 +1572,10 @@ if TYPE_CHECKING:  # what editors and type checkers read
         Recommendations as Recommendations, Recommender as Recommender, recall_at as recall_at,
     )
     from .nb09b import (
-        Categorify as Categorify, FillMissing as FillMissing, Normalize as Normalize,
-        TablePreprocessor as TablePreprocessor, table_loaders as table_loaders,
-        embedding_size as embedding_size, TabularModel as TabularModel,
-        TablePredictor as TablePredictor, rmspe as rmspe, mape as mape,
+        rmspe as rmspe, mape as mape, Categorify as Categorify, FillMissing as FillMissing,
+        Normalize as Normalize, TablePreprocessor as TablePreprocessor,
+        table_loaders as table_loaders, embedding_size as embedding_size,
+        TabularModel as TabularModel, TablePredictor as TablePredictor,
     )
     from .nb10 import (
         read_names as read_names, CharacterVocab as CharacterVocab, NameSplit as NameSplit,
