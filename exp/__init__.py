@@ -717,12 +717,14 @@ nb06c (scale): Scale: half precision and many processes
                          metrics over all.
 
 nb06d (pictures): Pictures from files
-    UnreadableImage   A file that should hold a picture does not; the message names it and what is
-                      wrong.
-    open_image        Read a picture as a tensor of bytes, upright, with the channels of `mode`.
-    IMAGE_EXTENSIONS  = (".jpg", ".jpeg", ".jfif", ".png", ".gif", ".bmp", …
-    image_files       List the picture files of a folder by their extensions, sorted; hidden files
-                      are left out.
+    UnreadableImage    A file that should hold a picture does not; the message names it and what is
+                       wrong.
+    open_image         Read a picture as a tensor of bytes, upright, with the channels of `mode`.
+    IMAGE_EXTENSIONS   = (".jpg", ".jpeg", ".jfif", ".png", ".gif", ".bmp", …
+    image_files        List the picture files of a folder by their extensions, sorted; hidden files
+                       are left out.
+    unreadable_images  Open every picture of a folder, or of a list of files, and return what is
+                       wrong with which.
 
 nb06e (blocks): Blocks: from a value to a tensor and back
     Block               One part of a sample: how its value becomes a tensor, and how the tensor is
@@ -1022,7 +1024,7 @@ nb11b (language_model): A language model, character by character
                         return all.
 """
 
-# generated from the notebooks: do not edit · b35fc5
+# generated from the notebooks: do not edit · e60f30
 
 import importlib as _importlib
 import importlib.machinery as _machinery
@@ -1112,7 +1114,7 @@ _names = {
                resnet18 resnet34 resnet50 LayerSummary Summary layer_flops summary""",
     "nb06c": """MixedPrecision ChannelsLast ShareSampler process_device process_group
                shared_loaders AverageGradients DistributedCallback""",
-    "nb06d": """UnreadableImage open_image IMAGE_EXTENSIONS image_files""",
+    "nb06d": """UnreadableImage open_image IMAGE_EXTENSIONS image_files unreadable_images""",
     "nb06e": """Block Transform change_parts CategoryBlock plain_label MultiCategoryBlock
                NumberBlock RowBlock TokenBlock part_state part_from_state""",
     "nb06f": """ImagesToFloat ImageBlock ScalePoints points_in_pixels PointBlock Resize
@@ -1494,6 +1496,7 @@ if TYPE_CHECKING:  # what editors and type checkers read
     from .nb06d import (
         UnreadableImage as UnreadableImage, open_image as open_image,
         IMAGE_EXTENSIONS as IMAGE_EXTENSIONS, image_files as image_files,
+        unreadable_images as unreadable_images,
     )
     from .nb06e import (
         Block as Block, Transform as Transform, change_parts as change_parts,
