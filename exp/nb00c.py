@@ -27,7 +27,7 @@ __all__ = [
     "make_biwi",
 ]
 
-# cell ecd7559e cf5984 · Sample pictures: drawn things in the files of real photographs
+# cell f91be237 cf5984 · Sample pictures: drawn things in the files of real photographs
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -35,7 +35,7 @@ from pathlib import Path
 import numpy as np
 
 
-# cell 9f67b01e 3769cf · A shape is a distance
+# cell 78c3bb65 3769cf · A shape is a distance
 def _ellipse(x: np.ndarray, y: np.ndarray, a: float, b: float) -> np.ndarray:
     """Return roughly how far each point lies outside an ellipse with half axes a and b."""
     return (np.sqrt((x / a) ** 2 + (y / b) ** 2) - 1) * min(a, b)
@@ -46,7 +46,7 @@ def _box(x: np.ndarray, y: np.ndarray, a: float, b: float) -> np.ndarray:
     return np.maximum(abs(x) - a, abs(y) - b)
 
 
-# cell 1557a114 c0c07c · A shape is a distance
+# cell ca3fa234 c0c07c · A shape is a distance
 def _flower(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     """Five petals: the radius of the edge goes up and down five times around."""
     r = np.sqrt(x * x + y * y) + 1e-9
@@ -61,7 +61,7 @@ def _butterfly(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     return np.minimum(wings, _box(x, y, 0.08, 0.85))
 
 
-# cell 2e2beb38 c84d5a · A shape is a distance
+# cell 822df640 c84d5a · A shape is a distance
 SHAPES = {
     "ball": lambda x, y: _ellipse(x, y, 0.95, 0.95),
     "fish": lambda x, y: np.minimum(
@@ -80,7 +80,7 @@ SHAPES = {
 }
 
 
-# cell 4b11121b 72e536 · A pattern, a colour, a place
+# cell 43b4b3e5 72e536 · A pattern, a colour, a place
 def _wave(t: np.ndarray) -> np.ndarray:
     """Return a wave between 0 and 1 with period 1, flat at both ends: bands with soft edges."""
     return np.clip(abs((t % 1) - 0.5) * 8 - 1.5, 0, 1)
@@ -97,7 +97,7 @@ COLOURS = {"red": (205, 45, 40), "orange": (240, 140, 35), "yellow": (235, 215, 
            "green": (60, 160, 70), "blue": (55, 95, 205), "white": (238, 238, 232)}
 
 
-# cell 0926e2e6 ce4953 · A pattern, a colour, a place
+# cell 076d2503 ce4953 · A pattern, a colour, a place
 class Canvas:
     """A picture to draw on: a background of soft clouds, then things from back to front.
 
@@ -154,7 +154,7 @@ class Canvas:
         return Image.fromarray(np.clip(self.pixels + grain, 0, 255).round().astype(np.uint8))
 
 
-# cell c448044a 4cc26f · A pattern, a colour, a place
+# cell 8bcc7abd 4cc26f · A pattern, a colour, a place
 def _tint(rng: np.random.RandomState, colour: str | None = None) -> np.ndarray:
     """Return a named colour, a little off; or any colour."""
     if colour is None:
@@ -185,7 +185,7 @@ def draw_thing(rng: np.random.RandomState, shape: str, pattern: str, colour: str
     return canvas.image(rng.uniform(6, 20)), tuple(int(e) for e in edges)
 
 
-# cell 25517be4 a4d7de · imagenette: a source task
+# cell c6f947d6 a4d7de · imagenette: a source task
 @dataclass(frozen=True)
 class DrawnClass:
     """A class of drawn things: its id and name, and what is drawn; colour None is any colour."""
@@ -210,7 +210,7 @@ def imagenette_truth() -> tuple[DrawnClass, ...]:
     return _SOURCE
 
 
-# cell 586630dc b99442 · imagenette: a source task
+# cell 866f9167 b99442 · imagenette: a source task
 def save_picture(image, path: Path) -> None:
     """Write a picture as a JPEG file, making its folder if needed."""
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -231,7 +231,7 @@ def make_imagenette(folder: Path) -> None:
             save_picture(image, folder / part / kind.wnid / f"{kind.wnid}_{i}.JPEG")
 
 
-# cell a6b86f36 8ee4a8 · oxford_pets: a small target task
+# cell 7d4d7d16 8ee4a8 · oxford_pets: a small target task
 @dataclass(frozen=True)
 class DrawnBreed:
     """A breed of the drawn pets: its name, whether it is a cat, and its coat."""
@@ -248,7 +248,7 @@ def oxford_pets_truth() -> tuple[DrawnBreed, ...]:
     return tuple(DrawnBreed(name, i < 4, coats[i % 4]) for i, name in enumerate(names))
 
 
-# cell 0501b8b0 ec61b9 · oxford_pets: a small target task
+# cell f6f07c63 ec61b9 · oxford_pets: a small target task
 def draw_pet(rng: np.random.RandomState, is_cat: bool, coat: str, height: int, width: int):
     """Draw the head of a cat or a dog, from the front."""
     canvas, radius = Canvas(rng, height, width), min(height, width) * rng.uniform(0.26, 0.38)
@@ -293,7 +293,7 @@ def make_oxford_pets(folder: Path) -> None:
             save_picture(image, folder / "images" / f"{breed.name}_{i}.jpg")
 
 
-# cell f8dab160 2af3e2 · pascal_2007: none, one or several
+# cell a88091a5 2af3e2 · pascal_2007: none, one or several
 @dataclass(frozen=True)
 class SceneObject:
     """A thing in a drawn scene: its kind, and where it is, in pixels."""
@@ -329,7 +329,7 @@ def draw_scene(rng: np.random.RandomState):
     return canvas.image(rng.uniform(6, 18)), tuple(found)
 
 
-# cell 8b84576d 38f8fa · pascal_2007: none, one or several
+# cell 1d9d186e 38f8fa · pascal_2007: none, one or several
 @cache
 def _draw_scenes() -> tuple:
     """Draw all scenes: 500 for training, 200 for validation, 150 for the test."""
@@ -357,7 +357,7 @@ def make_pascal_2007(folder: Path) -> None:
         (folder / f"{part}.csv").write_bytes("\n".join([*rows, ""]).encode("ascii"))
 
 
-# cell a2670a04 b8a28c · biwi: where is the head?
+# cell d66be766 b8a28c · biwi: where is the head?
 @dataclass(frozen=True)
 class BiwiTruth:
     """Where the heads are. Shape: centres (24, 20, 2) in pixels, lifts (24,) in head heights."""
@@ -371,7 +371,7 @@ _IDENTITY = "1 0 0\n0 1 0\n0 0 1\n"
 _CALIBRATION = f"129.42 0 80\n0 129.42 60.125\n0 0 1\n\n0 0 0 0\n\n{_IDENTITY}\n0 0 0\n\n160 120\n"
 
 
-# cell 91a0eae5 0eace6 · biwi: where is the head?
+# cell 7edbadd6 0eace6 · biwi: where is the head?
 def _rotation(pitch: float, yaw: float, roll: float) -> np.ndarray:
     """Return the matrix that turns about x, then y, then z. Shape: (3, 3)."""
     (a, b, c), (d, e, f) = np.cos([pitch, yaw, roll]), np.sin([pitch, yaw, roll])
@@ -408,7 +408,7 @@ def _draw_head(look: np.random.RandomState, centre, radius: float, turn):
     return canvas
 
 
-# cell 838083c6 147de7 · biwi: where is the head?
+# cell b6af7ae3 147de7 · biwi: where is the head?
 @cache
 def _film_heads() -> tuple[BiwiTruth, tuple]:
     """Film 24 people: return the truth and (person, frame, picture, rotation, place) of each."""
