@@ -6,7 +6,7 @@ By the end you will have blocks for pictures, labels, points, numbers, words and
 # cell c64b0def a6284e · Blocks: from a value to a tensor and back
 from __future__ import annotations
 
-# generated from nbs/06e_blocks.ipynb: do not edit · e93440
+# generated from nbs/06e_blocks.ipynb: do not edit · b96719
 __all__ = [
     "Block",
     "Transform",
@@ -19,6 +19,7 @@ __all__ = [
     "TokenBlock",
     "part_state",
     "part_from_state",
+    "find_vocab",
 ]
 
 # cell c64b0def e885ba · Blocks: from a value to a tensor and back
@@ -368,3 +369,12 @@ def part_from_state(state: Mapping[str, Any], trusted: Sequence[str] = ("exp",))
     part = kind.__new__(kind)
     vars(part).update({key: value for key, value in state.items() if key != "class"})
     return part
+
+
+# cell 2d49ba51 f10c68 · Saved without pickle
+def find_vocab(blocks: Sequence[Block]) -> Any:
+    """Return the vocab of the last block that has one. Raises: AttributeError if none has."""
+    for block in reversed(blocks):
+        if getattr(block, "vocab", None) is not None:
+            return block.vocab
+    raise AttributeError(f"no block has a vocab: {list(blocks)}")

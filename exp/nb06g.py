@@ -6,7 +6,7 @@ By the end you will have functions that list the pictures of a folder, read the 
 # cell 74fd9063 a6284e · Items and splits: what there is, and what is kept for validation
 from __future__ import annotations
 
-# generated from nbs/06g_splits.ipynb: do not edit · a108a1
+# generated from nbs/06g_splits.ipynb: do not edit · ea39f2
 __all__ = [
     "parent_name",
     "ColumnReader",
@@ -18,16 +18,23 @@ __all__ = [
     "check_split",
     "describe_value",
     "run_step",
+    "BlockDatasets",
+    "drop_unreadable",
 ]
 
-# cell 74fd9063 6e9c27 · Items and splits: what there is, and what is kept for validation
+# cell 74fd9063 b090ab · Items and splits: what there is, and what is kept for validation
 import os
+import warnings
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+
+from exp.nb06d import UnreadableImage
+from exp.nb06e import find_vocab
 
 
 # cell fe75f105 2328de · Items
@@ -178,3 +185,39 @@ def run_step(name: str, function: Callable[[Any], Any], given: Any,
     if watch is not None:
         watch(name, given, made)
     return made
+
+
+# cell 1c3e0d05 87321e · A split of data sets
+@dataclass(frozen=True)
+class BlockDatasets:
+    """The data sets of a training, `valid` None for none, and the pipeline set up on the first."""
+
+    train: Any
+    valid: Any
+    pipeline: Any
+
+    @property
+    def vocab(self) -> Any:
+        """The labels, in the order of their numbers."""
+        return find_vocab(self.pipeline.blocks)
+
+
+# cell b72bb32c ddbbe7 · A split of data sets
+def drop_unreadable(*datasets: Any) -> None:
+    """Leave out the items whose pictures cannot be read, and warn of them by name."""
+    lost = []
+    for dataset in datasets:
+        places = [i for i, kind in enumerate(dataset.pipeline.kinds) if kind == "image"]
+        kept = []
+        for i, index in enumerate(dataset.indices):
+            try:
+                for place in places:
+                    value = dataset.value(place, dataset.item(i))
+                    dataset.pipeline.blocks[place].encode(value)
+                kept.append(index)
+            except (UnreadableImage, OSError):
+                lost.append(describe_value(dataset.item(i)))
+        dataset.indices = kept
+    if lost:
+        warnings.warn(f"{len(lost)} items are left out because their pictures cannot be read: "
+                      f"{', '.join(lost[:5])}{', …' if lost[5:] else ''}", stacklevel=4)

@@ -3,24 +3,22 @@
 By the end you will have a `DataBlock` that turns a folder, a table or a list into batches of pictures, labels, points, numbers or words, shows you every step on the way, and reads every tensor back into something you can look at.
 """
 
-# cell 4ab15155 a6284e · The data block: from files to batches
+# cell 4ab15155 a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/07_data_block.ipynb: do not edit · 09b171
+# generated from nbs/07_data_block.ipynb: do not edit · 86d64e
 __all__ = [
     "BlockPipeline",
     "BlockDataset",
     "BlockLoader",
-    "BlockDatasets",
-    "find_vocab",
     "BlockLoaders",
     "DataBlock",
 ]
 
-# cell 4ab15155 5d8384 · The data block: from files to batches
+# cell 4ab15155 1cba05 · Imports
 import copy
-import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -30,7 +28,7 @@ from torch import Tensor
 
 from exp.nb03b import DataLoader, DataLoaders, Dataset
 from exp.nb03d import first_batch, map_tensors, random_kept
-from exp.nb06d import UnreadableImage, image_files
+from exp.nb06d import image_files
 from exp.nb06e import (  # noqa: F401  all of these are also looked for here
     Block,
     CategoryBlock,
@@ -39,6 +37,7 @@ from exp.nb06e import (  # noqa: F401  all of these are also looked for here
     RowBlock,
     TokenBlock,
     Transform,
+    find_vocab,
     part_from_state,
     part_state,
 )
@@ -51,6 +50,7 @@ from exp.nb06f import (  # noqa: F401
     show_samples,
 )
 from exp.nb06g import (  # noqa: F401
+    BlockDatasets,
     ColumnReader,
     ColumnSplitter,
     FunctionSplitter,
@@ -58,13 +58,14 @@ from exp.nb06g import (  # noqa: F401
     RandomSplitter,
     check_split,
     describe_value,
+    drop_unreadable,
     item_at,
     parent_name,
     run_step,
 )
 
 
-# cell d73ad617 d3f1fc · The pipeline
+# cell d73ad617 ec3aca · The pipeline: from values to tensors and back
 class BlockPipeline:
     """The blocks and transforms of a `DataBlock`: from values to a batch, and back.
 
@@ -82,6 +83,9 @@ class BlockPipeline:
         own = {type(t): t for block in self.blocks for t in getattr(block, name)}
         of_others = [t for t in given if type(t) not in own]
         return sorted([*own.values(), *of_others], key=lambda t: getattr(t, "order", 50))
+
+    def __repr__(self) -> str:
+        return " → ".join(map(repr, [*self.blocks, *self.item_transforms, *self.batch_transforms]))
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -154,7 +158,7 @@ def _first_line(block: Block) -> str:
     return (type(block).__doc__ or type(block).__name__).strip().splitlines()[0]
 
 
-# cell aa878372 49e109 · The data set
+# cell aa878372 f3538a · The data set: items, functions, a pipeline
 class _Whole:
     """Take the item itself; of a tuple with as many parts as a sample, the part in this place."""
 
@@ -198,12 +202,20 @@ class BlockDataset(Dataset):
 
     def sample(self, index: int, watch: Any = None) -> tuple:
         """Make one sample; `watch(step, given, made)` is told of every step."""
-        item = self.item(index)
-        try:
+        with self._named(index) as item:
             values = [self.value(place, item, watch) for place in range(len(self.getters))]
             return self.pipeline.encode(values, self.train, watch)
+
+    @contextmanager
+    def _named(self, index: int) -> Iterator[Any]:
+        """Hand out an item; an error in this block says which item it was."""
+        item = self.item(index)
+        try:
+            yield item
         except Exception as error:
-            error.add_note(f"item {self.indices[index]} of the source: {describe_value(item)}")
+            part = "training" if self.train else "validation or test"
+            error.add_note(f"item {self.indices[index]} of the source, in the {part} set: "
+                           f"{describe_value(item)}")
             raise
 
     def __getitem__(self, index: int) -> tuple:
@@ -211,10 +223,16 @@ class BlockDataset(Dataset):
 
     def values(self, place: int) -> Iterator[Any]:
         """Go through one value of all items, without encoding it."""
+        yield from self.each(place, lambda value: value)
+
+    def each(self, place: int, use: Callable[[Any], Any]) -> Iterator[Any]:
+        """Use one value of every item; an error says which item it was."""
         for i in range(len(self)):
-            yield self.value(place, self.item(i))
+            with self._named(i) as item:
+                yield use(self.value(place, item))
 
 
+# cell 0f8afa91 9ef393 · Loaders
 class BlockLoader(DataLoader):
     """A loader that finishes each batch on a device: moves it there, and transforms it."""
 
@@ -228,29 +246,8 @@ class BlockLoader(DataLoader):
             yield self.pipeline.finish(batch, self.train, self.device)
 
 
-@dataclass(frozen=True)
-class BlockDatasets:
-    """The data sets of a training, and the pipeline that was set up on the first."""
-
-    train: BlockDataset
-    valid: BlockDataset | None
-    pipeline: BlockPipeline
-
-    @property
-    def vocab(self) -> Any:
-        return find_vocab(self.pipeline.blocks)
-
-
-def find_vocab(blocks: Sequence[Block]) -> Any:
-    """Return the vocab of the last block that has one. Raises: AttributeError if none has."""
-    for block in reversed(blocks):
-        if getattr(block, "vocab", None) is not None:
-            return block.vocab
-    raise AttributeError(f"no block has a vocab: {list(blocks)}")
-
-
-# cell 8944f36f 85086b · Loaders that know what they hold
-@dataclass(frozen=True)
+# cell 8944f36f 80a7e8 · Loaders
+@dataclass(frozen=True, repr=False)
 class BlockLoaders(DataLoaders):
     """The loaders of a training, which can show and decode what is in their batches."""
 
@@ -285,7 +282,7 @@ class BlockLoaders(DataLoaders):
         show_samples(self.decode([part[:n] for part in batch]), self.blocks)
 
 
-# cell 7340dd5c a43829 · The DataBlock
+# cell 7340dd5c 613fd7 · DataBlock
 _A_FIFTH = RandomSplitter(0.2, seed=42)
 
 
@@ -367,14 +364,10 @@ class DataBlock:
         train, valid = (BlockDataset(items, indices, self.getters, pipeline, is_train, base_path)
                         for indices, is_train in zip(split, (True, False), strict=True))
         if self.skip_unreadable:
-            _drop_unreadable(train, valid)
+            drop_unreadable(train, valid)
         for place, block in enumerate(pipeline.blocks):
             if type(block).setup is not Block.setup:
-                run_step(f"{type(block).__name__}.setup", lambda v, b=block: b.setup(v) or True,
-                         list(train.values(place)))
-                if isinstance(block, CategoryBlock):
-                    for value in valid.values(place):
-                        run_step(f"{type(block).__name__}.encode", block.encode, value)
+                _set_up(block, place, train, valid)
         return BlockDatasets(train, valid if len(valid) else None, pipeline)
 
     def loaders(self, source: Any, batch_size: int = 64, num_workers: int = 0,
@@ -430,6 +423,17 @@ class DataBlock:
         print(f"finished batch: {describe_value(batch)}")
 
 
+def _set_up(block: Block, place: int, train: BlockDataset, valid: BlockDataset) -> None:
+    """Show a block the values of the training set; then see that it knows all labels."""
+    try:
+        block.setup(list(train.values(place)))
+    except Exception:
+        list(train.each(place, lambda value: copy.deepcopy(block).setup([value])))  # names it
+        raise
+    if isinstance(block, CategoryBlock):
+        list(valid.each(place, block.encode))
+
+
 def _set_up_transforms(dataset: BlockDataset, n: int = 512, batch_size: int = 64) -> None:
     """Show some training samples, in batches, to each transform that learns from them."""
     pipeline = dataset.pipeline
@@ -442,23 +446,3 @@ def _set_up_transforms(dataset: BlockDataset, n: int = 512, batch_size: int = 64
             with random_kept([dataset]):
                 transform.setup((pipeline._transformed(before, batch, False) for batch in batches),
                                 pipeline.kinds)
-
-
-def _drop_unreadable(*datasets: BlockDataset) -> None:
-    """Leave out the items whose pictures cannot be read, and warn of them by name."""
-    lost = []
-    for dataset in datasets:
-        places = [i for i, kind in enumerate(dataset.pipeline.kinds) if kind == "image"]
-        kept = []
-        for i, index in enumerate(dataset.indices):
-            try:
-                for place in places:
-                    value = dataset.value(place, dataset.item(i))
-                    dataset.pipeline.blocks[place].encode(value)
-                kept.append(index)
-            except (UnreadableImage, OSError):
-                lost.append(describe_value(dataset.item(i)))
-        dataset.indices = kept
-    if lost:
-        warnings.warn(f"{len(lost)} items are left out because their pictures cannot be read: "
-                      f"{', '.join(lost[:5])}{', …' if lost[5:] else ''}", stacklevel=4)
