@@ -36,7 +36,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
-# cell ead46f58 13a404 · A block
+# cell ead46f58 9c9c60 · A block
 class Block:
     """One part of a sample: how its value becomes a tensor, and how the tensor is read back.
 
@@ -89,9 +89,10 @@ class Block:
     unequal = "let encode return one shape for all"  # the remedy
 
     def __repr__(self) -> str:
-        about = ", ".join(f"{name}={value!r:.60}" for name, value in vars(self).items()
+        about = ", ".join(f"{name}={value!r}" for name, value in vars(self).items()
                           if value is not None and not name.startswith("_"))
-        return f"{type(self).__name__}({about})"
+        short = re.sub(r"(\d\.\d{3})\d+", r"\1", about)  # three decimals are enough to read
+        return f"{type(self).__name__}({short:.100})"
 
 
 # cell 7c2b4ee9 be97a3 · A block

@@ -288,7 +288,7 @@ class NormalizeImages(Transform):
         return change_parts(change, parts, kinds, "image")
 
 
-# cell 030d090a be1015 · Shown
+# cell 030d090a 2b1425 · Shown
 def show_samples(samples: Sequence[Sequence[Any]], blocks: Sequence[Block], columns: int = 0,
                  title: str = "") -> None:
     """Draw samples of values in a grid, each part as its block shows it; or print a table."""
@@ -299,7 +299,7 @@ def show_samples(samples: Sequence[Sequence[Any]], blocks: Sequence[Block], colu
         return
     import matplotlib.pyplot as plt
 
-    columns = columns or min(len(samples), 5 if len(samples) > 4 else 4)
+    columns = columns or (4 if len(samples) in (4, 8, 12) else min(len(samples), 5))
     rows = -(-len(samples) // columns)
     figure, axes = plt.subplots(rows, columns, figsize=(1.9 * columns, 2.1 * rows), squeeze=False,
                                 layout="constrained")

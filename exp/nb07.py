@@ -246,7 +246,7 @@ class BlockLoader(DataLoader):
             yield self.pipeline.finish(batch, self.train, self.device)
 
 
-# cell 8944f36f 80a7e8 · Loaders
+# cell 8944f36f 3d63dd · Loaders
 @dataclass(frozen=True, repr=False)
 class BlockLoaders(DataLoaders):
     """The loaders of a training, which can show and decode what is in their batches."""
@@ -279,7 +279,8 @@ class BlockLoaders(DataLoaders):
     def show_batch(self, n: int = 9, valid: bool = False) -> None:
         """Show the first samples of a batch; no random number is moved."""
         batch = first_batch([self.valid if valid else self.train])
-        show_samples(self.decode([part[:n] for part in batch]), self.blocks)
+        show_samples(self.decode([part[:n] for part in batch]), self.blocks,
+                     title=f"From a batch to {'validate' if valid else 'train'} on")
 
 
 # cell 7340dd5c 613fd7 · DataBlock
