@@ -124,7 +124,7 @@ def change_parts(change: Callable[[Any], Any], parts: tuple, kinds: tuple[str, .
                  for part, kind in zip(parts, kinds, strict=True))
 
 
-# cell 5ba6a513 88461f · Labels
+# cell 5ba6a513 0e0131 · Labels
 class CategoryBlock(Block):
     """One label of several: its place in the `vocab`, by default the training labels in order.
 
@@ -136,6 +136,7 @@ class CategoryBlock(Block):
     kind = "category"
     loss_func = staticmethod(F.cross_entropy)
     _places: dict[Any, int] | None = None
+    _given = True  # a vocab that was saved is kept
 
     def __init__(self, vocab: Sequence[Any] | None = None, unknown: str | None = None):
         self.vocab = None if vocab is None else [plain_label(label) for label in vocab]
