@@ -746,6 +746,7 @@ nb06e (blocks): Blocks: from a value to a tensor and back
                         JSON.
     part_from_state     Rebuild what `part_state` described; only classes of trusted packages are
                         used.
+    find_vocab          Return the vocab of the last block that has one.
 
 nb06f (picture_blocks): Pictures and points: blocks that move together
     ImagesToFloat     Turn a batch of pictures from whole numbers 0..255 into numbers 0..1.
@@ -780,14 +781,16 @@ nb06g (splits): Items and splits: what there is, and what is kept for validation
                          itself.
     run_step             Call a function and tell `watch`; an error says which step it was, on what,
                          and a remedy.
+    BlockDatasets        The data sets of a training, `valid` None for none, and the pipeline set up
+                         on the first.
+    drop_unreadable      Leave out the items whose pictures cannot be read, and warn of them by
+                         name.
 
 nb07 (data_block): The data block: from files to batches
     BlockPipeline  The blocks and transforms of a `DataBlock`: from values to a batch, and back.
     BlockDataset   Samples made on demand: an item of the source, its values, their tensors,
                    transformed.
     BlockLoader    A loader that finishes each batch on a device: moves it there, and transforms it.
-    BlockDatasets  The data sets of a training, and the pipeline that was set up on the first.
-    find_vocab     Return the vocab of the last block that has one.
     BlockLoaders   The loaders of a training, which can show and decode what is in their batches.
     DataBlock      How a kind of source becomes batches: its blocks, its functions, its split, its
                    transforms.
@@ -822,6 +825,18 @@ nb07a (augmentation): Augmentation: more pictures from the ones you have
                            their targets.
     predict_augmented      Return outputs and targets as `get_preds`: means over the pictures and
                            `n` changed versions.
+
+nb07b (interpretation): What a network gets wrong, and why
+    item_losses           Return the loss of each item of a batch; where an item has several, their
+                          mean.
+    Mistake               An item that a model is wrong about, or unsure of.
+    Confusion             How often items of one class are taken for another.
+    is_classes            Return whether a batch is scores of classes (B, C) and class numbers (B,).
+    Interpretation        What a model gets wrong on a loader, found in one pass that keeps the k
+                          worst items.
+    show_picture          Draw pixels in 0..1, with -1 and 1 at the edges.
+    class_activation_map  Compute how much each place of a picture speaks for a class: above 0 for
+                          it, below against.
 
 nb07c (pretrained): A network that has seen a million photographs
     SamePadConv2d            Convolve with TensorFlow's "same" padding: out = ⌈in / stride⌉, the odd
@@ -1024,7 +1039,7 @@ nb11b (language_model): A language model, character by character
                         return all.
 """
 
-# generated from the notebooks: do not edit · e60f30
+# generated from the notebooks: do not edit · 254d0b
 
 import importlib as _importlib
 import importlib.machinery as _machinery
@@ -1116,16 +1131,18 @@ _names = {
                shared_loaders AverageGradients DistributedCallback""",
     "nb06d": """UnreadableImage open_image IMAGE_EXTENSIONS image_files unreadable_images""",
     "nb06e": """Block Transform change_parts CategoryBlock plain_label MultiCategoryBlock
-               NumberBlock RowBlock TokenBlock part_state part_from_state""",
+               NumberBlock RowBlock TokenBlock part_state part_from_state find_vocab""",
     "nb06f": """ImagesToFloat ImageBlock ScalePoints points_in_pixels PointBlock Resize
                NormalizeImages show_samples""",
     "nb06g": """parent_name ColumnReader RandomSplitter FunctionSplitter ColumnSplitter
-               GrandparentSplitter item_at check_split describe_value run_step""",
-    "nb07": """BlockPipeline BlockDataset BlockLoader BlockDatasets find_vocab BlockLoaders
-              DataBlock""",
+               GrandparentSplitter item_at check_split describe_value run_step BlockDatasets
+               drop_unreadable""",
+    "nb07": """BlockPipeline BlockDataset BlockLoader BlockLoaders DataBlock""",
     "nb07a": """resample move_points GeometricTransform Flip Rotate Zoom Shift RandomResizedCrop
                Geometry relight Lighting RandomErasing standard_augmentation MixUp
                predict_augmented""",
+    "nb07b": """item_losses Mistake Confusion is_classes Interpretation show_picture
+               class_activation_map""",
     "nb07c": """SamePadConv2d same_padding InvertedResidual LITE0_STAGES EfficientNetLite
                published_names EFFICIENTNET_LITE_STATS lite0_weights_path efficientnet_lite0
                RESNET_WEIGHTS pretrained_resnet""",
@@ -1192,6 +1209,7 @@ _topics = {
     "splits": "nb06g",
     "data_block": "nb07",
     "augmentation": "nb07a",
+    "interpretation": "nb07b",
     "pretrained": "nb07c",
     "word_vectors": "nb07d",
     "vision": "nb08",
@@ -1503,7 +1521,7 @@ if TYPE_CHECKING:  # what editors and type checkers read
         CategoryBlock as CategoryBlock, plain_label as plain_label,
         MultiCategoryBlock as MultiCategoryBlock, NumberBlock as NumberBlock,
         RowBlock as RowBlock, TokenBlock as TokenBlock, part_state as part_state,
-        part_from_state as part_from_state,
+        part_from_state as part_from_state, find_vocab as find_vocab,
     )
     from .nb06f import (
         ImagesToFloat as ImagesToFloat, ImageBlock as ImageBlock, ScalePoints as ScalePoints,
@@ -1515,12 +1533,12 @@ if TYPE_CHECKING:  # what editors and type checkers read
         RandomSplitter as RandomSplitter, FunctionSplitter as FunctionSplitter,
         ColumnSplitter as ColumnSplitter, GrandparentSplitter as GrandparentSplitter,
         item_at as item_at, check_split as check_split, describe_value as describe_value,
-        run_step as run_step,
+        run_step as run_step, BlockDatasets as BlockDatasets,
+        drop_unreadable as drop_unreadable,
     )
     from .nb07 import (
         BlockPipeline as BlockPipeline, BlockDataset as BlockDataset,
-        BlockLoader as BlockLoader, BlockDatasets as BlockDatasets, find_vocab as find_vocab,
-        BlockLoaders as BlockLoaders, DataBlock as DataBlock,
+        BlockLoader as BlockLoader, BlockLoaders as BlockLoaders, DataBlock as DataBlock,
     )
     from .nb07a import (
         resample as resample, move_points as move_points,
@@ -1529,6 +1547,11 @@ if TYPE_CHECKING:  # what editors and type checkers read
         relight as relight, Lighting as Lighting, RandomErasing as RandomErasing,
         standard_augmentation as standard_augmentation, MixUp as MixUp,
         predict_augmented as predict_augmented,
+    )
+    from .nb07b import (
+        item_losses as item_losses, Mistake as Mistake, Confusion as Confusion,
+        is_classes as is_classes, Interpretation as Interpretation,
+        show_picture as show_picture, class_activation_map as class_activation_map,
     )
     from .nb07c import (
         SamePadConv2d as SamePadConv2d, same_padding as same_padding,
@@ -1605,8 +1628,8 @@ if TYPE_CHECKING:  # what editors and type checkers read
     from . import (
         nb00, nb00b, nb00c, nb00d, nb00e, nb02, nb03, nb03a, nb03b, nb03c, nb03d, nb03e, nb03f,
         nb03g, nb03h, nb03i, nb03j, nb03k, nb03l, nb04, nb04a, nb04b, nb04c, nb04d, nb04e,
-        nb04f, nb05, nb05c, nb06, nb06b, nb06c, nb06d, nb06e, nb06f, nb06g, nb07, nb07a, nb07c,
-        nb07d, nb08, nb08a, nb08c, nb09, nb09a, nb09b, nb10, nb11, nb11b,
+        nb04f, nb05, nb05c, nb06, nb06b, nb06c, nb06d, nb06e, nb06f, nb06g, nb07, nb07a, nb07b,
+        nb07c, nb07d, nb08, nb08a, nb08c, nb09, nb09a, nb09b, nb10, nb11, nb11b,
     )
     exports = nb00
     samples = nb00b
@@ -1645,6 +1668,7 @@ if TYPE_CHECKING:  # what editors and type checkers read
     splits = nb06g
     data_block = nb07
     augmentation = nb07a
+    interpretation = nb07b
     pretrained = nb07c
     word_vectors = nb07d
     vision = nb08
