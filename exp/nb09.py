@@ -186,7 +186,7 @@ def least_squares_biases(data: Ratings, ridge: float = 4.0, rounds: int = 60
     return mean, b, c
 
 
-# cell c0110049 e5c3d9 · The model, step by step
+# cell c0110049 7688e4 · The model, step by step
 def biases_apart(model: nn.Module, bias_decay: float = 0.0) -> list[dict[str, Any]]:
     """Make two parameter groups: the factors, and the biases with a weight decay of their own."""
     named = list(model.named_parameters())
@@ -202,11 +202,11 @@ def ratings_learner(model: nn.Module, train: Ratings, valid: Ratings | None = No
     """Return a Learner for a model of (users, items) -> ratings, with AdamW and squared errors.
 
     `bias_decay`: by default that of the factors. `batch_size`: by default a tenth of the ratings,
-    at most 8,192.
+    at most 131,072.
     """
     sets = [None if part is None else TensorDataset(part.users, part.items, part.ratings)
             for part in (train, valid)]
-    size = batch_size or min(max(math.ceil(len(train) / 10), 1), 8192)
+    size = batch_size or min(max(math.ceil(len(train) / 10), 1), 2**17)
     apart = partial(biases_apart, bias_decay=weight_decay if bias_decay is None else bias_decay)
     adam = partial(torch.optim.AdamW, weight_decay=weight_decay, betas=(0.9, 0.99))
     return Learner(model, DataLoaders.from_datasets(*sets, batch_size=size), F.mse_loss, lr, adam,
@@ -222,13 +222,14 @@ def squeeze(score: Tensor, y_range: tuple[float, float] | None) -> Tensor:
     return low + (high - low) * (1 + (score / 2).tanh()) / 2
 
 
-# cell c0110069 f51282 · Who has rated it?
+# cell c0110069 dd52c4 · Who has rated it?
 class CollabModel(nn.Module):
     """Predict ratings from factors and biases of users and items, inside a range.
 
     `audience`: the users and items (N,) of the training ratings. With it, an item's factors contain
     a sum over its raters; in training mode the rater in question is left out, so that in training
-    mode it may only be asked about these very ratings.
+    mode it may only be asked about these very ratings. A batch then costs a pass over all N: make
+    batches large.
     Shape: users (B,), items (B,) int64 -> (B,).
     Source: Koren and others 2009, equation 4; the audience as in Koren 2008, equation 15.
     Differs: the sum is on the item's side; a sigmoid keeps predictions inside `y_range`.
