@@ -429,3 +429,16 @@ def test_predict_augmented_refuses():
     learn.dls = block.loaders(pictures, batch_size=4)
     with pytest.raises(ValueError, match="points move"):
         predict_augmented(learn)
+
+
+@pytest.mark.cuda
+def test_a_gpu_draws_what_a_cpu_draws():
+    batch, kinds = (torch.rand(4, 3, 40, 50), torch.rand(4, 2, 2)), ("image", "points")
+    for change in standard_augmentation(24, erasing=1.0, swap=[(0, 1)]):
+        found = []
+        for device in ("cpu", "cuda"):
+            torch.manual_seed(1)
+            parts = change(tuple(part.to(device) for part in batch), kinds, True)
+            assert all(part.device.type == device for part in parts)
+            found.append([part.cpu() for part in parts])
+        test_near(found[1], found[0], tol=1e-4)
