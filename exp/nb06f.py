@@ -238,7 +238,7 @@ def _resized(image: Tensor, size: Sequence[int], box: tuple[float, ...]) -> Tens
     return torch.stack([resized(channel.contiguous()).reshape(*size) for channel in image])
 
 
-# cell 53cded18 debfbf · Resize, and normalise
+# cell 53cded18 b9eeac · Resize, and normalise
 class NormalizeImages(Transform):
     """Subtract a mean from each channel of a batch of pictures and divide by a spread.
 
@@ -270,6 +270,9 @@ class NormalizeImages(Transform):
         if self.mean is None:
             raise ValueError("NormalizeImages has no mean yet: give it one, or let a DataBlock's "
                              "loaders measure it")
+        if not x.is_floating_point():
+            raise ValueError(f"NormalizeImages needs numbers in 0..1, got {x.dtype}: let "
+                             "ImagesToFloat come first, as an ImageBlock does")
         if x.shape[-3] != len(self.mean):
             raise ValueError(f"the pictures have {x.shape[-3]} channels, mean and std "
                              f"{len(self.mean)}: read them with ImageBlock(mode=…) to match")

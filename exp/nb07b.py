@@ -167,7 +167,7 @@ def is_classes(pred: Any, target: Any) -> bool:
             and not target.is_floating_point())
 
 
-# cell 7dd9c174 320d87 · One pass
+# cell 7dd9c174 2dfe41 · One pass
 class Interpretation:
     """What a model gets wrong on a loader, found in one pass that keeps the k worst items.
 
@@ -275,7 +275,7 @@ class Interpretation:
             if maps:
                 x = mistake.inputs[0][None].to(next(self.learn.model.parameters()).device)
                 heat = class_activation_map(self.learn.model, x, mistake.pred.argmax()[None])[0]
-                axis.imshow(heat.cpu(), cmap="magma", alpha=0.5, extent=(-1, 1, 1, -1),
+                axis.imshow(heat.cpu().numpy(), cmap="magma", alpha=0.5, extent=(-1, 1, 1, -1),
                             interpolation="bilinear", aspect=axis.get_aspect())
             axis.set_title(self.title(mistake), fontsize=9)
         figure.suptitle(title)
@@ -293,12 +293,12 @@ class Interpretation:
         return (x - x.min()) / (x.max() - x.min()).clamp(min=1e-6)
 
 
-# cell 5b61fc99 0796ba · One pass
+# cell 5b61fc99 d15db2 · One pass
 def show_picture(axis: Any, pixels: Tensor) -> None:
     """Draw pixels in 0..1, with -1 and 1 at the edges. Shape: (C, H, W)."""
     C, H, W = pixels.shape
-    axis.imshow(pixels.movedim(0, -1) if C in (3, 4) else pixels[0], cmap="gray", vmin=0, vmax=1,
-                extent=(-1, 1, 1, -1), aspect=H / W)
+    drawn = pixels.movedim(0, -1) if C in (3, 4) else pixels[0]
+    axis.imshow(drawn.numpy(), cmap="gray", vmin=0, vmax=1, extent=(-1, 1, 1, -1), aspect=H / W)
 
 
 # cell 838f262e 6e7e9c · What did it look at?
