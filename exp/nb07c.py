@@ -3,7 +3,7 @@
 By the end you will have EfficientNet-lite0, built from its parts, with its published weights in it and every tensor accounted for: it names photographs, and describes pictures of kinds it has never seen.
 """
 
-# cell 9813aafe a6284e · A network that has seen a million photographs
+# cell ddd37ecf a6284e · A network that has seen a million photographs
 from __future__ import annotations
 
 # generated from nbs/07c_pretrained.ipynb: do not edit · 897dcb
@@ -21,7 +21,7 @@ __all__ = [
     "pretrained_resnet",
 ]
 
-# cell 9813aafe fa1e32 · A network that has seen a million photographs
+# cell ddd37ecf fa1e32 · A network that has seen a million photographs
 import re
 from collections.abc import Iterable
 from importlib.util import find_spec
@@ -36,7 +36,7 @@ from exp.nb04c import check_weights_fit, read_weights
 from exp.nb06b import ResNet, resnet18, resnet34, resnet50
 
 
-# cell 8cc78662 ed663d · Six parts in a row
+# cell 5ef788c8 ed663d · Six parts in a row
 class SamePadConv2d(nn.Conv2d):
     """Convolve with TensorFlow's "same" padding: out = ⌈in / stride⌉, the odd row below and right.
 
@@ -66,12 +66,12 @@ def same_padding(size: int, kernel_size: int, stride: int) -> tuple[int, int]:
     return total // 2, total - total // 2
 
 
-# cell c4921cb2 0a39ae · Six parts in a row
+# cell 4199ca1f 771f09 · Six parts in a row
 def _layers(in_channels: int, out_channels: int, kernel_size: int = 1, stride: int = 1,
             groups: int = 1, activation: bool = True) -> nn.Sequential:
-    """Return a convolution, a norm with TensorFlow's settings, and, if asked for, a ReLU6."""
+    """Return a convolution, a norm with TensorFlow's eps, and, if asked for, a ReLU6."""
     conv = SamePadConv2d(in_channels, out_channels, kernel_size, stride, groups)
-    norm = nn.BatchNorm2d(out_channels, eps=1e-3, momentum=0.01)
+    norm = nn.BatchNorm2d(out_channels, eps=1e-3)
     return nn.Sequential(conv, norm, *([nn.ReLU6(inplace=True)] if activation else []))
 
 
@@ -85,6 +85,8 @@ class InvertedResidual(nn.Module):
     def __init__(self, in_channels: int, out_channels: int, kernel_size: int = 3, stride: int = 1,
                  expansion: int = 6):
         super().__init__()
+        self.in_channels, self.out_channels = in_channels, out_channels
+        self.kernel_size, self.stride, self.expansion = kernel_size, stride, expansion
         width = in_channels * expansion
         self.expand = _layers(in_channels, width) if expansion != 1 else nn.Sequential()
         self.depthwise = _layers(width, width, kernel_size, stride, groups=width)
@@ -96,7 +98,7 @@ class InvertedResidual(nn.Module):
         return x + y if self.has_shortcut else y
 
 
-# cell 4073fe3b 300362 · Six parts in a row
+# cell 81329eec f79038 · Six parts in a row
 # of each stage: blocks, kernel size, stride of the first, expansion, channels out
 LITE0_STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80),
                 (3, 5, 1, 6, 112), (4, 5, 2, 6, 192), (1, 3, 1, 6, 320))
@@ -111,7 +113,8 @@ class EfficientNetLite(nn.Module):
         body: (B, features, ⌈H / 32⌉, ⌈W / 32⌉) with the default stages; pool: (B, features).
     Raises: ValueError for a stage that is not five counts of at least 1.
     Source: Tan and Le 2019, table 1, without squeeze-and-excitation and with ReLU6 (Liu 2020).
-    Differs: neither stochastic depth nor dropout in training.
+    Differs: neither stochastic depth nor dropout in training; norms have momentum 0.1, not 0.01,
+        so that short trainings have statistics.
     """
 
     def __init__(self, num_classes: int = 1000, stages: Iterable[Iterable[int]] = LITE0_STAGES,
@@ -137,7 +140,7 @@ class EfficientNetLite(nn.Module):
         return self.head(self.pool(self.body(x)))
 
 
-# cell 98b8bac4 fbfd89 · Six parts in a row
+# cell 6048c218 fbfd89 · Six parts in a row
 _PARTS = {"expand.0": "_expand_conv", "expand.1": "_bn0", "depthwise.0": "_depthwise_conv",
           "depthwise.1": "_bn1", "project.0": "_project_conv", "project.1": "_bn2"}
 
@@ -153,7 +156,7 @@ def published_names(model: EfficientNetLite) -> dict[str, str]:
     return {name: f"{owners[owner]}.{kind}" for name, owner, _, kind in parts}
 
 
-# cell 77308563 7c595c · Six parts in a row
+# cell 22dfc9a3 7c595c · Six parts in a row
 EFFICIENTNET_LITE_STATS = ((127 / 255,) * 3, (128 / 255,) * 3)  # mean, std of images in 0..1
 _LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
@@ -173,7 +176,7 @@ def lite0_weights_path() -> Path:
     return path
 
 
-# cell 558b1c1a 9f5ee1 · Six parts in a row
+# cell ca839137 9f5ee1 · Six parts in a row
 def _fill(model: nn.Module, weights: dict[str, Tensor], new_head: str, path: Path) -> None:
     """Copy weights into a model, after every name, shape and type was compared.
 
@@ -206,7 +209,7 @@ def efficientnet_lite0(num_classes: int = 1000, pretrained: bool = False) -> Eff
     return model
 
 
-# cell 8a52d779 ad0b97 · Six parts in a row
+# cell 77857d23 ad0b97 · torchvision's residual networks
 RESNET_WEIGHTS = {"resnet18": "resnet18-f37072fd.pth", "resnet34": "resnet34-b627a593.pth",
                   "resnet50": "resnet50-11ad3fa6.pth"}
 _RESNETS = {"resnet18": resnet18, "resnet34": resnet34, "resnet50": resnet50}

@@ -3,7 +3,7 @@
 By the end you will have fine-tuned a real ImageNet network on a few hundred pictures in ten lines, and you will have measured what each step of fine-tuning is worth, why the plain recipe loses to a linear model when pictures are few, and what turns that round.
 """
 
-# cell 3f41d5de a6284e · Transfer: a network trained elsewhere learns your pictures
+# cell 6c80c3a1 a6284e · Transfer: a network trained elsewhere learns your pictures
 from __future__ import annotations
 
 # generated from nbs/08_vision.ipynb: do not edit · fec333
@@ -21,7 +21,7 @@ __all__ = [
     "inherit_head",
 ]
 
-# cell 3f41d5de bc3ab6 · Transfer: a network trained elsewhere learns your pictures
+# cell 6c80c3a1 0ed228 · Transfer: a network trained elsewhere learns your pictures
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -32,12 +32,13 @@ from torch import Tensor, nn
 
 from exp.nb03b import DataLoader, DataLoaders, TensorDataset
 from exp.nb03d import check_counts, evaluating, random_kept
+from exp.nb03f import Callback
 from exp.nb04 import Learner
 from exp.nb04e import by_parts, freeze, spread_rates, unfreeze
 from exp.nb05 import fit_one_cycle
 
 
-# cell d0e95ee9 872ecd · Cut the head, keep the body
+# cell 21f108cd 31cab2 · Cut the head, keep the body
 class ConcatPool(nn.Module):
     """Put the mean and the maximum over all positions side by side.
 
@@ -64,13 +65,12 @@ class VisionModel(nn.Module):
         mean = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten())
         self.pool = nn.Sequential(ConcatPool() if concat_pool else mean, nn.Dropout(dropout))
         self.head = nn.Linear(count_features(body) * (1 + concat_pool), n_out)
-        self.train()  # a body that was left in evaluation mode would keep its statistics
 
     def forward(self, x: Tensor) -> Tensor:
         return self.head(self.pool(self.body(x)))
 
 
-# cell c1f38713 6df7d9 · Cut the head, keep the body
+# cell 38e02799 416dd6 · Cut the head, keep the body
 def count_features(body: nn.Module) -> int:
     """Return the number of channels that a body makes; weights and statistics stay as they are.
 
@@ -97,19 +97,21 @@ def cut_head(network: nn.Module) -> nn.Sequential:
         return network.body
     parts = dict(network.named_children())
     if {"avgpool", "fc"} <= parts.keys():  # torchvision's names
-        return nn.Sequential(*(part for name, part in parts.items()
-                               if name not in ("avgpool", "fc")))
-    raise TypeError(f"where does {type(network).__name__} end, and its head begin? It has the parts "
-                    f"{', '.join(parts)}: pass nn.Sequential of those that make the features")
+        return nn.Sequential(*(parts[name] for name in parts if name not in ("avgpool", "fc")))
+    raise TypeError(f"where does {type(network).__name__} end, and its head begin? Its parts are "
+                    f"[{', '.join(parts)}]: pass nn.Sequential of those that make the features")
 
 
 def vision_model(network: nn.Module, n_out: int, concat_pool: bool = False,
                  dropout: float = 0.0) -> VisionModel:
-    """Cut a network's head off and put a new one for `n_out` numbers in its place."""
-    return VisionModel(cut_head(network), n_out, concat_pool, dropout)
+    """Cut a network's head off and put a new one for `n_out` numbers in its place.
+
+    The model is in training mode: a body left in evaluation mode would keep its statistics.
+    """
+    return VisionModel(cut_head(network), n_out, concat_pool, dropout).train()
 
 
-# cell e3d69de7 6d2b70 · Cut the head, keep the body
+# cell e36b2a15 b3df14 · Cut the head, keep the body
 def depth_groups(model: nn.Module) -> list[dict[str, Any]]:
     """Make one parameter group of each block of the body, in order, and one of the head.
 
@@ -119,13 +121,21 @@ def depth_groups(model: nn.Module) -> list[dict[str, Any]]:
     return by_parts(*blocks, "head")(model)
 
 
+def _one_cycle(learn: Learner, n_epochs: int, rates: Any, callbacks: Any = ()) -> Any:
+    """Train with one cycle, or, for fewer steps than a cycle needs, at a constant rate."""
+    few = n_epochs * len(learn.dls.train) < 4
+    return (Learner.fit if few else fit_one_cycle)(learn, n_epochs, rates, callbacks)
+
+
 def fine_tune(learn: Learner, n_epochs: int, lr: float = 1e-3, freeze_epochs: int = 1,
-              spread: float = 100, fixed_norms: bool = False) -> Any:
+              spread: float = 100, fixed_norms: bool = False,
+              callbacks: Iterable[Callback] | Callback = ()) -> Any:
     """Train the head for some epochs, then everything, the first layers `spread` times slower.
 
     The model has a `body` and a `head`. The head learns at `lr`, and then at half of it; with
     `groups=depth_groups` the rates fall by equal factors from the head down to the first block.
-    `fixed_norms`: the running statistics of the body's norms stay as they are.
+    `fixed_norms`: the running statistics of the body's norms stay as they are. `callbacks`: for
+    the second part.
     Returns the record of the second part.
     Source: Howard and Ruder 2018, sections 3.2 and 3.3.
     """
@@ -133,15 +143,15 @@ def fine_tune(learn: Learner, n_epochs: int, lr: float = 1e-3, freeze_epochs: in
     if freeze_epochs:
         freeze(learn.model, "body")
         try:
-            fit_one_cycle(learn, freeze_epochs, lr)
+            _one_cycle(learn, freeze_epochs, lr)
         finally:
             unfreeze(learn.model, "body")
     rates = spread_rates(lr / 2 / spread, lr / 2, len(learn.opt.param_groups))
     with fixed_statistics(learn.model.body if fixed_norms else nn.Sequential()):
-        return fit_one_cycle(learn, n_epochs, rates if len(rates) > 1 else lr / 2)
+        return _one_cycle(learn, n_epochs, rates if len(rates) > 1 else lr / 2, callbacks)
 
 
-# cell ec9004f4 3e6ac1 · Cut the head, keep the body
+# cell 3f5b66ce 3e6ac1 · Cut the head, keep the body
 @contextmanager
 def fixed_statistics(body: nn.Module) -> Iterator[None]:
     """Keep the layers that have running statistics in evaluation mode, in this block.
@@ -159,7 +169,7 @@ def fixed_statistics(body: nn.Module) -> Iterator[None]:
             part.training = mode
 
 
-# cell e67c5a32 0b5907 · Cut the head, keep the body
+# cell 78c6bf1a 0b5907 · Cut the head, keep the body
 def pooled_features(model: nn.Module, loader: Iterable[Any],
                     passes: int = 1) -> tuple[Tensor, Tensor]:
     """Return what body and pool make of a loader's pictures, and the targets, in evaluation mode.
@@ -176,15 +186,15 @@ def pooled_features(model: nn.Module, loader: Iterable[Any],
     return torch.cat(features), torch.cat(targets)
 
 
-# cell cbd48cbd 707523 · Cut the head, keep the body
+# cell 6d3f4505 9f1601 · Cut the head, keep the body
 class _Correction(nn.Module):
     """The scores of a head that stays as it is, plus those of one that learns."""
 
     def __init__(self, head: nn.Linear):
         super().__init__()
         self.change = nn.Linear(head.in_features, head.out_features).to(head.weight)
-        nn.init.zeros_(self.change.weight)
-        nn.init.zeros_(self.change.bias)
+        for p in self.change.parameters():
+            p.data.zero_()
 
     def forward(self, features: Tensor, scores: Tensor) -> Tensor:
         return scores + self.change(features)
@@ -203,14 +213,14 @@ def fit_head(head: nn.Linear, features: Tensor, targets: Tensor, loss_func: Any,
                                   shuffle=True), None)
     adam = partial(torch.optim.Adam, weight_decay=weight_decay)
     learn = Learner(_Correction(head), data, loss_func, lr, adam, progress=False)
-    record = fit_one_cycle(learn, n_epochs)
+    record = _one_cycle(learn, n_epochs, lr)
     with torch.no_grad():
         head.weight += learn.model.change.weight
         head.bias += learn.model.change.bias
     return record
 
 
-# cell 136d0b99 a75aa7 · Cut the head, keep the body
+# cell 8ae68b4d a75aa7 · Cut the head, keep the body
 def inherit_head(head: nn.Linear, old_head: nn.Linear, features: Tensor, targets: Tensor) -> None:
     """Begin each class of a head as the mixture of old classes that the old head sees in it.
 
