@@ -975,6 +975,19 @@ nb09b (tabular): Tables: from a CSV file to a forecast
     TablePredictor     A trained model and its preprocessing: from a table to predictions, in the
                        target's units.
 
+nb09c (entities): What a network knows about shops, states and weekdays
+    align_points        Turn, mirror, scale and move points so that they lie as near as possible to
+                        others.
+    pair_distances      Return the distance of each pair of points, each pair once.
+    distance_agreement  Return the correlation of the distances of all pairs: 1 for the same map at
+                        any scale.
+    embedding_tables    Return each category's embedding as a table: its levels, and columns NAME_0,
+                        NAME_1 ….
+    join_embeddings     Put the embeddings of each row's levels side by side; levels never seen get
+                        row 0.
+    swap_noise          Replace this share of the entries by the same column's entry of another row.
+    TableAutoencoder    Squeeze a row into `n_codes` numbers, and restore the row from them.
+
 nb10 (makemore): Makemore: names, letter by letter
     read_names       Return the names of `names.txt`, one per line, in the order of the file.
     CharacterVocab   Number the characters of texts in sorted order, after `end`, which is number 0
@@ -1039,7 +1052,7 @@ nb11b (language_model): A language model, character by character
                         return all.
 """
 
-# generated from the notebooks: do not edit · 254d0b
+# generated from the notebooks: do not edit · 6ee53a
 
 import importlib as _importlib
 import importlib.machinery as _machinery
@@ -1161,6 +1174,8 @@ _names = {
     "nb09a": """Recommendations Recommender recall_at""",
     "nb09b": """rmspe mape Categorify FillMissing Normalize TablePreprocessor table_loaders
                embedding_size TabularModel TablePredictor""",
+    "nb09c": """align_points pair_distances distance_agreement embedding_tables join_embeddings
+               swap_noise TableAutoencoder""",
     "nb10": """read_names CharacterVocab NameSplit split_lines split_by_name make_contexts
               count_targets count_loss draw_characters generate_names ContextMLP
               counted_loaders DeepContextMLP sweep_storage run_sweep""",
@@ -1218,6 +1233,7 @@ _topics = {
     "collab": "nb09",
     "recommender": "nb09a",
     "tabular": "nb09b",
+    "entities": "nb09c",
     "makemore": "nb10",
     "rnn": "nb11",
     "language_model": "nb11b",
@@ -1603,6 +1619,12 @@ if TYPE_CHECKING:  # what editors and type checkers read
         table_loaders as table_loaders, embedding_size as embedding_size,
         TabularModel as TabularModel, TablePredictor as TablePredictor,
     )
+    from .nb09c import (
+        align_points as align_points, pair_distances as pair_distances,
+        distance_agreement as distance_agreement, embedding_tables as embedding_tables,
+        join_embeddings as join_embeddings, swap_noise as swap_noise,
+        TableAutoencoder as TableAutoencoder,
+    )
     from .nb10 import (
         read_names as read_names, CharacterVocab as CharacterVocab, NameSplit as NameSplit,
         split_lines as split_lines, split_by_name as split_by_name,
@@ -1629,7 +1651,7 @@ if TYPE_CHECKING:  # what editors and type checkers read
         nb00, nb00b, nb00c, nb00d, nb00e, nb02, nb03, nb03a, nb03b, nb03c, nb03d, nb03e, nb03f,
         nb03g, nb03h, nb03i, nb03j, nb03k, nb03l, nb04, nb04a, nb04b, nb04c, nb04d, nb04e,
         nb04f, nb05, nb05c, nb06, nb06b, nb06c, nb06d, nb06e, nb06f, nb06g, nb07, nb07a, nb07b,
-        nb07c, nb07d, nb08, nb08a, nb08c, nb09, nb09a, nb09b, nb10, nb11, nb11b,
+        nb07c, nb07d, nb08, nb08a, nb08c, nb09, nb09a, nb09b, nb09c, nb10, nb11, nb11b,
     )
     exports = nb00
     samples = nb00b
@@ -1677,6 +1699,7 @@ if TYPE_CHECKING:  # what editors and type checkers read
     collab = nb09
     recommender = nb09a
     tabular = nb09b
+    entities = nb09c
     makemore = nb10
     rnn = nb11
     language_model = nb11b
