@@ -988,6 +988,10 @@ nb09c (entities): What a network knows about shops, states and weekdays
     swap_noise          Replace this share of the entries by the same column's entry of another row.
     TableAutoencoder    Squeeze a row into `n_codes` numbers, and restore the row from them.
 
+nb09e (estimator): A tabular model as an estimator of scikit-learn
+    TabularEstimator  A `TabularModel` as an estimator of scikit-learn: a DataFrame in, predictions
+                      out.
+
 nb10 (makemore): Makemore: names, letter by letter
     read_names       Return the names of `names.txt`, one per line, in the order of the file.
     CharacterVocab   Number the characters of texts in sorted order, after `end`, which is number 0
@@ -1052,7 +1056,7 @@ nb11b (language_model): A language model, character by character
                         return all.
 """
 
-# generated from the notebooks: do not edit · 6ee53a
+# generated from the notebooks: do not edit · 4482f8
 
 import importlib as _importlib
 import importlib.machinery as _machinery
@@ -1176,6 +1180,7 @@ _names = {
                embedding_size TabularModel TablePredictor""",
     "nb09c": """align_points pair_distances distance_agreement embedding_tables join_embeddings
                swap_noise TableAutoencoder""",
+    "nb09e": """TabularEstimator""",
     "nb10": """read_names CharacterVocab NameSplit split_lines split_by_name make_contexts
               count_targets count_loss draw_characters generate_names ContextMLP
               counted_loaders DeepContextMLP sweep_storage run_sweep""",
@@ -1234,6 +1239,7 @@ _topics = {
     "recommender": "nb09a",
     "tabular": "nb09b",
     "entities": "nb09c",
+    "estimator": "nb09e",
     "makemore": "nb10",
     "rnn": "nb11",
     "language_model": "nb11b",
@@ -1625,6 +1631,9 @@ if TYPE_CHECKING:  # what editors and type checkers read
         join_embeddings as join_embeddings, swap_noise as swap_noise,
         TableAutoencoder as TableAutoencoder,
     )
+    from .nb09e import (
+        TabularEstimator as TabularEstimator,
+    )
     from .nb10 import (
         read_names as read_names, CharacterVocab as CharacterVocab, NameSplit as NameSplit,
         split_lines as split_lines, split_by_name as split_by_name,
@@ -1651,7 +1660,7 @@ if TYPE_CHECKING:  # what editors and type checkers read
         nb00, nb00b, nb00c, nb00d, nb00e, nb02, nb03, nb03a, nb03b, nb03c, nb03d, nb03e, nb03f,
         nb03g, nb03h, nb03i, nb03j, nb03k, nb03l, nb04, nb04a, nb04b, nb04c, nb04d, nb04e,
         nb04f, nb05, nb05c, nb06, nb06b, nb06c, nb06d, nb06e, nb06f, nb06g, nb07, nb07a, nb07b,
-        nb07c, nb07d, nb08, nb08a, nb08c, nb09, nb09a, nb09b, nb09c, nb10, nb11, nb11b,
+        nb07c, nb07d, nb08, nb08a, nb08c, nb09, nb09a, nb09b, nb09c, nb09e, nb10, nb11, nb11b,
     )
     exports = nb00
     samples = nb00b
@@ -1700,6 +1709,7 @@ if TYPE_CHECKING:  # what editors and type checkers read
     recommender = nb09a
     tabular = nb09b
     entities = nb09c
+    estimator = nb09e
     makemore = nb10
     rnn = nb11
     language_model = nb11b
