@@ -157,7 +157,7 @@ class PointBlock(Block):
         axis.plot(*value.T, "o", ms=5, mfc="none", mec="red", mew=1.5)
 
 
-# cell 24888dd4 e6d656 · Resize, and normalise
+# cell 24888dd4 e6d656 · One size, and one scale
 class Resize(Transform):
     """Bring pictures to one size; points move along.
 
@@ -238,7 +238,7 @@ def _resized(image: Tensor, size: Sequence[int], box: tuple[float, ...]) -> Tens
     return torch.stack([resized(channel.contiguous()).reshape(*size) for channel in image])
 
 
-# cell 53cded18 b9eeac · Resize, and normalise
+# cell 53cded18 b9eeac · One size, and one scale
 class NormalizeImages(Transform):
     """Subtract a mean from each channel of a batch of pictures and divide by a spread.
 

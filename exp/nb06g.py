@@ -37,7 +37,7 @@ from exp.nb06d import UnreadableImage
 from exp.nb06e import find_vocab
 
 
-# cell fe75f105 2328de · Items
+# cell fe75f105 2328de · Where a value stands
 def parent_name(path: str | Path) -> str:
     """Return the name of the folder that a file lies in: often its label."""
     return Path(path).parent.name
@@ -151,7 +151,7 @@ def check_split(split: Any, n: int) -> tuple[list[int], list[int]]:
     return train, valid
 
 
-# cell 0df042c3 cc7020 · Steps, each of which can be watched
+# cell 0df042c3 cc7020 · Steps that can be watched
 def describe_value(x: Any) -> str:
     """Describe a value in a few words: the type, and the shape or the value itself."""
     if isinstance(x, Tensor):
@@ -187,7 +187,7 @@ def run_step(name: str, function: Callable[[Any], Any], given: Any,
     return made
 
 
-# cell 1c3e0d05 87321e · A split of data sets
+# cell 1c3e0d05 87321e · Two data sets, and what is left out
 @dataclass(frozen=True)
 class BlockDatasets:
     """The data sets of a training, `valid` None for none, and the pipeline set up on the first."""
@@ -202,7 +202,7 @@ class BlockDatasets:
         return find_vocab(self.pipeline.blocks)
 
 
-# cell b72bb32c ddbbe7 · A split of data sets
+# cell b72bb32c ddbbe7 · Two data sets, and what is left out
 def drop_unreadable(*datasets: Any) -> None:
     """Leave out the items whose pictures cannot be read, and warn of them by name."""
     lost = []
