@@ -6,7 +6,7 @@ By the end you will have transforms that crop, turn, flip and light whole batche
 # cell fda7acda a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/07a_augmentation.ipynb: do not edit · 1ee167
+# generated from nbs/07a_augmentation.ipynb: do not edit · b2fedf
 __all__ = [
     "resample",
     "move_points",
@@ -14,7 +14,6 @@ __all__ = [
     "Flip",
     "Rotate",
     "Zoom",
-    "Shift",
     "RandomResizedCrop",
     "Geometry",
     "relight",
@@ -69,7 +68,7 @@ def move_points(points: Tensor, matrix: Tensor) -> Tensor:
     return (points - torch.stack([x, y], 1)[:, None]) @ inverse.mT
 
 
-# cell 1b906bb9 643a42 · Each picture draws its own
+# cell 1b906bb9 4387be · Each picture draws its own
 def _uniform(B: int, low: float, high: float) -> Tensor:
     return low + (high - low) * torch.rand(B)
 
@@ -81,17 +80,17 @@ def _matrices(a: Any, b: Any, c: Any, d: Any, x: Any, y: Any) -> Tensor:
     return torch.stack(numbers, 1).reshape(-1, 3, 3)
 
 
-def _check_share(name: str, share: float) -> None:
-    if not 0 <= share <= 1:
-        raise ValueError(f"{name} must lie in 0..1, got {share}")
+def _check_shares(**shares: float) -> None:
+    if not all(0 <= share <= 1 for share in shares.values()):
+        raise ValueError(f"{' and '.join(shares)} must lie in 0..1, got {[*shares.values()]}")
 
 
+# cell e582e897 616c2a · Each picture draws its own
 class GeometricTransform(Transform):
     """A change of where pixels come from, with other random numbers for each picture of a batch.
 
     A subclass has `draw(B, size) -> (matrix, new size)`, with matrix (B, 3, 3) from new places to
-    old ones; and `settle`, the same without chance, for validation. Called alone it resamples;
-    several are to be joined in a `Geometry`, which resamples once.
+    old ones, and `settle`, the same for validation. Join several in a `Geometry`.
     """
 
     order = 40
@@ -106,7 +105,7 @@ class GeometricTransform(Transform):
         return Geometry(self)(parts, kinds, train)
 
 
-# cell e0f29bc0 a011d5 · Each picture draws its own
+# cell e0f29bc0 9317bf · Each picture draws its own
 class Flip(GeometricTransform):
     """Mirror a picture, with these probabilities, from side to side and upside down.
 
@@ -115,8 +114,7 @@ class Flip(GeometricTransform):
 
     def __init__(self, horizontal: float = 0.5, vertical: float = 0.0,
                  swap: Sequence[Sequence[int]] = ()):
-        _check_share("horizontal", horizontal)
-        _check_share("vertical", vertical)
+        _check_shares(horizontal=horizontal, vertical=vertical)
         self.horizontal, self.vertical = horizontal, vertical
         self.swap = [list(pair) for pair in swap]
 
@@ -125,11 +123,12 @@ class Flip(GeometricTransform):
         return _matrices(x, 0, 0, y, 0, 0), size
 
 
+# cell 38bf8030 e72983 · Each picture draws its own
 class Rotate(GeometricTransform):
     """Turn a picture by up to some degrees to either side, with probability `p`."""
 
     def __init__(self, degrees: float = 10.0, p: float = 0.75):
-        _check_share("p", p)
+        _check_shares(p=p)
         self.degrees, self.p = degrees, p
 
     def draw(self, B: int, size: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
@@ -139,33 +138,21 @@ class Rotate(GeometricTransform):
         return _matrices(c, -s * H / W, s * W / H, c, 0, 0), size
 
 
+# cell d33d5dd8 25b08e · Each picture draws its own
 class Zoom(GeometricTransform):
-    """Enlarge a picture by up to a factor, with probability `p`, and show a random part of it."""
+    """Enlarge a picture by up to a factor; move it by up to a share of its sides; each with `p`."""
 
-    def __init__(self, factor: float = 1.2, p: float = 0.75):
-        _check_share("p", p)
+    def __init__(self, factor: float = 1.2, shift: float = 0.0, p: float = 0.75):
+        _check_shares(shift=shift, p=p)
         if not factor >= 1:
             raise ValueError(f"factor must be 1 or more, got {factor}")
-        self.factor, self.p = factor, p
+        self.factor, self.shift, self.p = factor, shift, p
 
     def draw(self, B: int, size: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
-        shown = 1 / (1 + _uniform(B, 0, self.factor - 1) * (torch.rand(B) < self.p))
-        x, y = ((1 - shown) * _uniform(B, -1, 1) for _ in "xy")
-        return _matrices(shown, 0, 0, shown, x, y), size
-
-
-class Shift(GeometricTransform):
-    """Move a picture by up to a share of its sides in each direction, with probability `p`."""
-
-    def __init__(self, share: float = 0.1, p: float = 0.75):
-        _check_share("share", share)
-        _check_share("p", p)
-        self.share, self.p = share, p
-
-    def draw(self, B: int, size: tuple[int, int]) -> tuple[Tensor, tuple[int, int]]:
-        use = torch.rand(B) < self.p
-        x, y = (2 * self.share * _uniform(B, -1, 1) * use for _ in "xy")
-        return _matrices(torch.ones(B), 0, 0, 1, x, y), size
+        part = 1 / (1 + _uniform(B, 0, self.factor - 1) * (torch.rand(B) < self.p))
+        shift = 2 * self.shift * part * (torch.rand(B) < self.p)
+        x, y = ((1 - part) * _uniform(B, -1, 1) + shift * _uniform(B, -1, 1) for _ in "xy")
+        return _matrices(part, 0, 0, part, x, y), size
 
 
 # cell b3b11d35 4a3dc9 · Each picture draws its own
@@ -205,7 +192,7 @@ class RandomResizedCrop(GeometricTransform):
         return torch.diag(torch.tensor([w * scale / W, h * scale / H, 1.0])).expand(B, 3, 3), (h, w)
 
 
-# cell 6ab6b328 d691a7 · Each picture draws its own
+# cell 6ab6b328 3bf40c · Each picture draws its own
 class Geometry(Transform):
     """Change pictures, and the points in them, by several geometric transforms with one resampling.
 
@@ -235,42 +222,50 @@ class Geometry(Transform):
         return self._transforms
 
     def __call__(self, parts: tuple, kinds: tuple[str, ...], train: bool) -> tuple:
-        shapes = [tuple(x.shape) for x, kind in zip(parts, kinds, strict=True) if kind == "image"]
-        if not shapes:
+        if "image" not in kinds:
             return parts
-        if len(shapes[0]) != 4 or any(s[-2:] != shapes[0][-2:] for s in shapes):
-            raise ValueError(f"Geometry needs pictures (B, C, H, W) of one size, got {shapes}; it "
-                             "is a batch transform: give an item transform such as Resize before")
-        (B, *_), size, matrix = shapes[0], shapes[0][-2:], torch.eye(3)
+        B, *_, H, W = _common_shape(parts, kinds)
+        size, matrix = (H, W), torch.eye(3)
         for step in self.steps:
             moved, size = (step.draw if train else step.settle)(B, size)
             matrix = matrix @ moved
-        if not train and size == shapes[0][-2:]:
+        if not train and tuple(size) == (H, W):
             return parts
         parts = change_parts(lambda x: resample(_floats(x), matrix, size, self.padding), parts,
                              kinds, "image")
-        return change_parts(lambda points: self._swapped(move_points(points, matrix), matrix),
-                            parts, kinds, "points")
-
-    def _swapped(self, points: Tensor, matrix: Tensor) -> Tensor:
-        """In pictures that are mirrored, let pairs of points change roles."""
-        (a, b), (c, d) = (row.unbind(-1) for row in matrix[:, :2, :2].unbind(1))
-        mirrored = a * d < b * c  # a negative determinant
-        for first, second in (p for step in self.steps for p in getattr(step, "swap", ())):
-            order = torch.arange(points.shape[1])
-            order[[first, second]] = torch.tensor([second, first])
-            points = points[:, order].where(mirrored.to(points.device)[:, None, None], points)
-        return points
+        pairs = [pair for step in self.steps for pair in getattr(step, "swap", ())]
+        return change_parts(lambda x: _change_roles(move_points(x, matrix), matrix, pairs), parts,
+                            kinds, "points")
 
     def __repr__(self) -> str:
         return f"Geometry({', '.join(map(repr, self.steps))})"
 
 
+# cell 52f5f369 24933c · Each picture draws its own
 def _floats(images: Tensor) -> Tensor:
     return images if images.is_floating_point() else images.float() / 255
 
 
-# cell f26d0ae8 a07591 · Light
+def _common_shape(parts: tuple, kinds: tuple[str, ...]) -> tuple[int, ...]:
+    shapes = [tuple(x.shape) for x, kind in zip(parts, kinds, strict=True) if kind == "image"]
+    if len(shapes[0]) != 4 or any(shape[-2:] != shapes[0][-2:] for shape in shapes):
+        raise ValueError("Geometry is a batch transform for pictures (B, C, H, W) of one size, got "
+                         f"{shapes}: put an item transform such as Resize before it")
+    return shapes[0]
+
+
+def _change_roles(points: Tensor, matrix: Tensor, pairs: Sequence[Sequence[int]]) -> Tensor:
+    """In pictures that are mirrored, exchange the points of each pair."""
+    (a, b), (c, d) = (row.unbind(-1) for row in matrix[:, :2, :2].unbind(1))
+    mirrored = (a * d < b * c).to(points.device)[:, None, None]  # a negative determinant
+    for pair in pairs:
+        order = torch.arange(points.shape[1])
+        order[list(pair)] = order[list(pair)].flip(0)
+        points = points[:, order].where(mirrored, points)
+    return points
+
+
+# cell f26d0ae8 b3e054 · Light
 _GREY = (0.299, 0.587, 0.114)  # how bright red, green and blue look
 
 
@@ -302,12 +297,12 @@ class Lighting(Transform):
 
     def __init__(self, brightness: float = 0.2, contrast: float = 0.2, saturation: float = 0.2,
                  p: float = 0.75):
-        _check_share("p", p)
+        _check_shares(p=p)
         if min(brightness, contrast, saturation) < 0:
             raise ValueError("brightness, contrast and saturation must be 0 or more, got "
                              f"{brightness}, {contrast} and {saturation}")
-        self.brightness, self.contrast, self.saturation = brightness, contrast, saturation
-        self.p = p
+        self.brightness, self.contrast = brightness, contrast
+        self.saturation, self.p = saturation, p
 
     def __call__(self, parts: tuple, kinds: tuple[str, ...], train: bool) -> tuple:
         if not train or "image" not in kinds:
@@ -318,7 +313,7 @@ class Lighting(Transform):
         return change_parts(lambda x: relight(_floats(x), *factors), parts, kinds, "image")
 
 
-# cell fe9c2988 0bc4c3 · Erase a part
+# cell fe9c2988 ba42fa · Erase a part
 class RandomErasing(Transform):
     """Cover a rectangle of each picture, with probability `p`; points stay where they are.
 
@@ -332,7 +327,7 @@ class RandomErasing(Transform):
 
     def __init__(self, p: float = 0.5, area: Sequence[float] = (0.02, 0.25),
                  ratio: Sequence[float] = (0.3, 3.3), fill: float | None = None):
-        _check_share("p", p)
+        _check_shares(p=p)
         if not 0 < area[0] <= area[1] <= 1 or not 0 < ratio[0] <= ratio[1]:
             raise ValueError("area must be two rising shares in 0..1 and ratio two rising positive "
                              f"numbers, got {area} and {ratio}")
@@ -380,7 +375,7 @@ def standard_augmentation(size: int | Sequence[int] | None = None, min_scale: fl
     return transforms + ([RandomErasing(erasing)] if erasing else [])
 
 
-# cell 56b37d99 d62933 · Mixing pictures
+# cell 56b37d99 27b786 · Mixing pictures
 class MixUp(Callback):
     """Train on mixtures of two pictures, with the same mixture of the losses of their targets.
 
@@ -406,8 +401,7 @@ class MixUp(Callback):
         if learn.training:
             if not isinstance(learn.inputs, list) or not all(
                     isinstance(x, Tensor) and x.is_floating_point() for x in learn.inputs):
-                raise TypeError("MixUp mixes inputs that are tensors of floats, such as pictures "
-                                "in 0..1, got "
+                raise TypeError("MixUp mixes tensors of floats, such as pictures in 0..1, got "
                                 f"{[getattr(x, 'dtype', type(x)) for x in learn.inputs]}")
             share = random.betavariate(self.alpha, self.alpha)
             self.share = max(share, 1 - share)
@@ -427,7 +421,7 @@ class MixUp(Callback):
         self.partners = None
 
 
-# cell 988d387b 1dc1b5 · Look more than once
+# cell 988d387b a73023 · Look more than once
 def predict_augmented(learn: Learner, loader: Any = None, n: int = 4,
                       seed: int = 42) -> tuple[Tensor, Tensor]:
     """Return outputs and targets as `get_preds`: means over the pictures and `n` changed versions.
@@ -439,14 +433,12 @@ def predict_augmented(learn: Learner, loader: Any = None, n: int = 4,
     """
     loader = learn.dls.valid if loader is None else loader
     if not (hasattr(loader, "pipeline") and hasattr(loader, "train")):
-        raise TypeError("predict_augmented needs a loader that changes its pictures, as those of "
-                        f"DataBlock(…, batch_transforms=…), got a {type(loader).__name__}")
+        raise TypeError(f"the loader must be one of a DataBlock, got a {type(loader).__name__}")
     if type(loader.sampler) is not SequentialSampler:
         raise ValueError("the loader shuffles, so that its rounds cannot be averaged: pass "
                          "learn.dls.valid, or test_loader(…) of the loaders")
     if "points" in loader.pipeline.kinds:
-        raise ValueError("the points move with the pictures, so the answers for changed pictures "
-                         "cannot be averaged; use get_preds")
+        raise ValueError("points move with the pictures, so their means are wrong: use get_preds")
     check_whole_number("n", n)
     total, targets = learn.get_preds(loader)
     changed = copy.copy(loader)

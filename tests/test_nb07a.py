@@ -29,7 +29,6 @@ from exp.nb07a import (
     RandomErasing,
     RandomResizedCrop,
     Rotate,
-    Shift,
     Zoom,
     move_points,
     predict_augmented,
@@ -44,7 +43,7 @@ EVERY = [
     Flip(0.5, 0.5),
     Rotate(180, p=1.0),
     Zoom(1.5, p=1.0),
-    Shift(0.2, p=1.0),
+    Zoom(1.0, shift=0.2, p=1.0),
     RandomResizedCrop(scale=(0.3, 1.0), ratio=(0.5, 2.0)),
     RandomResizedCrop((50, 70), scale=(0.4, 0.8)),
 ]
@@ -165,9 +164,9 @@ def test_crops_keep_to_their_bounds(least, distortion, seed):
 def test_one_resampling_is_the_product():
     x = torch.rand(2, 3, 24, 24)
     torch.manual_seed(1)
-    joined = Geometry(Rotate(20, 1.0), Flip(0.5), Zoom(1.5, 1.0))((x,), ("image",), True)[0]
+    joined = Geometry(Rotate(20, 1.0), Flip(0.5), Zoom(1.5, p=1.0))((x,), ("image",), True)[0]
     torch.manual_seed(1)
-    steps = Rotate(20, 1.0), Flip(0.5), Zoom(1.5, 1.0)
+    steps = Rotate(20, 1.0), Flip(0.5), Zoom(1.5, p=1.0)
     matrix = torch.eye(3)
     for step in steps:
         matrix = matrix @ step.draw(2, (24, 24))[0]
@@ -243,10 +242,10 @@ def test_erasing(height, width, share, seed):
 
 def test_wrong_settings_are_refused():
     for make, text in (
-        (lambda: Flip(1.5), "horizontal"),
+        (lambda: Flip(1.5), "horizontal and vertical"),
         (lambda: Rotate(10, p=2), "p must"),
         (lambda: Zoom(0.5), "factor"),
-        (lambda: Shift(-1), "share"),
+        (lambda: Zoom(shift=-1), "shift and p"),
         (lambda: RandomResizedCrop(0), "size"),
         (lambda: RandomResizedCrop(8, scale=(0.5, 2)), "scale"),
         (lambda: Lighting(-0.1), "brightness"),
