@@ -83,7 +83,7 @@ def _draft(image: Any, min_side: int) -> None:
         image.draft(None, tuple(max(min_side, int(scale * side)) for side in image.size))
 
 
-# cell b078c3f1 4c2888 · Open it properly
+# cell b078c3f1 eafc58 · Open it properly
 class UnreadableImage(ValueError):
     """A file that should hold a picture does not; the message names it and what is wrong."""
 
@@ -95,6 +95,7 @@ class UnreadableImage(ValueError):
         return f"{self.name}: {self.problem}. Replace the file, or take it out of the folder"
 
 
+# cell c2e4bd67 57a644 · Open it properly
 def _explain(source: Any, error: Exception) -> str:
     """Say what is wrong with a picture."""
     from PIL import Image, UnidentifiedImageError
