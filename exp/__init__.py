@@ -805,10 +805,8 @@ nb07a (augmentation): Augmentation: more pictures from the ones you have
                            down.
     Rotate                 Turn a picture by up to some degrees to either side, with probability
                            `p`.
-    Zoom                   Enlarge a picture by up to a factor, with probability `p`, and show a
-                           random part of it.
-    Shift                  Move a picture by up to a share of its sides in each direction, with
-                           probability `p`.
+    Zoom                   Enlarge a picture by up to a factor; move it by up to a share of its
+                           sides; each with `p`.
     RandomResizedCrop      Show a random part of a picture at a size; in validation, the largest
                            part in the middle.
     Geometry               Change pictures, and the points in them, by several geometric transforms
@@ -1056,7 +1054,7 @@ nb11b (language_model): A language model, character by character
                         return all.
 """
 
-# generated from the notebooks: do not edit · 4482f8
+# generated from the notebooks: do not edit · 54f62e
 
 import importlib as _importlib
 import importlib.machinery as _machinery
@@ -1155,7 +1153,7 @@ _names = {
                GrandparentSplitter item_at check_split describe_value run_step BlockDatasets
                drop_unreadable""",
     "nb07": """BlockPipeline BlockDataset BlockLoader BlockLoaders DataBlock""",
-    "nb07a": """resample move_points GeometricTransform Flip Rotate Zoom Shift RandomResizedCrop
+    "nb07a": """resample move_points GeometricTransform Flip Rotate Zoom RandomResizedCrop
                Geometry relight Lighting RandomErasing standard_augmentation MixUp
                predict_augmented""",
     "nb07b": """item_losses Mistake Confusion is_classes Interpretation show_picture
@@ -1565,8 +1563,8 @@ if TYPE_CHECKING:  # what editors and type checkers read
     from .nb07a import (
         resample as resample, move_points as move_points,
         GeometricTransform as GeometricTransform, Flip as Flip, Rotate as Rotate, Zoom as Zoom,
-        Shift as Shift, RandomResizedCrop as RandomResizedCrop, Geometry as Geometry,
-        relight as relight, Lighting as Lighting, RandomErasing as RandomErasing,
+        RandomResizedCrop as RandomResizedCrop, Geometry as Geometry, relight as relight,
+        Lighting as Lighting, RandomErasing as RandomErasing,
         standard_augmentation as standard_augmentation, MixUp as MixUp,
         predict_augmented as predict_augmented,
     )
