@@ -15,7 +15,7 @@ __all__ = [
     "make_adult",
 ]
 
-# cell 0c2c97a0 77cba7 · Sample tables: shops and people whose laws are known
+# cell dac8ab28 77cba7 · Sample tables: shops and people whose laws are known
 from dataclasses import dataclass
 from datetime import date, timedelta
 from functools import cache
@@ -26,7 +26,7 @@ import numpy as np
 from exp.nb00b import _bell
 
 
-# cell 4febe069 a98e39 · A country of shops
+# cell 27c87322 a98e39 · A country of shops
 GERMAN_STATES = {  # code in the file: (name, latitude and longitude of the capital)
     "BE": ("Berlin", 52.52, 13.40), "BW": ("Baden-Württemberg", 48.78, 9.18),
     "BY": ("Bavaria", 48.14, 11.58), "HB,NI": ("Lower Saxony, Bremen", 52.37, 9.74),
@@ -46,7 +46,7 @@ def state_positions() -> np.ndarray:
     return np.stack([(places[:, 1] - 10.5) * 0.7, (places[:, 0] - 51) * 1.11], 1)
 
 
-# cell e08ea98f 8fda0c · A country of shops
+# cell 4c231038 8fda0c · A country of shops
 _FIRST_DAY, _N_DAYS, _N_TRAIN_DAYS, _PER_STATE = date(2013, 1, 1), 990, 942, 8
 _NOISE = 0.08
 # The law of sales: factors of each weekday (Monday first), month, and so on.
@@ -62,7 +62,7 @@ _YEAR_TURN = np.array([[1, 0], [0.866, 0.5], [0.5, 0.866], [0, 1], [-0.5, 0.866]
                        [0.866, -0.5]])
 
 
-# cell 9d6e357c 04db60 · A country of shops
+# cell 92119b31 04db60 · A country of shops
 @dataclass(frozen=True)
 class RossmannTruth:
     """What is known about the sales; stores in the order of their numbers, days from the first.
@@ -98,7 +98,7 @@ class RossmannTruth:
         return float(np.sqrt(((ratio - 1) ** 2).mean()))
 
 
-# cell 1f499cd1 ce50b7 · A country of shops
+# cell 6fbc4545 ce50b7 · A country of shops
 def _easter(year: int) -> date:
     """Return Easter Sunday, from the table of the years that the data covers."""
     return {2013: date(2013, 3, 31), 2014: date(2014, 4, 20), 2015: date(2015, 4, 5)}[year]
@@ -124,7 +124,7 @@ def _school_holiday(day: date, state_number: int) -> bool:
             or (day.month, day.day) >= (12, 22) or (day.month, day.day) <= (1, 4))
 
 
-# cell f190001b ae4e69 · A country of shops
+# cell 5a4220aa ae4e69 · A country of shops
 @dataclass(frozen=True)
 class _Calendar:
     """The days, and what happens on each in each state. Shape: days (D,), states (12, D)."""
@@ -149,7 +149,7 @@ def _calendar() -> _Calendar:
         np.array([[_school_holiday(day, i) for day in days] for i in range(len(GERMAN_STATES))]))
 
 
-# cell 5372e364 1e8a6c · A country of shops
+# cell f4a7f67b 1e8a6c · A country of shops
 _INTERVALS = (("Jan,Apr,Jul,Oct", 0), ("Feb,May,Aug,Nov", 1), ("Mar,Jun,Sept,Dec", 2))
 
 
@@ -206,7 +206,7 @@ def _begun(stores: _Stores) -> tuple[np.ndarray, np.ndarray]:
     return day >= np.array(rival)[:, None], day >= np.array(promo2)[:, None]
 
 
-# cell fd7ab2b7 45d9e7 · A country of shops
+# cell 59e91659 45d9e7 · A country of shops
 def _wave(positions: np.ndarray, turn: np.ndarray, size: float) -> np.ndarray:
     """Let each place feel a wave that goes round: 1 + size (x cos + y sin). Shape: (12, steps)."""
     return 1 + size * (positions[:, :1] * turn[:, 0] + positions[:, 1:] * turn[:, 1])
@@ -223,7 +223,7 @@ def _around_closing(stores: _Stores, closed_holiday: np.ndarray) -> np.ndarray:
     return np.where((age >= 0) & (age < 14), 0, effect)
 
 
-# cell 4ebd0160 61b666 · A country of shops
+# cell 71efdd6a 61b666 · A country of shops
 @cache
 def rossmann_truth() -> RossmannTruth:
     """Draw the sales of all stores on all days, and return the law that they follow."""
@@ -258,7 +258,7 @@ def rossmann_truth() -> RossmannTruth:
         expected > 0, known)
 
 
-# cell 85c7398c 749a5c · Writing the four files
+# cell c561203e 749a5c · Writing the four files
 def _day_lines(store: int, first: int, end: int) -> list[tuple[int, str, str]]:
     """Return (day, what comes before the sales, what comes after) for a store, row by row."""
     calendar, truth, state = _calendar(), rossmann_truth(), int(_stores().state[store])
@@ -292,7 +292,7 @@ def _write_rossmann_days(folder: Path) -> None:
     (folder / "test.csv").write_bytes((header + "".join(lines)).encode("ascii"))
 
 
-# cell 968772ae b0eeef · Writing the four files
+# cell a9fbbca6 b0eeef · Writing the four files
 def _store_line(store: int) -> str:
     """Return a store's line of `store.csv`; what is unknown is empty."""
     s = _stores()
@@ -323,7 +323,7 @@ def make_rossmann(folder: Path) -> None:
     (folder / "store_states.csv").write_bytes(b"Store,State\r\n" + text.encode("ascii"))
 
 
-# cell 953db0d0 ed835c · A census
+# cell e7352a72 ed835c · A census
 @dataclass(frozen=True)
 class AdultTruth:
     """What is known about the census: the score of a person, in log odds, part by part.
@@ -358,7 +358,7 @@ _COUNTRIES = ("United-States", "Mexico", "Germany", "Canada", "India")
 _RACES = ("White", "Black", "Asian-Pac-Islander", "Amer-Indian-Eskimo", "Other")
 
 
-# cell b4b53fc4 25d824 · A census
+# cell ab802fc3 25d824 · A census
 @cache
 def _draw_census() -> tuple[AdultTruth, list[list[str]]]:
     """Draw 9,000 people: the law, and 14 fields of each."""
@@ -401,7 +401,7 @@ def adult_truth() -> AdultTruth:
     return _draw_census()[0]
 
 
-# cell 0e074544 1c53b1 · A census
+# cell 598250da 1c53b1 · A census
 def make_adult(folder: Path) -> None:
     """Write the census as `adult.data` and `adult.test`, in the format of UCI's files.
 

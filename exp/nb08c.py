@@ -3,7 +3,7 @@
 By the end you will have columns that a model can use, out of dates that it cannot: the parts of a date, the days since and until an event, and averages of the past that take nothing from the future.
 """
 
-# cell fb991896 a6284e · Dates: what a calendar tells a model
+# cell 5cc6e9eb a6284e · Dates: what a calendar tells a model
 from __future__ import annotations
 
 # generated from nbs/08c_dates.ipynb: do not edit · d204f9
@@ -21,21 +21,20 @@ __all__ = [
     "rossmann_table",
 ]
 
-# cell fb991896 b62f02 · Dates: what a calendar tells a model
+# cell 5cc6e9eb 43c8dc · Dates: what a calendar tells a model
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 import numpy as np
 
 
-# cell fb991896 81aaf6 · Dates: what a calendar tells a model
-if TYPE_CHECKING:  # pandas is imported where a table is made
-    from pandas import DataFrame, Series
+# cell 5cc6e9eb b7209b · Dates: what a calendar tells a model
+_Frame = _Column = Any  # a DataFrame and a Series of pandas, which is imported where it is needed
 
 
-# cell 7d9fd5fe 280c01 · Columns that are what they seem
-def check_columns(frame: DataFrame, names: Iterable[str], use: str) -> None:
+# cell 020efda3 65f134 · Columns that are what they seem
+def check_columns(frame: _Frame, names: Iterable[str], use: str) -> None:
     """Refuse a table that lacks a column, has one twice, or is no table.
 
     Raises: TypeError or ValueError that names the columns.
@@ -56,7 +55,7 @@ _KINDS = {"integer": "numbers", "integer-na": "numbers", "floating": "numbers",
           "string": "text", "empty": ""}
 
 
-def column_kind(column: Series) -> str:
+def column_kind(column: _Column) -> str:
     """Return "numbers" (truth values too), "text", or "" for a column without any value.
 
     Raises: ValueError for dates, and for a column that mixes numbers and text.
@@ -75,8 +74,8 @@ def column_kind(column: Series) -> str:
     return _KINDS[kind]
 
 
-# cell 35570869 cad15c · Columns that are what they seem
-def column_numbers(frame: DataFrame, name: str) -> np.ndarray:
+# cell 481cb0b2 1e9e99 · Columns that are what they seem
+def column_numbers(frame: _Frame, name: str) -> np.ndarray:
     """Return a column as float64, NaN where a number is missing.
 
     Raises: ValueError for text, dates, and infinite numbers.
@@ -93,8 +92,8 @@ def column_numbers(frame: DataFrame, name: str) -> np.ndarray:
     return values
 
 
-# cell 06590fcf 65b012 · The parts of a date
-def _as_dates(frame: DataFrame, column: str, date_format: str | None) -> Series:
+# cell 161dfdc4 7d4aba · The parts of a date
+def _as_dates(frame: _Frame, column: str, date_format: str | None) -> _Column:
     """Return a column as dates.
 
     Raises: ValueError for values that are no dates in this format, the first of them named.
@@ -115,9 +114,9 @@ def _as_dates(frame: DataFrame, column: str, date_format: str | None) -> Series:
     return dates
 
 
-# cell 12f0d5f6 a98ae0 · The parts of a date
-def add_date_parts(frame: DataFrame, column: str, prefix: str = "",
-                   date_format: str | None = None) -> DataFrame:
+# cell c16c552b f9e983 · The parts of a date
+def add_date_parts(frame: _Frame, column: str, prefix: str = "",
+                   date_format: str | None = None) -> _Frame:
     """Take a date apart: year, month, week, day, weekday (from 0), day of the year, and more.
 
     Adds Year, Month, Week, Day, Weekday, DayOfYear, MonthStart, MonthEnd and Days (since 1970),
@@ -136,8 +135,8 @@ def add_date_parts(frame: DataFrame, column: str, prefix: str = "",
     return frame.assign(**{column: dates}, **parts)
 
 
-# cell 7fae5a29 ae94d3 · Days since and days until
-def _groups_and_days(frame: DataFrame, by: str | Sequence[str], date: str,
+# cell f33dfb0a c78f52 · Days since and days until
+def _groups_and_days(frame: _Frame, by: str | Sequence[str], date: str,
                      date_format: str | None) -> tuple[np.ndarray, np.ndarray]:
     """Number each row's group and count its day. Shape: (N,) int64 both."""
     names = [by] if isinstance(by, str) else list(by)
@@ -154,9 +153,9 @@ def _day_keys(groups: np.ndarray, days: np.ndarray, margin: int) -> tuple[np.nda
     return groups * span + days - first, span
 
 
-# cell 080fbc55 009af2 · Days since and days until
-def add_elapsed(frame: DataFrame, event: str, by: str | Sequence[str], date: str,
-                date_format: str | None = None) -> DataFrame:
+# cell f9a357be e4c490 · Days since and days until
+def add_elapsed(frame: _Frame, event: str, by: str | Sequence[str], date: str,
+                date_format: str | None = None) -> _Frame:
     """Count the days since the last event of a row's group and until its next one.
 
     `event` is a column of truth values, or of 0 and 1. Adds EVENT_since and EVENT_until: 0 on the
@@ -180,9 +179,9 @@ def add_elapsed(frame: DataFrame, event: str, by: str | Sequence[str], date: str
     return frame.assign(**{f"{event}_since": gaps[0], f"{event}_until": gaps[1]})
 
 
-# cell c4182a38 14fb2e · The past, and nothing of the future
-def add_past_mean(frame: DataFrame, value: str, by: str | Sequence[str], date: str, name: str,
-                  gap: int, window: int, date_format: str | None = None) -> DataFrame:
+# cell 910643ef 285a30 · The past, and nothing of the future
+def add_past_mean(frame: _Frame, value: str, by: str | Sequence[str], date: str, name: str,
+                  gap: int, window: int, date_format: str | None = None) -> _Frame:
     """Average a value over a past window of a row's group: the days day-gap-window+1 .. day-gap.
 
     Missing values do not count; without any in the window, the mean is missing. With a `gap` as
@@ -205,7 +204,7 @@ def add_past_mean(frame: DataFrame, value: str, by: str | Sequence[str], date: s
     return frame.assign(**{name: mean})
 
 
-# cell 0090798c 319b0f · One table from four files
+# cell 4bdb1d8a e6011f · One table from four files
 _MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sept Oct Nov Dec".split()
 ROSSMANN_CATEGORIES = (
     "Store Weekday Year Month Week Day Promo StateHoliday SchoolHoliday StoreType Assortment "
@@ -216,7 +215,7 @@ ROSSMANN_NUMBERS = (
 ROSSMANN_PAST = "Past63 Past182 Past364 Past800 Recent LastYear SameSeason".split()
 
 
-def read_rossmann(folder: Path) -> DataFrame:
+def read_rossmann(folder: Path) -> _Frame:
     """Join the four files: training rows, then test rows, whose Sales and Customers are missing.
 
     The eleven rows of the test table that do not say so are taken to be open.
@@ -231,8 +230,8 @@ def read_rossmann(folder: Path) -> DataFrame:
     return table.assign(Open=table.Open.fillna(1).astype("int64"))
 
 
-# cell f5ca7a1d 095704 · One table from four files
-def rossmann_table(folder: Path, gap: int = 48) -> DataFrame:
+# cell 2e9ba977 b89f0c · One table from four files
+def rossmann_table(folder: Path, gap: int = 48) -> _Frame:
     """Return all days with the columns `ROSSMANN_CATEGORIES`, `ROSSMANN_NUMBERS`, `ROSSMANN_PAST`.
 
     Averages of log sales end `gap` days before a row. Elapsed days are cut at 30 or 60.

@@ -3,7 +3,7 @@
 By the end you will have a model that reads a table of categories, numbers and dates, forecasts a column of it, and travels with its preprocessing in one file, and you will know where gradient boosting does better.
 """
 
-# cell d07b9691 a6284e · Tables: from a CSV file to a forecast
+# cell 6471a4e6 a6284e · Tables: from a CSV file to a forecast
 from __future__ import annotations
 
 # generated from nbs/09b_tabular.ipynb: do not edit · f68c2b
@@ -20,11 +20,11 @@ __all__ = [
     "TablePredictor",
 ]
 
-# cell d07b9691 79929f · Tables: from a CSV file to a forecast
+# cell 6471a4e6 b280cc · Tables: from a CSV file to a forecast
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -36,12 +36,11 @@ from exp.nb04c import export_model, load_exported
 from exp.nb08c import check_columns, column_kind, column_numbers
 
 
-# cell d07b9691 81aaf6 · Tables: from a CSV file to a forecast
-if TYPE_CHECKING:  # pandas is imported where a table is made
-    from pandas import DataFrame, Series
+# cell 6471a4e6 b7209b · Tables: from a CSV file to a forecast
+_Frame = _Column = Any  # a DataFrame and a Series of pandas, which is imported where it is needed
 
 
-# cell 150ae6e1 42188e · A forecast in a minute
+# cell 1288368a 42188e · A forecast in a minute
 def rmspe(predicted: np.ndarray, actual: np.ndarray) -> float:
     """Return the root of the mean squared percentage error; days without sales do not count."""
     sold = actual > 0
@@ -54,7 +53,7 @@ def mape(predicted: np.ndarray, actual: np.ndarray) -> float:
     return float(np.abs(predicted[sold] / actual[sold] - 1).mean())
 
 
-# cell 9e016796 5f3e54 · What goes wrong between training and prediction
+# cell f82f4c71 b33839 · What goes wrong between training and prediction
 class Categorify:
     """Number the levels of each column: 0 is a level never seen, 1 a missing value if there were.
 
@@ -67,7 +66,7 @@ class Categorify:
         self.levels: dict[str, list[Any]] = {}  # without the rows for unseen and missing
         self.has_missing: dict[str, bool] = {}
 
-    def fit(self, frame: DataFrame) -> Categorify:
+    def fit(self, frame: _Frame) -> Categorify:
         """Collect the sorted levels of each column."""
         check_columns(frame, self.columns, "Categorify")
         for name in self.columns:
@@ -84,7 +83,7 @@ class Categorify:
         """Return how many codes each column has: its levels, one for unseen, one for missing."""
         return [1 + self.has_missing[name] + len(self.levels[name]) for name in self.columns]
 
-    def transform(self, frame: DataFrame) -> DataFrame:
+    def transform(self, frame: _Frame) -> _Frame:
         """Return the codes as int64, in a table with these columns only."""
         from pandas import DataFrame
 
@@ -92,7 +91,7 @@ class Categorify:
         return DataFrame({name: self._codes(frame[name]) for name in self.columns},
                          index=frame.index)
 
-    def _codes(self, column: Series) -> np.ndarray:
+    def _codes(self, column: _Column) -> np.ndarray:
         from pandas import Index
 
         levels, kind = self.levels[column.name], column_kind(column)
@@ -117,7 +116,7 @@ class Categorify:
         return [rows[int(code)] for code in codes]
 
 
-# cell 4cd9211f f0d3c5 · What goes wrong between training and prediction
+# cell 3313af0e 0a3f06 · What goes wrong between training and prediction
 class FillMissing:
     """Fill missing numbers with the median of the training rows, and flag them.
 
@@ -130,7 +129,7 @@ class FillMissing:
         self.medians: dict[str, float] = {}
         self.flagged: list[str] = []
 
-    def fit(self, frame: DataFrame) -> FillMissing:
+    def fit(self, frame: _Frame) -> FillMissing:
         """Learn the medians, and which columns have gaps."""
         check_columns(frame, self.columns, "FillMissing")
         values = {name: column_numbers(frame, name) for name in self.columns}
@@ -140,7 +139,7 @@ class FillMissing:
         self.flagged = [name for name, x in values.items() if np.isnan(x).any()]
         return self
 
-    def transform(self, frame: DataFrame) -> DataFrame:
+    def transform(self, frame: _Frame) -> _Frame:
         """Return the filled columns as float64, then the flags."""
         from pandas import DataFrame
 
@@ -164,7 +163,7 @@ class Normalize:
         self.means: dict[str, float] = {}
         self.deviations: dict[str, float] = {}
 
-    def fit(self, frame: DataFrame) -> Normalize:
+    def fit(self, frame: _Frame) -> Normalize:
         """Learn mean and standard deviation; a constant column keeps its scale."""
         check_columns(frame, self.columns, "Normalize")
         for name in self.columns:
@@ -173,14 +172,14 @@ class Normalize:
             self.deviations[name] = float(np.nanstd(values)) or 1.0
         return self
 
-    def transform(self, frame: DataFrame) -> DataFrame:
+    def transform(self, frame: _Frame) -> _Frame:
         """Return a table in which these columns are normalised, and all others as they were."""
         check_columns(frame, self.columns, "Normalize")
         return frame.assign(**{name: (column_numbers(frame, name) - self.means[name])
                                / self.deviations[name] for name in self.columns})
 
 
-# cell 01fe38bd c7ff66 · What goes wrong between training and prediction
+# cell 043c4e5f 9812b6 · What goes wrong between training and prediction
 class TablePreprocessor:
     """Turn rows of a table into tensors, the same way in training and in prediction.
 
@@ -207,7 +206,7 @@ class TablePreprocessor:
         self.fill, self.normalize = FillMissing(self.numbers), Normalize(self.numbers)
         self.classes = Categorify([target] if target is not None and target_kind == "class" else [])
 
-    def fit(self, frame: DataFrame) -> TablePreprocessor:
+    def fit(self, frame: _Frame) -> TablePreprocessor:
         """Learn from training rows."""
         check_columns(frame, [self.target] if self.target else [], "TablePreprocessor")
         if len(frame) == 0:
@@ -228,7 +227,7 @@ class TablePreprocessor:
         """The columns of the tensor of numbers: the numbers, then their flags."""
         return [*self.numbers, *(f"{name}_missing" for name in self.fill.flagged)]
 
-    def inputs(self, frame: DataFrame) -> tuple[Tensor, Tensor]:
+    def inputs(self, frame: _Frame) -> tuple[Tensor, Tensor]:
         """Return codes and numbers of a table's rows, whatever its target column holds."""
         check_columns(frame, [*self.categories, *self.numbers], "the fitted TablePreprocessor")
         self._check_fitted()
@@ -236,7 +235,7 @@ class TablePreprocessor:
         numbers = self.normalize.transform(self.fill.transform(frame)).to_numpy("float32")
         return torch.from_numpy(codes.copy()), torch.from_numpy(numbers.copy())
 
-    def transform(self, frame: DataFrame) -> tuple[Tensor, Tensor, Tensor | None]:
+    def transform(self, frame: _Frame) -> tuple[Tensor, Tensor, Tensor | None]:
         """Return codes, numbers and target of a table's rows."""
         has_target = self.target is not None and self.target in frame.columns
         return *self.inputs(frame), torch.from_numpy(self._target(frame)) if has_target else None
@@ -246,7 +245,7 @@ class TablePreprocessor:
                 len(self.normalize.means) < len(self.numbers)):
             raise ValueError("the TablePreprocessor has learned nothing yet: call fit first")
 
-    def _target(self, frame: DataFrame) -> np.ndarray:
+    def _target(self, frame: _Frame) -> np.ndarray:
         if self.target is None:
             return np.zeros(len(frame), "float32")
         if absent := int(frame[self.target].isna().sum()):
@@ -289,8 +288,8 @@ class TablePreprocessor:
         return made
 
 
-# cell 091ebe11 53cf46 · What goes wrong between training and prediction
-def table_loaders(preprocessor: TablePreprocessor, train: DataFrame, valid: DataFrame | None = None,
+# cell 60f66ec8 ed8c2a · What goes wrong between training and prediction
+def table_loaders(preprocessor: TablePreprocessor, train: _Frame, valid: _Frame | None = None,
                   batch_size: int = 512, **options: Any) -> DataLoaders:
     """Serve the rows of tables as batches (codes, numbers, target), from tensors in memory.
 
@@ -302,7 +301,7 @@ def table_loaders(preprocessor: TablePreprocessor, train: DataFrame, valid: Data
                                      drop_last=len(train) >= batch_size, **options)
 
 
-# cell 5c7a7fb8 a9c00c · The model
+# cell 04c34d80 a9c00c · The model
 def embedding_size(n_levels: int) -> int:
     """Return how many numbers stand for one level: half as many as levels, at most 50."""
     return min(50, (n_levels + 1) // 2)
@@ -381,14 +380,14 @@ class TabularModel(nn.Module):
             raise ValueError(f"unseen must lie in 0..1, below 1, got {self.unseen}")
 
 
-# cell 5885c54c 833677 · Predict, save, load
+# cell 97b72072 cddf1e · Predict, save, load
 class TablePredictor:
     """A trained model and its preprocessing: from a table to predictions, in the target's units."""
 
     def __init__(self, model: nn.Module, preprocessor: TablePreprocessor):
         self.model, self.preprocessor = model, preprocessor
 
-    def outputs(self, frame: DataFrame, batch_size: int = 16_384) -> Tensor:
+    def outputs(self, frame: _Frame, batch_size: int = 16_384) -> Tensor:
         """Return what the model itself computes for each row, on the CPU."""
         codes, numbers = self.preprocessor.inputs(frame)
         device = next(self.model.parameters()).device
@@ -398,7 +397,7 @@ class TablePredictor:
                                        strict=True)]
         return torch.cat(outputs)
 
-    def predict(self, frame: DataFrame, batch_size: int = 16_384) -> np.ndarray:
+    def predict(self, frame: _Frame, batch_size: int = 16_384) -> np.ndarray:
         """Predict the target of each row."""
         return self.preprocessor.decode(self.outputs(frame, batch_size))
 
