@@ -139,7 +139,7 @@ _DIGITS = (
 )
 
 
-# cell 6ded2ea8 2744f2 · What we know about a data set
+# cell 6ded2ea8 58c30b · What we know about a data set
 _TEXTS = (
     DataSource(
         "names", "32,033 given names, one a line (0.2 MB)",
@@ -165,14 +165,14 @@ _TEXTS = (
         "CC BY-SA 3.0 (fastText); PDDL 1.0 (GloVe)",
         (Download("https://dl.fbaipublicfiles.com/fasttext/vectors-english/"
                   "wiki-news-300d-1M.vec.zip"),), ("*.vec or glove*.txt",),
-        sample="140 words of the drawn world in 30 dimensions, .vec with a header",
+        sample="138 words of the drawn world in 30 dimensions, .vec with a header",
         truth="relations between the words", generators="exp.nb00e"),
     DataSource(
         "glove_6b_100d", "GloVe: English words in 100 dimensions, text without a header (860 MB)",
         "PDDL 1.0 (Pennington, Socher, Manning, Stanford)",
         (Download("https://nlp.stanford.edu/data/glove.6B.zip"),),
         ("glove.6B.100d.txt or glove.6B.100d*.txt.gz",),
-        sample="140 words of the drawn world in 100 dimensions",
+        sample="138 words of the drawn world in 100 dimensions",
         truth="relations between the words", generators="exp.nb00e"),
     DataSource(
         "fr_vectors_300d", "French words in 300 dimensions, .vec with a header (1.2 GB)",
