@@ -907,6 +907,25 @@ nb08a (targets): Several labels at once
     choose_threshold              Return the threshold at which a metric is highest; of several, the
                                   middle one.
 
+nb08b (devise): DeViSE: pictures in the space of words
+    read_class_names  Read ImageNet's list of classes, imagenet_class_index.json: id -> name, in its
+                      order.
+    cached_features   Run a body over batches of pictures and pool over places; keep the result in a
+                      file.
+    class_vectors     Return the direction of each class's first name that has one, and the classes
+                      without any.
+    NounTree          Nouns by their synsets, and the steps between them over common parents.
+    read_nouns        Read a table of nouns with columns synset, lemmas and hypernyms, tabs between;
+                      .gz or not.
+    cosine_loss       Compute the mean of one minus the cosine between predictions and targets.
+    devise_head       Return a head of one hidden layer, from a body's features to points, or to
+                      classes.
+    NeighbourIndex    Find the nearest of many vectors by cosine: "exact" by a product, "nmslib" by
+                      a graph.
+    FoundItems        Numbers of the items found, with their cosines, the nearest first.
+    PictureSearch     Search pictures by words or by pictures, through their predicted points in a
+                      space of words.
+
 nb08c (dates): Dates: what a calendar tells a model
     check_columns        Refuse a table that lacks a column, has one twice, or is no table.
     column_kind          Return "numbers" (truth values too), "text", or "" for a column without any
@@ -1054,7 +1073,7 @@ nb11b (language_model): A language model, character by character
                         return all.
 """
 
-# generated from the notebooks: do not edit · 54f62e
+# generated from the notebooks: do not edit · 5143e9
 
 import importlib as _importlib
 import importlib.machinery as _machinery
@@ -1167,6 +1186,8 @@ _names = {
               fine_tune fixed_statistics pooled_features fit_head inherit_head""",
     "nb08a": """binary_cross_entropy_with_logits accuracy_multi multi_label_scores
                threshold_curve choose_threshold""",
+    "nb08b": """read_class_names cached_features class_vectors NounTree read_nouns cosine_loss
+               devise_head NeighbourIndex FoundItems PictureSearch""",
     "nb08c": """check_columns column_kind column_numbers add_date_parts add_elapsed
                add_past_mean ROSSMANN_CATEGORIES ROSSMANN_NUMBERS ROSSMANN_PAST read_rossmann
                rossmann_table""",
@@ -1232,6 +1253,7 @@ _topics = {
     "word_vectors": "nb07d",
     "vision": "nb08",
     "targets": "nb08a",
+    "devise": "nb08b",
     "dates": "nb08c",
     "collab": "nb09",
     "recommender": "nb09a",
@@ -1599,6 +1621,13 @@ if TYPE_CHECKING:  # what editors and type checkers read
         accuracy_multi as accuracy_multi, multi_label_scores as multi_label_scores,
         threshold_curve as threshold_curve, choose_threshold as choose_threshold,
     )
+    from .nb08b import (
+        read_class_names as read_class_names, cached_features as cached_features,
+        class_vectors as class_vectors, NounTree as NounTree, read_nouns as read_nouns,
+        cosine_loss as cosine_loss, devise_head as devise_head,
+        NeighbourIndex as NeighbourIndex, FoundItems as FoundItems,
+        PictureSearch as PictureSearch,
+    )
     from .nb08c import (
         check_columns as check_columns, column_kind as column_kind,
         column_numbers as column_numbers, add_date_parts as add_date_parts,
@@ -1658,7 +1687,8 @@ if TYPE_CHECKING:  # what editors and type checkers read
         nb00, nb00b, nb00c, nb00d, nb00e, nb02, nb03, nb03a, nb03b, nb03c, nb03d, nb03e, nb03f,
         nb03g, nb03h, nb03i, nb03j, nb03k, nb03l, nb04, nb04a, nb04b, nb04c, nb04d, nb04e,
         nb04f, nb05, nb05c, nb06, nb06b, nb06c, nb06d, nb06e, nb06f, nb06g, nb07, nb07a, nb07b,
-        nb07c, nb07d, nb08, nb08a, nb08c, nb09, nb09a, nb09b, nb09c, nb09e, nb10, nb11, nb11b,
+        nb07c, nb07d, nb08, nb08a, nb08b, nb08c, nb09, nb09a, nb09b, nb09c, nb09e, nb10, nb11,
+        nb11b,
     )
     exports = nb00
     samples = nb00b
@@ -1702,6 +1732,7 @@ if TYPE_CHECKING:  # what editors and type checkers read
     word_vectors = nb07d
     vision = nb08
     targets = nb08a
+    devise = nb08b
     dates = nb08c
     collab = nb09
     recommender = nb09a
