@@ -1005,6 +1005,24 @@ nb09c (entities): What a network knows about shops, states and weekdays
     swap_noise          Replace this share of the entries by the same column's entry of another row.
     TableAutoencoder    Squeeze a row into `n_codes` numbers, and restore the row from them.
 
+nb09d (large_tables): Tables larger than memory
+    RowBlocks        A table in blocks: `counts` says how many rows each has, `read(block)` returns
+                     its frame.
+    ParquetBlocks    The row groups of a Parquet file, or of all Parquet files in a folder or a
+                     list.
+    BlockSampler     Deal the blocks of a table out to processes, and order this one's anew each
+                     epoch.
+    StreamLoader     Serve a table in batches, block by block, so that memory does not grow with the
+                     table.
+    RunningMoments   Count, mean and sum of squared deviations of numbers that come block by block.
+    RunningMedian    The median of numbers that come block by block: each distinct value and how
+                     often it came.
+    TableStatistics  What a `TablePreprocessor` learns from its training rows, collected block by
+                     block.
+    fit_by_blocks    Fit a preprocessor in one pass over the blocks of a table, and return it.
+    DatabaseBlocks   A table of a database, in ranges of a whole-number `key`, each of about
+                     `block_rows` rows.
+
 nb09e (estimator): A tabular model as an estimator of scikit-learn
     TabularEstimator  A `TabularModel` as an estimator of scikit-learn: a DataFrame in, predictions
                       out.
@@ -1073,7 +1091,7 @@ nb11b (language_model): A language model, character by character
                         return all.
 """
 
-# generated from the notebooks: do not edit · 5143e9
+# generated from the notebooks: do not edit · 14981b
 
 import importlib as _importlib
 import importlib.machinery as _machinery
@@ -1199,6 +1217,8 @@ _names = {
                embedding_size TabularModel TablePredictor""",
     "nb09c": """align_points pair_distances distance_agreement embedding_tables join_embeddings
                swap_noise TableAutoencoder""",
+    "nb09d": """RowBlocks ParquetBlocks BlockSampler StreamLoader RunningMoments RunningMedian
+               TableStatistics fit_by_blocks DatabaseBlocks""",
     "nb09e": """TabularEstimator""",
     "nb10": """read_names CharacterVocab NameSplit split_lines split_by_name make_contexts
               count_targets count_loss draw_characters generate_names ContextMLP
@@ -1259,6 +1279,7 @@ _topics = {
     "recommender": "nb09a",
     "tabular": "nb09b",
     "entities": "nb09c",
+    "large_tables": "nb09d",
     "estimator": "nb09e",
     "makemore": "nb10",
     "rnn": "nb11",
@@ -1658,6 +1679,12 @@ if TYPE_CHECKING:  # what editors and type checkers read
         join_embeddings as join_embeddings, swap_noise as swap_noise,
         TableAutoencoder as TableAutoencoder,
     )
+    from .nb09d import (
+        RowBlocks as RowBlocks, ParquetBlocks as ParquetBlocks, BlockSampler as BlockSampler,
+        StreamLoader as StreamLoader, RunningMoments as RunningMoments,
+        RunningMedian as RunningMedian, TableStatistics as TableStatistics,
+        fit_by_blocks as fit_by_blocks, DatabaseBlocks as DatabaseBlocks,
+    )
     from .nb09e import (
         TabularEstimator as TabularEstimator,
     )
@@ -1687,8 +1714,8 @@ if TYPE_CHECKING:  # what editors and type checkers read
         nb00, nb00b, nb00c, nb00d, nb00e, nb02, nb03, nb03a, nb03b, nb03c, nb03d, nb03e, nb03f,
         nb03g, nb03h, nb03i, nb03j, nb03k, nb03l, nb04, nb04a, nb04b, nb04c, nb04d, nb04e,
         nb04f, nb05, nb05c, nb06, nb06b, nb06c, nb06d, nb06e, nb06f, nb06g, nb07, nb07a, nb07b,
-        nb07c, nb07d, nb08, nb08a, nb08b, nb08c, nb09, nb09a, nb09b, nb09c, nb09e, nb10, nb11,
-        nb11b,
+        nb07c, nb07d, nb08, nb08a, nb08b, nb08c, nb09, nb09a, nb09b, nb09c, nb09d, nb09e, nb10,
+        nb11, nb11b,
     )
     exports = nb00
     samples = nb00b
@@ -1738,6 +1765,7 @@ if TYPE_CHECKING:  # what editors and type checkers read
     recommender = nb09a
     tabular = nb09b
     entities = nb09c
+    large_tables = nb09d
     estimator = nb09e
     makemore = nb10
     rnn = nb11
