@@ -3,7 +3,7 @@
 By the end you will have fine-tuned a real ImageNet network on a few hundred pictures in ten lines, and you will have measured what each step of fine-tuning is worth, why the plain recipe loses to a linear model when pictures are few, and what turns that round.
 """
 
-# cell 528b6a41 a6284e · Transfer: a network trained elsewhere learns your pictures
+# cell fd0bb9ee a6284e · Transfer: a network trained elsewhere learns your pictures
 from __future__ import annotations
 
 # generated from nbs/08_vision.ipynb: do not edit · fec333
@@ -21,7 +21,7 @@ __all__ = [
     "inherit_head",
 ]
 
-# cell 528b6a41 0ed228 · Transfer: a network trained elsewhere learns your pictures
+# cell fd0bb9ee 0ed228 · Transfer: a network trained elsewhere learns your pictures
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import partial
@@ -38,7 +38,7 @@ from exp.nb04e import by_parts, freeze, spread_rates, unfreeze
 from exp.nb05 import fit_one_cycle
 
 
-# cell d69cb6ed 31cab2 · Cut the head, keep the body
+# cell ba1238d3 31cab2 · Cut the head, keep the body
 class ConcatPool(nn.Module):
     """Put the mean and the maximum over all positions side by side.
 
@@ -70,7 +70,7 @@ class VisionModel(nn.Module):
         return self.head(self.pool(self.body(x)))
 
 
-# cell c786a4af 416dd6 · Cut the head, keep the body
+# cell 96c5884f 416dd6 · Cut the head, keep the body
 def count_features(body: nn.Module) -> int:
     """Return the number of channels that a body makes; weights and statistics stay as they are.
 
@@ -111,7 +111,7 @@ def vision_model(network: nn.Module, n_out: int, concat_pool: bool = False,
     return VisionModel(cut_head(network), n_out, concat_pool, dropout).train()
 
 
-# cell 70f0824a 4b8c31 · Cut the head, keep the body
+# cell 3472e63b 4b8c31 · Cut the head, keep the body
 def depth_groups(model: nn.Module) -> list[dict[str, Any]]:
     """Make one parameter group of each block of the body, in order, and one of the head.
 
@@ -152,7 +152,7 @@ def fine_tune(learn: Learner, n_epochs: int, lr: float = 1e-3, freeze_epochs: in
         return _one_cycle(learn, n_epochs, rates if len(rates) > 1 else lr / 2, callbacks)
 
 
-# cell 0c5e155a 3e6ac1 · Cut the head, keep the body
+# cell ca226d85 3e6ac1 · Cut the head, keep the body
 @contextmanager
 def fixed_statistics(body: nn.Module) -> Iterator[None]:
     """Keep the layers that have running statistics in evaluation mode, in this block.
@@ -170,7 +170,7 @@ def fixed_statistics(body: nn.Module) -> Iterator[None]:
             part.training = mode
 
 
-# cell d37b1a21 0b5907 · Cut the head, keep the body
+# cell 44ffbb4e 0b5907 · Cut the head, keep the body
 def pooled_features(model: nn.Module, loader: Iterable[Any],
                     passes: int = 1) -> tuple[Tensor, Tensor]:
     """Return what body and pool make of a loader's pictures, and the targets, in evaluation mode.
@@ -187,7 +187,7 @@ def pooled_features(model: nn.Module, loader: Iterable[Any],
     return torch.cat(features), torch.cat(targets)
 
 
-# cell ae2e6e53 9f1601 · Cut the head, keep the body
+# cell 08e965e2 9f1601 · Cut the head, keep the body
 class _Correction(nn.Module):
     """The scores of a head that stays as it is, plus those of one that learns."""
 
@@ -221,7 +221,7 @@ def fit_head(head: nn.Linear, features: Tensor, targets: Tensor, loss_func: Any,
     return record
 
 
-# cell ba61160d a75aa7 · Cut the head, keep the body
+# cell 31391e5b a75aa7 · Cut the head, keep the body
 def inherit_head(head: nn.Linear, old_head: nn.Linear, features: Tensor, targets: Tensor) -> None:
     """Begin each class of a head as the mixture of old classes that the old head sees in it.
 
