@@ -99,13 +99,13 @@ class Ratings:
         return _cut_ratings(self, self.times.argsort(stable=True), 1 - share)
 
 
-# cell c0110016 8657ab · Ratings
+# cell c0110016 dcac70 · Ratings
 def _listed(column: Iterable) -> list:
     return column.tolist() if hasattr(column, "tolist") else list(column)
 
 
 def _check_columns(columns: Mapping[str, list], duplicates: str) -> None:
-    """Refuse columns that are no ratings."""
+    """Refuse columns that cannot be ratings."""
     if duplicates not in ("error", "last"):
         raise ValueError(f'duplicates must be "error" or "last", got {duplicates!r}')
     lengths = {name: len(column) for name, column in columns.items()}
@@ -155,9 +155,9 @@ def _cut_ratings(ratings: Ratings, order: Tensor, share: float) -> tuple[Ratings
     return ratings.take(order[:cut]), ratings.take(order[cut:])
 
 
-# cell c0110017 d54853 · Ratings
+# cell c0110017 23aa8e · Ratings
 def read_movielens(folder: str | Path) -> tuple[Ratings, dict[int, str]]:
-    """Read `u.data` and `u.item` of MovieLens 100K: the ratings, and the titles by film's id."""
+    """Read `u.data` and `u.item` of MovieLens 100K: the ratings, and the titles by film id."""
     lines = (Path(folder) / "u.data").read_text().splitlines()
     columns = zip(*(map(int, line.split("\t")) for line in lines), strict=True)
     films = (Path(folder) / "u.item").read_text("latin-1").splitlines()
@@ -222,13 +222,13 @@ def squeeze(score: Tensor, y_range: tuple[float, float] | None) -> Tensor:
     return low + (high - low) * (1 + (score / 2).tanh()) / 2
 
 
-# cell c0110069 dd52c4 · Who has rated it?
+# cell c0110069 d63bb8 · Who has rated it?
 class CollabModel(nn.Module):
     """Predict ratings from factors and biases of users and items, inside a range.
 
     `audience`: the users and items (N,) of the training ratings. With it, an item's factors contain
-    a sum over its raters; in training mode the rater in question is left out, so that in training
-    mode it may only be asked about these very ratings. A batch then costs a pass over all N: make
+    a sum over its raters. Training mode leaves out the rater whose rating is predicted, so in
+    training mode call it on these very ratings only. A batch then costs a pass over all N: make
     batches large.
     Shape: users (B,), items (B,) int64 -> (B,).
     Source: Koren and others 2009, equation 4; the audience as in Koren 2008, equation 15.

@@ -1,12 +1,12 @@
 """A recommender for daily use
 
-By the end you will have one object that learns from a table of ratings, recommends, meets new people without training again, says when it is guessing, and is saved in a file; and you will know how good its lists really are.
+By the end you will have one object that learns from a table of ratings, recommends, meets new people without training again, says when it is guessing, and saves itself to a file; and you will know how good its lists really are.
 """
 
 # cell c0910002 a6284e · A recommender for daily use
 from __future__ import annotations
 
-# generated from nbs/09a_recommender.ipynb: do not edit · 14f98e
+# generated from nbs/09a_recommender.ipynb: do not edit · 7eec51
 __all__ = [
     "Recommendations",
     "Recommender",
@@ -30,10 +30,10 @@ from exp.nb05 import fit_one_cycle
 from exp.nb09 import CollabModel, FoldedFactors, Ratings, ratings_learner, squeeze
 
 
-# cell c0110086 96c00f · The object
+# cell c0110086 1e78a9 · The object
 @dataclass(frozen=True)
 class Recommendations:
-    """The best items for one user, best first; its repr is a table. `note` says what to mind."""
+    """The best items for one user, best first; its repr is a table. `note` is a caveat."""
 
     items: tuple
     ratings: tuple[float, ...]
@@ -41,7 +41,7 @@ class Recommendations:
     note: str = ""
 
     def rows(self) -> list[dict[str, str]]:
-        """Return the table."""
+        """Return one row for each item, as text."""
         titles = self.titles or [""] * len(self.items)
         rows = zip(self.items, self.ratings, titles, strict=True)
         return [{"item": str(item), "predicted": f"{rating:.2f}", "title": title}
@@ -57,7 +57,7 @@ class Recommendations:
         return (format_html(self.rows()) if self.items else "") + self.note
 
 
-# cell c0110087 35bcb4 · The object
+# cell c0110087 67a7fb · The object
 class Recommender:
     """Learn from ratings; then predict, recommend, find similar items, and meet new users.
 
@@ -127,8 +127,8 @@ class Recommender:
     def recommend(self, user: Any, n: int = 10) -> Recommendations:
         """Return the `n` items with the highest predictions, without those that the user has rated.
 
-        `user` is an id, or for a newcomer a dict of their ratings. For an unknown id the answer is
-        that of the items' biases, and `note` says so.
+        `user` is an id, or for a newcomer a dict of their ratings. For an unknown id the
+        predictions come from the items' biases alone, and `note` says so.
         """
         check_counts(n=n)
         newcomer = isinstance(user, Mapping)
@@ -169,7 +169,7 @@ class Recommender:
         return w[0], w[1:]
 
     def similar(self, item: Any, n: int = 5) -> Recommendations:
-        """Return the items whose factors point in the most similar direction (`ratings`: cosines).
+        """Return the items whose factors are closest in direction (`ratings`: cosines).
         """
         q = self._fitted().item_factors
         if item not in self._items:
