@@ -949,7 +949,7 @@ nb09 (collab): Collaborative filtering: films by the people who watched them
     Ratings               Who rated what: the places of users and items among their sorted ids, and
                           the ratings.
     read_movielens        Read `u.data` and `u.item` of MovieLens 100K: the ratings, and the titles
-                          by film's id.
+                          by film id.
     sum_by_place          Add up the values that belong to each place 0..n-1: (N,) -> (n,).
     least_squares_biases  Return the mean and the biases of users and items, by least squares with a
                           ridge.
@@ -1091,7 +1091,7 @@ nb11b (language_model): A language model, character by character
                         return all.
 """
 
-# generated from the notebooks: do not edit · 14981b
+# generated from the notebooks: do not edit · 1352a2
 
 import importlib as _importlib
 import importlib.machinery as _machinery
