@@ -927,7 +927,8 @@ nb08b (devise): DeViSE: pictures in the space of words
                       space of words.
 
 nb08c (dates): Dates: what a calendar tells a model
-    check_columns        Refuse a table that lacks a column, has one twice, or is no table.
+    check_columns        Refuse a table that lacks a column or has one twice, and anything that is
+                         not a table.
     column_kind          Return "numbers" (truth values too), "text", or "" for a column without any
                          value.
     column_numbers       Return a column as float64, NaN where a number is missing.
@@ -976,8 +977,8 @@ nb09b (tabular): Tables: from a CSV file to a forecast
     rmspe              Return the root of the mean squared percentage error; days without sales do
                        not count.
     mape               Return the mean absolute percentage error; days without sales do not count.
-    Categorify         Number the levels of each column: 0 is a level never seen, 1 a missing value
-                       if there were.
+    Categorify         Number the levels of each column: 0 for one never seen, 1 for a gap if there
+                       were any.
     FillMissing        Fill missing numbers with the median of the training rows, and flag them.
     Normalize          Subtract the mean of the training rows from each column, and divide by their
                        deviation.
@@ -1091,7 +1092,7 @@ nb11b (language_model): A language model, character by character
                         return all.
 """
 
-# generated from the notebooks: do not edit · 1352a2
+# generated from the notebooks: do not edit · 3b7131
 
 import importlib as _importlib
 import importlib.machinery as _machinery

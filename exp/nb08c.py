@@ -1,12 +1,12 @@
 """Dates: what a calendar tells a model
 
-By the end you will have columns that a model can use, out of dates that it cannot: the parts of a date, the days since and until an event, and averages of the past that take nothing from the future.
+By the end you will have turned dates, which a model cannot use, into columns that it can: the parts of a date, the days since and until an event, and averages of the past that take nothing from the future.
 """
 
 # cell 5cc6e9eb a6284e · Dates: what a calendar tells a model
 from __future__ import annotations
 
-# generated from nbs/08c_dates.ipynb: do not edit · d204f9
+# generated from nbs/08c_dates.ipynb: do not edit · 55f47a
 __all__ = [
     "check_columns",
     "column_kind",
@@ -33,9 +33,9 @@ import numpy as np
 _Frame = _Column = Any  # a DataFrame and a Series of pandas, which is imported where it is needed
 
 
-# cell 020efda3 65f134 · Columns that are what they seem
+# cell 020efda3 32f6a9 · Columns that are what they seem
 def check_columns(frame: _Frame, names: Iterable[str], use: str) -> None:
-    """Refuse a table that lacks a column, has one twice, or is no table.
+    """Refuse a table that lacks a column or has one twice, and anything that is not a table.
 
     Raises: TypeError or ValueError that names the columns.
     """
@@ -92,11 +92,11 @@ def column_numbers(frame: _Frame, name: str) -> np.ndarray:
     return values
 
 
-# cell 161dfdc4 7d4aba · The parts of a date
+# cell 161dfdc4 c5482e · The parts of a date
 def _as_dates(frame: _Frame, column: str, date_format: str | None) -> _Column:
     """Return a column as dates.
 
-    Raises: ValueError for values that are no dates in this format, the first of them named.
+    Raises: ValueError for values that are not dates in this format; it names the first.
     """
     import pandas as pd
 
@@ -109,7 +109,7 @@ def _as_dates(frame: _Frame, column: str, date_format: str | None) -> _Column:
     wrong = dates.isna()
     if wrong.any():
         expected = date_format or "year-month-day"
-        raise ValueError(f"column {column!r} holds {int(wrong.sum())} values that are no dates "
+        raise ValueError(f"column {column!r} holds {int(wrong.sum())} values that are not dates "
                          f"written {expected}, such as {values[wrong].iloc[0]!r}: pass date_format")
     return dates
 
@@ -204,7 +204,7 @@ def add_past_mean(frame: _Frame, value: str, by: str | Sequence[str], date: str,
     return frame.assign(**{name: mean})
 
 
-# cell 4bdb1d8a e6011f · One table from four files
+# cell 4bdb1d8a 6c0cb3 · One table from four files
 _MONTHS = "Jan Feb Mar Apr May Jun Jul Aug Sept Oct Nov Dec".split()
 ROSSMANN_CATEGORIES = (
     "Store Weekday Year Month Week Day Promo StateHoliday SchoolHoliday StoreType Assortment "
@@ -218,7 +218,7 @@ ROSSMANN_PAST = "Past63 Past182 Past364 Past800 Recent LastYear SameSeason".spli
 def read_rossmann(folder: Path) -> _Frame:
     """Join the four files: training rows, then test rows, whose Sales and Customers are missing.
 
-    The eleven rows of the test table that do not say so are taken to be open.
+    Test rows that do not say whether the shop is open (eleven in the real table) count as open.
     """
     import pandas as pd
 

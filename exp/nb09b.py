@@ -1,12 +1,12 @@
 """Tables: from a CSV file to a forecast
 
-By the end you will have a model that reads a table of categories, numbers and dates, forecasts a column of it, and travels with its preprocessing in one file, and you will know where gradient boosting does better.
+By the end you will have a model that reads a table of categories, numbers and dates, forecasts one of its columns, and travels with its preprocessing in one file; and you will know where gradient boosting does better.
 """
 
 # cell 6471a4e6 a6284e · Tables: from a CSV file to a forecast
 from __future__ import annotations
 
-# generated from nbs/09b_tabular.ipynb: do not edit · f68c2b
+# generated from nbs/09b_tabular.ipynb: do not edit · 1a981e
 __all__ = [
     "rmspe",
     "mape",
@@ -53,9 +53,9 @@ def mape(predicted: np.ndarray, actual: np.ndarray) -> float:
     return float(np.abs(predicted[sold] / actual[sold] - 1).mean())
 
 
-# cell f82f4c71 b33839 · What goes wrong between training and prediction
+# cell f82f4c71 826b68 · What goes wrong between training and prediction
 class Categorify:
-    """Number the levels of each column: 0 is a level never seen, 1 a missing value if there were.
+    """Number the levels of each column: 0 for one never seen, 1 for a gap if there were any.
 
     `fit` learns the levels from training rows; `transform` returns a table of int64 codes.
     Raises: ValueError for a missing column, a mixed one, dates, or another type than was fitted.
