@@ -1,12 +1,12 @@
 """What a network gets wrong, and why
 
-By the end you will have the worst mistakes of any trained network as pictures, with what it looked at; a table of what it takes for what; and the items whose label is probably wrong. One pass finds them all, and it needs no more memory for a million items than for a thousand.
+By the end you will have the worst mistakes of any trained network as pictures, with what it looked at; a table of which classes it confuses; and the items whose label is probably wrong. One pass finds them all, and it needs no more memory for a million items than for a thousand.
 """
 
 # cell d21cb69e a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/07b_interpretation.ipynb: do not edit · 951345
+# generated from nbs/07b_interpretation.ipynb: do not edit · 4e92ec
 __all__ = [
     "item_losses",
     "Mistake",

