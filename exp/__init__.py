@@ -765,7 +765,7 @@ nb06f (picture_blocks): Pictures and points: blocks that move together
 
 nb06g (splits): Items and splits: what there is, and what is kept for validation
     parent_name          Return the name of the folder that a file lies in: often its label.
-    ColumnReader         Read a column of a table row; in front of its text set a folder, or split
+    ColumnReader         Read a column of a table row; optionally put a folder before it, or split
                          it into a list.
     RandomSplitter       Choose a share of the items at random for validation; the same ones for the
                          same seed.
@@ -1092,7 +1092,7 @@ nb11b (language_model): A language model, character by character
                         return all.
 """
 
-# generated from the notebooks: do not edit · 3b7131
+# generated from the notebooks: do not edit · f9b6d9
 
 import importlib as _importlib
 import importlib.machinery as _machinery

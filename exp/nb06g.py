@@ -37,14 +37,14 @@ from exp.nb06d import UnreadableImage
 from exp.nb06e import find_vocab
 
 
-# cell fe75f105 2328de · Where a value stands
+# cell fe75f105 8e81b3 · Where a value stands
 def parent_name(path: str | Path) -> str:
     """Return the name of the folder that a file lies in: often its label."""
     return Path(path).parent.name
 
 
 class ColumnReader:
-    """Read a column of a table row; in front of its text set a folder, or split it into a list."""
+    """Read a column of a table row; optionally put a folder before it, or split it into a list."""
 
     def __init__(self, column: str, folder: str | Path = "", separator: str | None = None):
         if folder and separator:
