@@ -1,12 +1,12 @@
 """Augmentation: more pictures from the ones you have
 
-By the end you will have transforms that crop, turn, flip and light whole batches of pictures on any device, move the points in them along and resample only once, and you will have measured what they are worth when pictures are few: fewer than half the mistakes, from the same hundred digits.
+By the end you will have transforms that crop, turn and flip whole batches of pictures and change their light, on any device, move the points in them along, and resample only once, and you will have measured what they are worth when pictures are few: fewer than half the mistakes, from the same hundred digits.
 """
 
 # cell fda7acda a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/07a_augmentation.ipynb: do not edit · b2fedf
+# generated from nbs/07a_augmentation.ipynb: do not edit · abe7eb
 __all__ = [
     "resample",
     "move_points",
