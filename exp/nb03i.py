@@ -41,7 +41,7 @@ from exp.nb03f import EVENTS, Callback, MetricsCallback, callback_list
 from exp.nb03g import Recorder
 
 
-# cell a031746d 91122d · Parts that cannot work together
+# cell a031746d c20c24 · Parts that cannot work together
 def check_parts(model: Any, dls: Any, loss_func: Any, opt_func: Any, lr: Any,
                 progress: Any = True) -> None:
     """Refuse what a Learner cannot be made of."""
@@ -58,7 +58,8 @@ def check_parts(model: Any, dls: Any, loss_func: Any, opt_func: Any, lr: Any,
     for name, part in (("loss_func", loss_func), ("opt_func", opt_func)):
         if not callable(part):
             raise TypeError(f"{name} must be a function or class, such as torch.optim.AdamW or "
-                            f"nn.CrossEntropyLoss(), got {type(part).__name__} {part!r:.40}")
+                            "nn.CrossEntropyLoss() (for several labels nn.BCEWithLogitsLoss()), "
+                            f"got {type(part).__name__} {part!r:.40}")
     if not isinstance(progress, bool):
         raise TypeError(f"progress must be True or False, got {progress!r}; the style is set by "
                         "ProgressCallback(style=…)")

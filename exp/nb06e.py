@@ -203,16 +203,18 @@ def _in_order(labels: set[Any]) -> list[Any]:
     return sorted(labels, key=lambda label: (isinstance(label, str), label))
 
 
-# cell 33100644 fd60b3 · Labels
+# cell 33100644 766260 · Labels
 class MultiCategoryBlock(CategoryBlock):
     """Any number of labels of several, a list for each item: 1 in the place of each, 0 elsewhere.
 
-    The numbers are floats because the loss for them compares probabilities with them.
+    The numbers are floats because the loss for them compares probabilities with them. The block
+    has no `loss_func`: pass a Learner `binary_cross_entropy_with_logits` (cross-entropy would take
+    the numbers for shares of one label).
     Shape: (labels of the vocab) float32.
     """
 
     kind = "categories"
-    loss_func = None
+    loss_func = None  # 08a makes it: binary_cross_entropy_with_logits
 
     def _labels(self, value: Any) -> list[Any]:
         if isinstance(value, str) or not isinstance(value, Iterable):

@@ -95,7 +95,7 @@ class ImageBlock(Block):
         axis.set_axis_off()
 
 
-# cell 8ce3d6b6 46159c · Points
+# cell 8ce3d6b6 907537 · Points
 class ScalePoints(Transform):
     """Turn points in pixels into -1..1 of the picture: from the left edge to the right, y down."""
 
@@ -154,7 +154,9 @@ class PointBlock(Block):
         return "; ".join(f"({x:.2f}, {y:.2f})" for x, y in value.tolist())
 
     def show(self, axis: Any, value: Tensor) -> None:
+        """Draw them; those outside of the picture do not stretch it."""
         axis.plot(*value.T, "o", ms=5, mfc="none", mec="red", mew=1.5)
+        axis.set(xlim=(-1, 1), ylim=(1, -1))
 
 
 # cell 24888dd4 e6d656 · One size, and one scale

@@ -15,7 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from exp.nb03b import DataLoader
+from exp.nb03b import DataLoader, DataLoaders
 from exp.nb03c import accuracy
 from exp.nb04 import Learner
 from exp.nb04c import export_model
@@ -236,6 +236,23 @@ def test_show_batch_draws_a_picture_for_each_sample(folder):
     axes = [axis for axis in pyplot.gcf().axes if axis.images]
     assert len(axes) == 3 and {axis.get_title() for axis in axes} <= {"red", "blue"}
     pyplot.close("all")
+
+
+def test_points_outside_of_the_picture_do_not_stretch_it():
+    pyplot = pytest.importorskip("matplotlib.pyplot")
+    pyplot.switch_backend("agg")
+    _, axis = pyplot.subplots()
+    ImageBlock().show(axis, torch.zeros(3, 4, 6))
+    PointBlock().show(axis, torch.tensor([[0.0, 0.5], [3.0, -2.0]]))
+    assert axis.get_xlim() == (-1, 1) and axis.get_ylim() == (1, -1)
+    pyplot.close("all")
+
+
+def test_several_labels_say_which_loss_to_pass():
+    assert "binary_cross_entropy_with_logits" in MultiCategoryBlock.__doc__
+    data = DataLoaders([(torch.zeros(2, 3), torch.zeros(2, 3))], None)
+    with pytest.raises(TypeError, match="several labels nn.BCEWithLogitsLoss"):
+        Learner(torch.nn.Linear(3, 3), data, MultiCategoryBlock().loss_func, 0.1)
 
 
 class Doubled(Block):
