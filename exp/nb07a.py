@@ -421,7 +421,7 @@ class MixUp(Callback):
         self.partners = None
 
 
-# cell 988d387b a73023 · Look more than once
+# cell 988d387b fc2294 · Look more than once
 def predict_augmented(learn: Learner, loader: Any = None, n: int = 4,
                       seed: int = 42) -> tuple[Tensor, Tensor]:
     """Return outputs and targets as `get_preds`: means over the pictures and `n` changed versions.
@@ -438,7 +438,8 @@ def predict_augmented(learn: Learner, loader: Any = None, n: int = 4,
         raise ValueError("the loader shuffles, so that its rounds cannot be averaged: pass "
                          "learn.dls.valid, or test_loader(…) of the loaders")
     if "points" in loader.pipeline.kinds:
-        raise ValueError("points move with the pictures, so their means are wrong: use get_preds")
+        raise ValueError("points move with the pictures, so that each changed version has others "
+                         "and their mean is wrong: use learn.get_preds(loader)")
     check_whole_number("n", n)
     total, targets = learn.get_preds(loader)
     changed = copy.copy(loader)
