@@ -723,8 +723,8 @@ nb06d (pictures): Pictures from files
     IMAGE_EXTENSIONS   = (".jpg", ".jpeg", ".jfif", ".png", ".gif", ".bmp", …
     image_files        List the picture files of a folder by their extensions, sorted; hidden files
                        are left out.
-    unreadable_images  Open every picture of a folder, or of a list of files, and return what is
-                       wrong with which.
+    unreadable_images  Open every picture of a folder or a list of files; return each bad one with
+                       its problem.
 
 nb06e (blocks): Blocks: from a value to a tensor and back
     Block               One part of a sample: how its value becomes a tensor, and how the tensor is
@@ -781,8 +781,8 @@ nb06g (splits): Items and splits: what there is, and what is kept for validation
                          itself.
     run_step             Call a function and tell `watch`; an error says which step it was, on what,
                          and a remedy.
-    BlockDatasets        The data sets of a training, `valid` None for none, and the pipeline set up
-                         on the first.
+    BlockDatasets        Two data sets (`valid` may be None) and the pipeline that was set up on the
+                         first.
     drop_unreadable      Leave out the items whose pictures cannot be read, and warn of them by
                          name.
 
@@ -1092,7 +1092,7 @@ nb11b (language_model): A language model, character by character
                         return all.
 """
 
-# generated from the notebooks: do not edit · f9b6d9
+# generated from the notebooks: do not edit · 351ef8
 
 import importlib as _importlib
 import importlib.machinery as _machinery

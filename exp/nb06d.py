@@ -186,10 +186,10 @@ def image_files(folder: str | Path, recursive: bool = True,
     return sorted(found)
 
 
-# cell 8af72ccc 0f2b2c · What cannot be read
+# cell 8af72ccc 759f86 · What cannot be read
 def unreadable_images(source: str | Path | Iterable[str | Path],
                       num_workers: int | None = None) -> dict[Path, str]:
-    """Open every picture of a folder, or of a list of files, and return what is wrong with which.
+    """Open every picture of a folder or a list of files; return each bad one with its problem.
 
     `num_workers`: threads, by default as many as there are cores.
     """

@@ -187,10 +187,10 @@ def run_step(name: str, function: Callable[[Any], Any], given: Any,
     return made
 
 
-# cell 1c3e0d05 87321e · Two data sets, and what is left out
+# cell 1c3e0d05 1445fc · Two data sets, and what is left out
 @dataclass(frozen=True)
 class BlockDatasets:
-    """The data sets of a training, `valid` None for none, and the pipeline set up on the first."""
+    """Two data sets (`valid` may be None) and the pipeline that was set up on the first."""
 
     train: Any
     valid: Any

@@ -246,7 +246,7 @@ class BlockLoader(DataLoader):
             yield self.pipeline.finish(batch, self.train, self.device)
 
 
-# cell 8944f36f 3d63dd · Loaders
+# cell 8944f36f 157b11 · Loaders
 @dataclass(frozen=True, repr=False)
 class BlockLoaders(DataLoaders):
     """The loaders of a training, which can show and decode what is in their batches."""
@@ -277,7 +277,7 @@ class BlockLoaders(DataLoaders):
                            batch_size=batch_size or self.train.batch_size)
 
     def show_batch(self, n: int = 9, valid: bool = False) -> None:
-        """Show the first samples of a batch; no random number is moved."""
+        """Show the first samples of a batch; the random state stays as it was."""
         batch = first_batch([self.valid if valid else self.train])
         show_samples(self.decode([part[:n] for part in batch]), self.blocks,
                      title=f"From a batch to {'validate' if valid else 'train'} on")

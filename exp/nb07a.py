@@ -421,13 +421,13 @@ class MixUp(Callback):
         self.partners = None
 
 
-# cell 988d387b fc2294 · Look more than once
+# cell 988d387b 0622cf · Look more than once
 def predict_augmented(learn: Learner, loader: Any = None, n: int = 4,
                       seed: int = 42) -> tuple[Tensor, Tensor]:
     """Return outputs and targets as `get_preds`: means over the pictures and `n` changed versions.
 
     `loader`: of a DataBlock, by default that of the validation set; its batch transforms change
-    the pictures as they do in training. Random numbers stay as they are.
+    the pictures as they do in training. The random state stays as it was.
     Raises: TypeError for another loader; ValueError if it shuffles, or if the targets are points,
         which move with the pictures.
     """
