@@ -239,7 +239,7 @@ x.sum().backward(); torch.testing.assert_close(x, y); torch.autograd.gradcheck(f
         "#earn @\ntest_near(1, x)": "`#earn @` earns nothing",
         "from torch import *": "imports * from torch",
         "from . import *": "imports * from .",
-        "import numpy as np\nnp.ones(3)": "uses numpy.ones, of a module that the rules do not know",
+        "import scipy as sp\nsp.ones(3)": "uses scipy.ones, of a module that the rules do not know",
         "#export\nfrom exp.nb01 import *": "imports * from exp.nb01",
         "x = = 3": "is not Python",
         "import pandas as pd\npd.DataFrame()": "uses pandas.DataFrame; pandas (tables, introduced",
@@ -281,7 +281,7 @@ def test_the_box_of_data_is_exempt_and_nothing_else(play):
     code = "import numpy as np\nfrom sklearn import datasets\nnp.zeros(3) @ datasets.load_digits()"
     assert play(_00a_datasets=[code], _00b_samples=[code])[1] == []
     assert len(play(_00_exports=[code])[1]) == 3
-    assert len(play(_00c_more=[code])[1]) == 3
+    assert len(play(_00f_more=[code])[1]) == 3
     assert play(_00a_datasets=["from numpy import *"])[1] == ["imports * from numpy"]
 
 

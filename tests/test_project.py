@@ -98,7 +98,9 @@ def imported(trees) -> set[str]:
     """The distributions from which some parsed code imports."""
     distributions = packages_distributions()
     own = {"exp"} | {
-        path.stem for part in ("tools", "tests") for path in (ROOT / part).rglob("*.py")
+        path.stem
+        for part in ("tools", "tests", "benchmarks")
+        for path in (ROOT / part).rglob("*.py")
     }
     found = set()
     for node in (node for tree in trees if tree for node in ast.walk(tree)):
@@ -124,10 +126,15 @@ def names(requirements) -> set[str]:
     return {canonicalize_name(requirement.name) for requirement in requirements}
 
 
+def is_for_type_checkers(node: ast.stmt) -> bool:
+    return isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"
+
+
 def test_what_is_imported_gets_installed():
     """What a module imports at once is needed; what waits in a function may be an extra."""
     at_once = [ast.Module([node for node in tree.body if isinstance(node, ast.stmt)
-                           and not isinstance(node, ast.FunctionDef | ast.ClassDef)], [])
+                           and not isinstance(node, ast.FunctionDef | ast.ClassDef)
+                           and not is_for_type_checkers(node)], [])
                for tree in parsed("exp")]  # fmt: skip
     assert imported(at_once) <= names(NEEDED), "declare it in pyproject.toml, dependencies"
     others = imported([*parsed("exp"), *cells(), *parsed("tools"), *parsed("tests")])
