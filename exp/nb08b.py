@@ -1,12 +1,12 @@
 """DeViSE: pictures in the space of words
 
-By the end you will have a network that answers with a point in the space of words, finds pictures by words that no picture was labelled with, and a measure of what that is worth: how wrong its wrong answers are, and what it knows of classes that it never saw.
+By the end you will have a network that answers with a point in the space of words and so finds pictures by words that no picture was labelled with. And you will know what that is worth: how wrong its wrong answers are, and what it finds of classes that it never saw.
 """
 
 # cell da52b10c a6284e · DeViSE: pictures in the space of words
 from __future__ import annotations
 
-# generated from nbs/08b_devise.ipynb: do not edit · beb1ed
+# generated from nbs/08b_devise.ipynb: do not edit · e1340d
 __all__ = [
     "read_class_names",
     "cached_features",

@@ -1,12 +1,12 @@
 """A tabular model as an estimator of scikit-learn
 
-By the end you will have a network for tables that scikit-learn's tools take for one of their own: cross-validation, pipelines, searches, from a DataFrame to predictions in one line; and you will see how it stands beside gradient boosting.
+By the end you will have a network for tables that scikit-learn's tools accept as one of their own, in cross-validation, pipelines and searches; it goes from a DataFrame to predictions in one line. And you will see how it compares with gradient boosting.
 """
 
 # cell a84131cd a6284e · A tabular model as an estimator of scikit-learn
 from __future__ import annotations
 
-# generated from nbs/09e_estimator.ipynb: do not edit · 096f6e
+# generated from nbs/09e_estimator.ipynb: do not edit · c11376
 __all__ = [
     "TabularEstimator",
 ]
