@@ -1,12 +1,12 @@
 """Tables larger than memory
 
-By the end you will have a loader that trains on a table that does not fit in memory, from Parquet files or from a database, alone or shared among processes, with preprocessing that is fitted in one pass.
+By the end you will have a loader for training on a table that does not fit in memory, from Parquet files or from a database, in one process or several, with preprocessing that is fitted in one pass.
 """
 
 # cell 9fe22add a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/09d_large_tables.ipynb: do not edit · 60142f
+# generated from nbs/09d_large_tables.ipynb: do not edit · 754f80
 __all__ = [
     "RowBlocks",
     "ParquetBlocks",
