@@ -1,12 +1,12 @@
 """What a network knows about shops, states and weekdays
 
-By the end you will have a map of Germany that a network drew from the sample's sales figures alone, and the reason why it draws none from the real ones; its embeddings as tables that a colleague joins in SQL; and nearest neighbours, forests and boosting that predict better with them.
+By the end you will have a map of Germany that a network drew from the sample's sales figures alone, and likely reasons why it draws none from the real ones; its embeddings as tables that a colleague joins in SQL; and nearest neighbours, forests and boosting that predict better with them.
 """
 
 # cell abbfb1ea a6284e · What a network knows about shops, states and weekdays
 from __future__ import annotations
 
-# generated from nbs/09c_entities.ipynb: do not edit · db8543
+# generated from nbs/09c_entities.ipynb: do not edit · c026d8
 __all__ = [
     "align_points",
     "pair_distances",
