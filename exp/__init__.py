@@ -946,6 +946,20 @@ nb08c (dates): Dates: what a calendar tells a model
     rossmann_table       Return all days with the columns `ROSSMANN_CATEGORIES`, `ROSSMANN_NUMBERS`,
                          `ROSSMANN_PAST`.
 
+nb08d (points): Where is it? Points from pictures
+    read_head_centre    Read where the middle of the head is in a frame of Biwi, in pixels (x, y).
+    show_points         Draw pictures with their points: the true ones as rings, the predicted ones
+                        as crosses.
+    sigmoid_range       Squeeze any numbers into the range between `low` and `high`, by a sigmoid.
+    SigmoidRange        `sigmoid_range` as a layer: the last one of a model whose answers have a
+                        `y_range`.
+    PointHead           Turn a map of features into points: flatten it, one or two linear layers, a
+                        range.
+    point_error         Average the distance between predicted and true points, in pixels of a
+                        picture of this size.
+    eye_distance_error  Average the distance to the true points, as a share of that between the true
+                        eyes.
+
 nb09 (collab): Collaborative filtering: films by the people who watched them
     Ratings               Who rated what: the places of users and items among their sorted ids, and
                           the ratings.
@@ -1092,7 +1106,7 @@ nb11b (language_model): A language model, character by character
                         return all.
 """
 
-# generated from the notebooks: do not edit · 351ef8
+# generated from the notebooks: do not edit · 12d51e
 
 import importlib as _importlib
 import importlib.machinery as _machinery
@@ -1210,6 +1224,8 @@ _names = {
     "nb08c": """check_columns column_kind column_numbers add_date_parts add_elapsed
                add_past_mean ROSSMANN_CATEGORIES ROSSMANN_NUMBERS ROSSMANN_PAST read_rossmann
                rossmann_table""",
+    "nb08d": """read_head_centre show_points sigmoid_range SigmoidRange PointHead point_error
+               eye_distance_error""",
     "nb09": """Ratings read_movielens sum_by_place least_squares_biases biases_apart
               ratings_learner squeeze CollabModel FoldedFactors PrincipalComponents
               principal_components""",
@@ -1276,6 +1292,7 @@ _topics = {
     "targets": "nb08a",
     "devise": "nb08b",
     "dates": "nb08c",
+    "points": "nb08d",
     "collab": "nb09",
     "recommender": "nb09a",
     "tabular": "nb09b",
@@ -1658,6 +1675,11 @@ if TYPE_CHECKING:  # what editors and type checkers read
         ROSSMANN_PAST as ROSSMANN_PAST, read_rossmann as read_rossmann,
         rossmann_table as rossmann_table,
     )
+    from .nb08d import (
+        read_head_centre as read_head_centre, show_points as show_points,
+        sigmoid_range as sigmoid_range, SigmoidRange as SigmoidRange, PointHead as PointHead,
+        point_error as point_error, eye_distance_error as eye_distance_error,
+    )
     from .nb09 import (
         Ratings as Ratings, read_movielens as read_movielens, sum_by_place as sum_by_place,
         least_squares_biases as least_squares_biases, biases_apart as biases_apart,
@@ -1715,8 +1737,8 @@ if TYPE_CHECKING:  # what editors and type checkers read
         nb00, nb00b, nb00c, nb00d, nb00e, nb02, nb03, nb03a, nb03b, nb03c, nb03d, nb03e, nb03f,
         nb03g, nb03h, nb03i, nb03j, nb03k, nb03l, nb04, nb04a, nb04b, nb04c, nb04d, nb04e,
         nb04f, nb05, nb05c, nb06, nb06b, nb06c, nb06d, nb06e, nb06f, nb06g, nb07, nb07a, nb07b,
-        nb07c, nb07d, nb08, nb08a, nb08b, nb08c, nb09, nb09a, nb09b, nb09c, nb09d, nb09e, nb10,
-        nb11, nb11b,
+        nb07c, nb07d, nb08, nb08a, nb08b, nb08c, nb08d, nb09, nb09a, nb09b, nb09c, nb09d,
+        nb09e, nb10, nb11, nb11b,
     )
     exports = nb00
     samples = nb00b
@@ -1762,6 +1784,7 @@ if TYPE_CHECKING:  # what editors and type checkers read
     targets = nb08a
     devise = nb08b
     dates = nb08c
+    points = nb08d
     collab = nb09
     recommender = nb09a
     tabular = nb09b
