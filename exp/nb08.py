@@ -6,19 +6,19 @@ By the end you will have fine-tuned a real ImageNet network on a few hundred pic
 # cell fd0bb9ee a6284e · Transfer: a network trained elsewhere learns your pictures
 from __future__ import annotations
 
-# generated from nbs/08_vision.ipynb: do not edit · fec333
+# generated from nbs/08_vision.ipynb: do not edit · 148f51
 __all__ = [
     "ConcatPool",
     "VisionModel",
     "count_features",
     "cut_head",
     "vision_model",
-    "depth_groups",
-    "fine_tune",
-    "fixed_statistics",
     "pooled_features",
     "fit_head",
     "inherit_head",
+    "depth_groups",
+    "fine_tune",
+    "fixed_statistics",
 ]
 
 # cell fd0bb9ee 0ed228 · Transfer: a network trained elsewhere learns your pictures
@@ -111,65 +111,6 @@ def vision_model(network: nn.Module, n_out: int, concat_pool: bool = False,
     return VisionModel(cut_head(network), n_out, concat_pool, dropout).train()
 
 
-# cell 3472e63b 4b8c31 · Cut the head, keep the body
-def depth_groups(model: nn.Module) -> list[dict[str, Any]]:
-    """Make one parameter group of each block of the body, in order, and one of the head.
-
-    For `Learner(…, groups=depth_groups)`, so that each depth can have its own rate.
-    """
-    parts = model.body.named_children()  # a slice of a Sequential keeps its numbers
-    blocks = [f"body.{name}" for name, part in parts if list(part.parameters())]
-    return by_parts(*blocks, "head")(model)
-
-
-def _one_cycle(learn: Learner, n_epochs: int, rates: Any, callbacks: Any = ()) -> Any:
-    """Train with one cycle, or, for fewer steps than a cycle needs, at a constant rate."""
-    few = n_epochs * len(learn.dls.train) < 4
-    return (Learner.fit if few else fit_one_cycle)(learn, n_epochs, rates, callbacks)
-
-
-def fine_tune(learn: Learner, n_epochs: int, lr: float = 1e-3, freeze_epochs: int = 1,
-              spread: float = 100, fixed_norms: bool = False,
-              callbacks: Iterable[Callback] | Callback = ()) -> Any:
-    """Train the head for some epochs, then everything, the first layers `spread` times slower.
-
-    The model has a `body` and a `head`. The head learns at `lr`, and then at half of it; with
-    `groups=depth_groups` the rates fall by equal factors from the head down to the first block.
-    `fixed_norms`: the running statistics of the body's norms stay as they are. `callbacks`: for
-    the second part.
-    Returns the record of the second part.
-    Source: Howard and Ruder 2018, sections 3.2 and 3.3.
-    """
-    check_counts(n_epochs=n_epochs)
-    if freeze_epochs:
-        freeze(learn.model, "body")
-        try:
-            _one_cycle(learn, freeze_epochs, lr)
-        finally:
-            unfreeze(learn.model, "body")
-    rates = spread_rates(lr / 2 / spread, lr / 2, len(learn.opt.param_groups))
-    with fixed_statistics(learn.model.body if fixed_norms else nn.Sequential()):
-        return _one_cycle(learn, n_epochs, rates if len(rates) > 1 else lr / 2, callbacks)
-
-
-# cell ca226d85 3e6ac1 · Cut the head, keep the body
-@contextmanager
-def fixed_statistics(body: nn.Module) -> Iterator[None]:
-    """Keep the layers that have running statistics in evaluation mode, in this block.
-
-    Their scale and offset still learn. The Learner leaves a layer alone that is in this mode.
-    """
-    norms = [part for part in body.modules() if getattr(part, "running_mean", None) is not None]
-    modes = [part.training for part in norms]
-    for part in norms:
-        part.eval()
-    try:
-        yield
-    finally:
-        for part, mode in zip(norms, modes, strict=True):
-            part.training = mode
-
-
 # cell 44ffbb4e 0b5907 · Cut the head, keep the body
 def pooled_features(model: nn.Module, loader: Iterable[Any],
                     passes: int = 1) -> tuple[Tensor, Tensor]:
@@ -187,7 +128,7 @@ def pooled_features(model: nn.Module, loader: Iterable[Any],
     return torch.cat(features), torch.cat(targets)
 
 
-# cell 08e965e2 9f1601 · Cut the head, keep the body
+# cell 08e965e2 bdadfd · Cut the head, keep the body
 class _Correction(nn.Module):
     """The scores of a head that stays as it is, plus those of one that learns."""
 
@@ -199,6 +140,12 @@ class _Correction(nn.Module):
 
     def forward(self, features: Tensor, scores: Tensor) -> Tensor:
         return scores + self.change(features)
+
+
+def _one_cycle(learn: Learner, n_epochs: int, rates: Any, callbacks: Any = ()) -> Any:
+    """Train with one cycle, or, for fewer steps than a cycle needs, at a constant rate."""
+    few = n_epochs * len(learn.dls.train) < 4
+    return (Learner.fit if few else fit_one_cycle)(learn, n_epochs, rates, callbacks)
 
 
 def fit_head(head: nn.Linear, features: Tensor, targets: Tensor, loss_func: Any,
@@ -239,3 +186,56 @@ def inherit_head(head: nn.Linear, old_head: nn.Linear, features: Tensor, targets
         mixture = torch.stack([answers[targets == k].mean(0) for k in range(head.out_features)])
         head.weight.copy_(mixture @ old_head.weight)
         head.bias.copy_(mixture @ old_head.bias)
+
+
+# cell 3472e63b 8d6e07 · A classifier in ten lines
+def depth_groups(model: nn.Module) -> list[dict[str, Any]]:
+    """Make one parameter group of each block of the body, in order, and one of the head.
+
+    For `Learner(…, groups=depth_groups)`, so that each depth can have its own rate.
+    """
+    parts = model.body.named_children()  # a slice of a Sequential keeps its numbers
+    blocks = [f"body.{name}" for name, part in parts if list(part.parameters())]
+    return by_parts(*blocks, "head")(model)
+
+
+def fine_tune(learn: Learner, n_epochs: int, lr: float = 1e-3, freeze_epochs: int = 1,
+              spread: float = 100, fixed_norms: bool = False,
+              callbacks: Iterable[Callback] | Callback = ()) -> Any:
+    """Train the head for some epochs, then everything, the first layers `spread` times slower.
+
+    The model has a `body` and a `head`. The head learns at `lr`, and then at half of it; with
+    `groups=depth_groups` the rates fall by equal factors from the head down to the first block.
+    `fixed_norms`: the running statistics of the body's norms stay as they are. `callbacks`: for
+    the second part.
+    Returns the record of the second part.
+    Source: Howard and Ruder 2018, sections 3.2 and 3.3.
+    """
+    check_counts(n_epochs=n_epochs)
+    if freeze_epochs:
+        freeze(learn.model, "body")
+        try:
+            _one_cycle(learn, freeze_epochs, lr)
+        finally:
+            unfreeze(learn.model, "body")
+    rates = spread_rates(lr / 2 / spread, lr / 2, len(learn.opt.param_groups))
+    with fixed_statistics(learn.model.body if fixed_norms else nn.Sequential()):
+        return _one_cycle(learn, n_epochs, rates if len(rates) > 1 else lr / 2, callbacks)
+
+
+# cell ca226d85 3e6ac1 · A classifier in ten lines
+@contextmanager
+def fixed_statistics(body: nn.Module) -> Iterator[None]:
+    """Keep the layers that have running statistics in evaluation mode, in this block.
+
+    Their scale and offset still learn. The Learner leaves a layer alone that is in this mode.
+    """
+    norms = [part for part in body.modules() if getattr(part, "running_mean", None) is not None]
+    modes = [part.training for part in norms]
+    for part in norms:
+        part.eval()
+    try:
+        yield
+    finally:
+        for part, mode in zip(norms, modes, strict=True):
+            part.training = mode
