@@ -883,17 +883,17 @@ nb08 (vision): Transfer: a network trained elsewhere learns your pictures
     cut_head          Return all of a network but its pool and head: of ours, of a ResNet, or one
                       with a `body`.
     vision_model      Cut a network's head off and put a new one for `n_out` numbers in its place.
+    pooled_features   Return what body and pool make of a loader's pictures, and the targets, in
+                      evaluation mode.
+    fit_head          Train a linear head on features that were computed before; returns the record.
+    inherit_head      Begin each class of a head as the mixture of old classes that the old head
+                      sees in it.
     depth_groups      Make one parameter group of each block of the body, in order, and one of the
                       head.
     fine_tune         Train the head for some epochs, then everything, the first layers `spread`
                       times slower.
     fixed_statistics  Keep the layers that have running statistics in evaluation mode, in this
                       block.
-    pooled_features   Return what body and pool make of a loader's pictures, and the targets, in
-                      evaluation mode.
-    fit_head          Train a linear head on features that were computed before; returns the record.
-    inherit_head      Begin each class of a head as the mixture of old classes that the old head
-                      sees in it.
 
 nb08a (targets): Several labels at once
     binary_cross_entropy_with_logitsTake the negative logarithm of the probability of each right
@@ -1106,7 +1106,7 @@ nb11b (language_model): A language model, character by character
                         return all.
 """
 
-# generated from the notebooks: do not edit · 12d51e
+# generated from the notebooks: do not edit · 57b94b
 
 import importlib as _importlib
 import importlib.machinery as _machinery
@@ -1215,8 +1215,8 @@ _names = {
                RESNET_WEIGHTS pretrained_resnet""",
     "nb07d": """normalize_rows cosine_similarity skip_gram_pairs NearestWords WordVectors
                SkipGram negative_sampling_loss train_skip_gram read_word_vectors""",
-    "nb08": """ConcatPool VisionModel count_features cut_head vision_model depth_groups
-              fine_tune fixed_statistics pooled_features fit_head inherit_head""",
+    "nb08": """ConcatPool VisionModel count_features cut_head vision_model pooled_features
+              fit_head inherit_head depth_groups fine_tune fixed_statistics""",
     "nb08a": """binary_cross_entropy_with_logits accuracy_multi multi_label_scores
                threshold_curve choose_threshold""",
     "nb08b": """read_class_names cached_features class_vectors NounTree read_nouns cosine_loss
@@ -1651,9 +1651,9 @@ if TYPE_CHECKING:  # what editors and type checkers read
     )
     from .nb08 import (
         ConcatPool as ConcatPool, VisionModel as VisionModel, count_features as count_features,
-        cut_head as cut_head, vision_model as vision_model, depth_groups as depth_groups,
+        cut_head as cut_head, vision_model as vision_model, pooled_features as pooled_features,
+        fit_head as fit_head, inherit_head as inherit_head, depth_groups as depth_groups,
         fine_tune as fine_tune, fixed_statistics as fixed_statistics,
-        pooled_features as pooled_features, fit_head as fit_head, inherit_head as inherit_head,
     )
     from .nb08a import (
         binary_cross_entropy_with_logits as binary_cross_entropy_with_logits,
