@@ -17,21 +17,15 @@ __all__ = [
     "TableAutoencoder",
 ]
 
-# cell abbfb1ea ecc786 · What a network knows about shops, states and weekdays
+# cell abbfb1ea f0705c · What a network knows about shops, states and weekdays
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor, nn
 
 from exp.nb03d import check_counts
 from exp.nb08c import check_columns
-from exp.nb09b import TablePreprocessor, TabularModel
-
-
-# cell abbfb1ea 39944e · What a network knows about shops, states and weekdays
-if TYPE_CHECKING:  # pandas is imported where a table is made
-    from pandas import DataFrame
+from exp.nb09b import TablePreprocessor, TabularModel, _Frame
 
 
 # cell 3c21d79e 352061 · A map
@@ -62,8 +56,8 @@ def distance_agreement(points: Tensor, others: Tensor) -> float:
     return ((a * b).sum() / ((a ** 2).sum() * (b ** 2).sum()).sqrt()).item()
 
 
-# cell 7713844c 567edd · Tables for everybody
-def embedding_tables(model: TabularModel, preprocessor: TablePreprocessor) -> dict[str, DataFrame]:
+# cell 7713844c ea9006 · Tables for everybody
+def embedding_tables(model: TabularModel, preprocessor: TablePreprocessor) -> dict[str, _Frame]:
     """Return each category's embedding as a table: its levels, and columns NAME_0, NAME_1 ….
 
     The first row, whose level is missing, is for levels never seen, and the second, if there is
@@ -87,7 +81,7 @@ def embedding_tables(model: TabularModel, preprocessor: TablePreprocessor) -> di
     return tables
 
 
-def join_embeddings(frame: DataFrame, tables: Mapping[str, DataFrame]) -> DataFrame:
+def join_embeddings(frame: _Frame, tables: Mapping[str, _Frame]) -> _Frame:
     """Put the embeddings of each row's levels side by side; levels never seen get row 0.
 
     Shape: N rows -> N rows, with the columns of all tables but the levels.

@@ -19,27 +19,22 @@ __all__ = [
     "DatabaseBlocks",
 ]
 
-# cell 9fe22add d00fc8 · Imports
+# cell 9fe22add 1b25c0 · Imports
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
 from itertools import islice
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from exp.nb03d import check_counts, gather_objects, process_rank
 from exp.nb08c import check_columns, column_numbers
-from exp.nb09b import Categorify, TablePreprocessor
+from exp.nb09b import Categorify, TablePreprocessor, _Frame
 
 
-# cell 9fe22add 2e3897 · Imports
-if TYPE_CHECKING:  # pandas is imported where a table is read
-    from pandas import DataFrame
-
-
-# cell 2cb373c9 18b6af · Blocks of rows
+# cell 2cb373c9 57fd4c · Blocks of rows
 class RowBlocks(ABC):
     """A table in blocks: `counts` says how many rows each has, `read(block)` returns its frame.
 
@@ -49,25 +44,25 @@ class RowBlocks(ABC):
     counts: Tensor
 
     @abstractmethod
-    def read(self, block: int) -> DataFrame: ...
+    def read(self, block: int) -> _Frame: ...
 
     def __len__(self) -> int:
         return int(self.counts.sum())
 
-    def __iter__(self) -> Iterator[DataFrame]:
+    def __iter__(self) -> Iterator[_Frame]:
         return map(self.read, range(len(self.counts)))
 
     def __repr__(self) -> str:
         return f"{type(self).__name__}({len(self):,} rows in {len(self.counts):,} blocks)"
 
-    def _checked(self, frame: DataFrame, block: int) -> DataFrame:
+    def _checked(self, frame: _Frame, block: int) -> _Frame:
         if len(frame) != self.counts[block]:
             raise RuntimeError(f"block {block} of {self!r} had {int(self.counts[block])} rows and "
                                f"now has {len(frame)}: the table has changed; read it anew")
         return frame
 
 
-# cell e28466ac 4a75e2 · Blocks of rows
+# cell e28466ac 568b04 · Blocks of rows
 class ParquetBlocks(RowBlocks):
     """The row groups of a Parquet file, or of all Parquet files in a folder or a list.
 
@@ -89,7 +84,7 @@ class ParquetBlocks(RowBlocks):
         self._groups, self._schema = groups, dataset.schema
         self.counts = torch.tensor([group.row_groups[0].num_rows for group in groups])
 
-    def read(self, block: int) -> DataFrame:
+    def read(self, block: int) -> _Frame:
         table = self._groups[block].to_table(schema=self._schema, columns=self.columns,
                                              use_threads=False)
         return self._checked(table.to_pandas(), block)
@@ -145,7 +140,7 @@ class BlockSampler:
         return iter(share)
 
 
-# cell 4af65541 121a73 · Batches from blocks
+# cell 4af65541 d424dc · Batches from blocks
 class StreamLoader:
     """Serve a table in batches, block by block, so that memory does not grow with the table.
 
@@ -158,7 +153,7 @@ class StreamLoader:
         Learner calls, each epoch has the same order.
     """
 
-    def __init__(self, dataset: RowBlocks, transform: Callable[[DataFrame], Sequence[Tensor]],
+    def __init__(self, dataset: RowBlocks, transform: Callable[[_Frame], Sequence[Tensor]],
                  batch_size: int = 64, shuffle: bool = False, buffer_blocks: int = 8,
                  seed: int = 0):
         check_counts(batch_size=batch_size, buffer_blocks=buffer_blocks)
@@ -272,7 +267,7 @@ class RunningMedian:
         return self.values[torch.searchsorted(upto, middle, right=True)].mean().item()
 
 
-# cell 75de470e d5892c · Fitted in one pass
+# cell 75de470e a809b1 · Fitted in one pass
 class TableStatistics:
     """What a `TablePreprocessor` learns from its training rows, collected block by block.
 
@@ -290,7 +285,7 @@ class TableStatistics:
         self.moments = {name: RunningMoments() for name in preprocessor.numbers}
         self.medians = {name: RunningMedian() for name in preprocessor.numbers}
 
-    def update(self, frame: DataFrame) -> None:
+    def update(self, frame: _Frame) -> None:
         check_columns(frame, self.plan.numbers, "TableStatistics")
         for part in (self.plan.categorify, self.plan.classes):
             found = Categorify(part.columns).fit(frame)
@@ -355,7 +350,7 @@ def fit_by_blocks(preprocessor: TablePreprocessor, blocks: RowBlocks) -> TablePr
     return whole.finish()
 
 
-# cell 427f5427 36e861 · From a database
+# cell 427f5427 715ccf · From a database
 class DatabaseBlocks(RowBlocks):
     """A table of a database, in ranges of a whole-number `key`, each of about `block_rows` rows.
 
@@ -424,7 +419,7 @@ class DatabaseBlocks(RowBlocks):
         start, end = self.starts[block:block + 2].tolist()
         return [sql.column(self.key) >= start, sql.column(self.key) < end]
 
-    def read(self, block: int) -> DataFrame:
+    def read(self, block: int) -> _Frame:
         import pandas
         import sqlalchemy as sql
 

@@ -11,12 +11,12 @@ __all__ = [
     "TabularEstimator",
 ]
 
-# cell a84131cd b25d97 · A tabular model as an estimator of scikit-learn
+# cell a84131cd 2cd64a · A tabular model as an estimator of scikit-learn
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from inspect import signature
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -29,15 +29,10 @@ from exp.nb03d import seed_everything
 from exp.nb04 import Learner
 from exp.nb04f import LearnerEstimator
 from exp.nb05 import fit_one_cycle
-from exp.nb09b import TablePredictor, TablePreprocessor, TabularModel
+from exp.nb09b import TablePredictor, TablePreprocessor, TabularModel, _Column, _Frame
 
 
-# cell a84131cd 81aaf6 · A tabular model as an estimator of scikit-learn
-if TYPE_CHECKING:  # pandas is imported where a table is made
-    from pandas import DataFrame, Series
-
-
-# cell 60593d02 2b0fbf · What an estimator is
+# cell 60593d02 c1218d · What an estimator is
 class TabularEstimator(LearnerEstimator):
     """A `TabularModel` as an estimator of scikit-learn: a DataFrame in, predictions out.
 
@@ -99,7 +94,7 @@ class TabularEstimator(LearnerEstimator):
         self.history_ = learn.recorder.epochs
         return self
 
-    def _training_data(self, x: Any, y: Any) -> tuple[DataFrame, Tensor, int]:
+    def _training_data(self, x: Any, y: Any) -> tuple[_Frame, Tensor, int]:
         """Return rows and target, checked, and how many outputs the model needs."""
         from sklearn.preprocessing import LabelEncoder
         from sklearn.utils.multiclass import check_classification_targets
@@ -123,7 +118,7 @@ class TabularEstimator(LearnerEstimator):
         self.scale_ = target.mean().item(), target.std(correction=0).item() or 1.0
         return frame, ((target - self.scale_[0]) / self.scale_[1]).float(), 1
 
-    def _frame(self, x: Any, fits: bool = False) -> DataFrame:
+    def _frame(self, x: Any, fits: bool = False) -> _Frame:
         """Return x as a DataFrame whose columns are those of the training."""
         import pandas as pd
         from sklearn.utils.validation import check_array, validate_data
@@ -162,6 +157,6 @@ class TabularEstimator(LearnerEstimator):
         return f"TabularEstimator({', '.join(f'{k}={v!r}' for k, v in changed.items())})"
 
 
-def _is_number(column: Series) -> bool:
+def _is_number(column: _Column) -> bool:
     """Return whether a column holds numbers: no truth values, text, or categories."""
     return column.dtype.kind in "iuf"
