@@ -56,7 +56,7 @@ rules: $(READY)
 	@$(PY) tools/check_rules.py
 
 unit: $(READY)
-	@$(PY) -m pytest -m "not slow"
+	@$(PY) -m pytest -m "not slow" -n auto --dist loadfile
 
 test-slow: $(READY)
 	@$(PY) -m pytest -m slow

@@ -56,6 +56,7 @@ from exp.nb06c import (
     process_group,
     shared_loaders,
 )
+from exp.nb07a import MixUp
 from exp.nb11 import sequence_loss
 from exp.nb11b import (
     ActivationPenalty,
@@ -101,6 +102,7 @@ CALLBACKS = {  # how to make each, given a folder for its files
     "DistributedCallback": lambda folder: DistributedCallback(),
     "StatefulTraining": lambda folder: StatefulTraining(),
     "ActivationPenalty": lambda folder: ActivationPenalty(1.0, 1.0),
+    "MixUp": lambda folder: MixUp(0.4),
     "TimeBudget": lambda folder: TimeBudget(9, 0.2, clock=count().__next__),  # 9 batches
 }
 
