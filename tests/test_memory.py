@@ -11,6 +11,7 @@ import pytest
 from test_run_notebook import run, write
 
 import memory
+import run_notebook as run_notebook_module
 from memory import Surroundings
 from notebook2script import notebook2script
 from notebooks import settings
@@ -218,6 +219,14 @@ def test_what_passed_does_not_run_again(project):
         assert third.returncode == 1 and "8 passed, 1 failed" in third.stdout
     replace("nbs/07_alone.ipynb", "helper.value, 1 / 0", "helper.value")
     assert "9 unchanged" not in run(project).stdout
+
+
+def test_what_passed_on_one_data_says_nothing_of_another(project, monkeypatch):
+    modes = []
+    monkeypatch.setattr(run_notebook_module, "follow", lambda *given: modes.append(given[-1].mode))
+    for data in ("sample", "full"):
+        run_notebook(watch=True, data=data)
+    assert modes[0] != modes[1]
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{", '{"nbs/01_one.ipynb": 3}', "\0"])

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import datetime
@@ -20,7 +19,7 @@ from memory import Memory
 from notebook2script import notebook2script
 from notebooks import ToolError
 from outcomes import Task
-from reports import Result, Results, explain
+from reports import Result, Results, failures
 from running import outcomes, report, say, stop_on_signal
 
 
@@ -73,12 +72,11 @@ def saves(folders: list[Path], engine: Engine) -> Iterator[object]:
         from watchfiles import watch
     except ImportError:
         raise ToolError("--watch needs watchfiles: pip install 'ground-up[tools]'") from None
-    stop = threading.Event()
     changes = watch(
         *{folder for folder in folders if folder.is_dir()},
         watch_filter=lambda _, path: is_source(Path(path)),
         debounce=100, step=10, rust_timeout=200, yield_on_timeout=True,
-        stop_event=stop, raise_interrupt=False,
+        raise_interrupt=False,
     )  # fmt: skip
     say("watching; Ctrl-C ends it")
     yield None
@@ -110,13 +108,8 @@ def export() -> None:
 
 def verdict(results: Results, affected: list[Result], seconds: float) -> str:
     """The failures, and a line that counts what ran."""
-    told = [
-        explain(result, outcome, failure)
-        for result in affected
-        for outcome in sorted(result.outcomes.values(), key=lambda o: o.number or 1e9)
-        for failure in outcome.failures
-    ]
+    told = failures(affected)
     bad = sum(result.status == "failed" for result in affected)
     line = f"{datetime.now():%H:%M:%S} {len(affected)} ran in {seconds:.1f} s, {bad} failed; "
-    line += f"{len(list(results)) - len(affected)} not affected"
+    line += f"{len(results.results) - len(affected)} not affected"
     return "\n".join([*told, results.paint(line, "failed" if bad else "passed")])

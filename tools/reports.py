@@ -7,7 +7,7 @@ import contextlib
 import linecache
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -60,8 +60,8 @@ class Result:
         cells = f"{len(ran)}" + f" + {skipped} skipped" * bool(skipped)
         slow = f"cell {slowest.number}: {slowest.seconds:.1f} s" if slowest else ""
         if self.remembered:
-            return show(self.notebook.path), "", f"{self.seconds:.1f}", "unchanged", self.status
-        return show(self.notebook.path), cells, f"{self.seconds:.1f}", slow, self.status
+            return self.name, "", f"{self.seconds:.1f}", "unchanged", self.status
+        return self.name, cells, f"{self.seconds:.1f}", slow, self.status
 
 
 @dataclass
@@ -110,12 +110,6 @@ class Results:
         return self.paint(f"{status:7}  {path}  {cells} cells, {seconds} s{note}", status)
 
     def __str__(self) -> str:
-        failures = [
-            explain(result, outcome, failure)
-            for result in self
-            for outcome in sorted(result.outcomes.values(), key=lambda o: o.number or 1e9)
-            for failure in outcome.failures
-        ]
         head = ("notebook", "cells", "seconds", "slowest cell", "status")
         rows = [result.row() for result in self]
         widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
@@ -130,9 +124,19 @@ class Results:
             problems.append("nothing ran: no cell was executed, so this is not a success")
         more = [*self.notes, *(self.paint(problem, "failed") for problem in problems)]
         gap = [""] * bool(more)
-        return "\n".join([*failures, "", *lines, *gap, *more, "", self.paint(last, status)])
+        return "\n".join([*failures(self), "", *lines, *gap, *more, "", self.paint(last, status)])
 
     __repr__ = __str__
+
+
+def failures(results: Iterable[Result]) -> list[str]:
+    """Every failure of some notebooks for people, the cells in order and what is of all last."""
+    return [
+        explain(result, outcome, failure)
+        for result in results
+        for outcome in sorted(result.outcomes.values(), key=lambda o: o.number or 1e9)
+        for failure in outcome.failures
+    ]
 
 
 def explain(result: Result, outcome: Outcome, failure: Failure) -> str:

@@ -220,12 +220,12 @@ def run_notebook(
     def start_for(tasks: list[Task], jobs: int) -> Engine:
         return start(tasks, home, engine, jobs, device, data)
 
-    results = prepare()
-    memory = Memory(home, timings.file, device, exported, engine)
+    memory = Memory(home, timings.file, data, device, exported, engine)
     if watch:
         if save or html or junit:
             raise ToolError("--watch shows what happens: leave out --save, --html and --junit")
         return follow([folder, home.lib], prepare, start_for, jobs or cores(), memory)
+    results = prepare()
     keys = memory.keys(results) if data == "sample" else {}
     if keys and not (all or notebooks or save or html or junit):
         memory.recall(results, keys)
