@@ -354,7 +354,7 @@ def _parse_target(target: str) -> Callable[[float], bool]:
     return lambda value: getattr(operator, signs[match[1]])(value, bound)
 
 
-# cell e4f40af7 b54638 · Results
+# cell e4f40af7 b830b8 · Results
 def _merge_json(path: Path, entries: dict[str, Any]) -> None:
     """Add entries to a JSON file in one atomic step, one process at a time."""
     from filelock import FileLock
@@ -366,9 +366,19 @@ def _merge_json(path: Path, entries: dict[str, Any]) -> None:
         except json.JSONDecodeError as error:
             raise ValueError(f"{path}: {error}; delete it and run again") from error
         text = json.dumps(content | entries, indent=1, sort_keys=True, ensure_ascii=False)
-        draft = path.with_suffix(".new")
-        draft.write_text(text + "\n", "utf-8")
-        os.replace(draft, path)
+        _replace_file(path, text + "\n")
+
+
+def _replace_file(path: Path, text: str) -> None:
+    draft = path.with_suffix(f".{os.getpid()}.new")
+    draft.write_text(text, "utf-8")
+    os.replace(draft, path)
+
+
+def _circumstances() -> tuple[str, str, str]:
+    """Return the notebook, the data mode and the device of this run."""
+    settings = {"EXP_NOTEBOOK": "interactive", "EXP_DATA": "sample", "EXP_DEVICE": "cpu"}
+    return tuple(os.environ.get(key) or settings[key] for key in settings)
 
 
 def build_folder() -> Path:
@@ -378,7 +388,7 @@ def build_folder() -> Path:
     return next(homes, here) / "build"
 
 
-# cell d4668547 49652d · Results
+# cell d4668547 62a7de · Results
 def record_result(name: str, value: float, target: str | None = None, source: str = "",
                   unit: str = "", strict: bool = True) -> None:
     """Record a figure: print it, keep it in build/results.json, and fail if it misses its target.
@@ -391,8 +401,7 @@ def record_result(name: str, value: float, target: str | None = None, source: st
     if not math.isfinite(value):
         raise ValueError(f"a result must be a finite number, got {value} for {name!r}")
     met = None if target is None else _parse_target(target)(value)
-    settings = {"EXP_NOTEBOOK": "interactive", "EXP_DATA": "sample", "EXP_DEVICE": "cpu"}
-    notebook, mode, device = (os.environ.get(key) or settings[key] for key in settings)
+    notebook, mode, device = _circumstances()
     entry = {"notebook": notebook, "name": name, "value": value, "unit": unit, "target": target,
              "met": met, "mode": mode, "device": device, "source": source}
     key = " | ".join((notebook, name, mode, device))
@@ -420,15 +429,14 @@ def _recorded(name: str, folder: Path) -> Path:
     return folder / "recorded" / f"{name}.json"
 
 
-# cell e80a723b c7699c · Experiments that take minutes
+# cell e80a723b 82f155 · Experiments that take minutes
 def record_experiment(name: str, figures: dict[str, Any]) -> None:
     """Keep the figures of a long experiment as JSON, with date, machine, mode and command.
 
     The file is build/recorded/NAME.json, and with EXP_RECORD=1 nbs/recorded/NAME.json.
     Raises: ValueError if a figure is not finite, TypeError if it is not JSON.
     """
-    settings = {"EXP_NOTEBOOK": "interactive", "EXP_DATA": "sample", "EXP_DEVICE": "cpu"}
-    notebook, mode, device = (os.environ.get(key) or settings[key] for key in settings)
+    notebook, mode, device = _circumstances()
     torch = sys.modules.get("torch")
     run = f"python tools/run_notebook.py nbs/{notebook}.ipynb --slow"
     entry = {"name": name, "date": f"{date.today()}", "mode": mode, "device": device,
@@ -439,9 +447,7 @@ def record_experiment(name: str, figures: dict[str, Any]) -> None:
     for folder in (home, home.parent / "nbs")[: 1 + (os.environ.get("EXP_RECORD") == "1")]:
         path = _recorded(name, folder)
         path.parent.mkdir(parents=True, exist_ok=True)
-        draft = path.with_suffix(f".{os.getpid()}.new")
-        draft.write_text(text, "utf-8")
-        os.replace(draft, path)
+        _replace_file(path, text)
     print(RecordedExperiment(entry))
 
 
