@@ -281,7 +281,7 @@ def test_the_box_of_data_is_exempt_and_nothing_else(play):
     code = "import numpy as np\nfrom sklearn import datasets\nnp.zeros(3) @ datasets.load_digits()"
     assert play(_00a_datasets=[code], _00b_samples=[code])[1] == []
     assert len(play(_00_exports=[code])[1]) == 3
-    assert len(play(_00f_more=[code])[1]) == 3
+    assert len(play(_00g_more=[code])[1]) == 3
     assert play(_00a_datasets=["from numpy import *"])[1] == ["imports * from numpy"]
 
 
