@@ -1104,9 +1104,27 @@ nb11b (language_model): A language model, character by character
                         it, to the loss.
     generate_text       Read the prompt, then draw `n` characters, each of which is the next input;
                         return all.
+
+nb12b (transformer): The Transformer: attention and nothing else
+    attention_weights             Return how much each query takes from each key: the softmax of
+                                  their scaled products.
+    scaled_dot_product_attention  Mix the values, with the weights that queries and keys give.
+    MultiheadAttention            Several attentions side by side, each in its own slice of the
+                                  numbers.
+    allowed                       Combine masks that are True where one must not look into one that
+                                  is True where one may.
+    TransformerEncoderLayer       Each place looks at all places, and then thinks for itself.
+    TransformerDecoderLayer       Each place looks at the places before it, then at the source, and
+                                  then thinks for itself.
+    sinusoidal_positions          Describe each place by sines and cosines, from fast ones to slow
+                                  ones.
+    Transformer                   Translate sequences of numbers: encoder, decoder, and what turns
+                                  numbers into vectors.
+    smoothed_sequence_loss        Return the mean cross-entropy with a share of each target spread
+                                  evenly over all tokens.
 """
 
-# generated from the notebooks: do not edit · 57b94b
+# generated from the notebooks: do not edit · d558ef
 
 import importlib as _importlib
 import importlib.machinery as _machinery
@@ -1244,6 +1262,9 @@ _names = {
     "nb11b": """bits_per_character split_tail TextBatches Reading WindowLM LockedDropout
                WeightDropLSTM RecurrentLM detach StatefulTraining TimeBudget text_bits
                ActivationPenalty generate_text""",
+    "nb12b": """attention_weights scaled_dot_product_attention MultiheadAttention allowed
+               TransformerEncoderLayer TransformerDecoderLayer sinusoidal_positions Transformer
+               smoothed_sequence_loss""",
 }
 _home = {name: module for module, names in _names.items() for name in names.split()}
 
@@ -1302,6 +1323,7 @@ _topics = {
     "makemore": "nb10",
     "rnn": "nb11",
     "language_model": "nb11b",
+    "transformer": "nb12b",
 }
 
 
@@ -1733,12 +1755,21 @@ if TYPE_CHECKING:  # what editors and type checkers read
         TimeBudget as TimeBudget, text_bits as text_bits,
         ActivationPenalty as ActivationPenalty, generate_text as generate_text,
     )
+    from .nb12b import (
+        attention_weights as attention_weights,
+        scaled_dot_product_attention as scaled_dot_product_attention,
+        MultiheadAttention as MultiheadAttention, allowed as allowed,
+        TransformerEncoderLayer as TransformerEncoderLayer,
+        TransformerDecoderLayer as TransformerDecoderLayer,
+        sinusoidal_positions as sinusoidal_positions, Transformer as Transformer,
+        smoothed_sequence_loss as smoothed_sequence_loss,
+    )
     from . import (
         nb00, nb00b, nb00c, nb00d, nb00e, nb02, nb03, nb03a, nb03b, nb03c, nb03d, nb03e, nb03f,
         nb03g, nb03h, nb03i, nb03j, nb03k, nb03l, nb04, nb04a, nb04b, nb04c, nb04d, nb04e,
         nb04f, nb05, nb05c, nb06, nb06b, nb06c, nb06d, nb06e, nb06f, nb06g, nb07, nb07a, nb07b,
         nb07c, nb07d, nb08, nb08a, nb08b, nb08c, nb08d, nb09, nb09a, nb09b, nb09c, nb09d,
-        nb09e, nb10, nb11, nb11b,
+        nb09e, nb10, nb11, nb11b, nb12b,
     )
     exports = nb00
     samples = nb00b
@@ -1794,3 +1825,4 @@ if TYPE_CHECKING:  # what editors and type checkers read
     makemore = nb10
     rnn = nb11
     language_model = nb11b
+    transformer = nb12b
