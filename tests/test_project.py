@@ -66,11 +66,12 @@ def test_the_links_of_the_pages_lead_somewhere():
 
 
 def test_the_picture_is_small_and_made_by_a_notebook():
-    pictures = re.findall(r"!\[[^\]]+\]\((nbs/images/(\w+)-(\w+)\.png)\)", README)
+    pictures = re.findall(r"!\[[^\]]+\]\((nbs/images/(\w+)-(\w+)\.(?:svg|png))\)", README)
     assert pictures
     for path, name, cell_id in pictures:
         assert (ROOT / path).stat().st_size < 150_000
-        assert contents.figure(read(ROOT / "nbs" / f"{name}.ipynb"), cell_id)[:4] == b"\x89PNG"
+        drawn, ending = contents.figure(read(ROOT / "nbs" / f"{name}.ipynb"), cell_id)
+        assert drawn == (ROOT / path).read_bytes() and path.endswith(ending)
 
 
 def test_the_commands_that_the_pages_name_exist():

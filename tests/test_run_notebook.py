@@ -386,6 +386,26 @@ def test_saving_twice_gives_the_same_bytes(saved):
 
 
 @POSIX
+def test_pictures_are_stored_sharp_and_the_same_each_time(tmp_path):
+    plot = "import matplotlib.pyplot as plt\nfigure, axes = plt.subplots(figsize=(1, 1))\n"
+    pixels = "import random\naxes.imshow([[random.Random(i).random()] for i in range(3000)]);"
+    root = make_project(tmp_path, a1=[plot + "axes.plot([1, 2]);", plot + pixels, "1 + 1"])
+    (root / "settings.ini").write_text("[DEFAULT]\nfigures = svg, retina\n")
+    versions = []
+    for engine in ("fork", "fork", "kernel"):
+        assert run(root, "--save", "--engine", engine).returncode == 0
+        versions.append((root / "nbs" / "1.ipynb").read_bytes())
+    assert versions[0] == versions[1] == versions[2]
+    line, points, _ = nbformat.reads(versions[0].decode(), 4).cells
+    assert set(line.outputs[0].data) == {"image/svg+xml", "text/plain"}
+    assert "<dc:date>" not in line.outputs[0].data["image/svg+xml"]
+    assert len(set(points.outputs[0].data) - {"text/plain"}) == 1  # the smaller one
+    (root / "settings.ini").write_text("[DEFAULT]\nfigures = sgv\n")
+    assert "no form sgv" in run(root, "--save").stderr
+    assert run(root).returncode == 0  # a test stores none
+
+
+@POSIX
 def test_saving_touches_only_what_changes(tmp_path, monkeypatch):
     root = make_project(tmp_path, a1=["1 + 1"])
     monkeypatch.chdir(root)

@@ -3,8 +3,8 @@
     python tools/contents.py [--readme README.md]
 
 The table, of titles and first sentences, goes between `<!-- notebooks -->` and
-`<!-- /notebooks -->`. A picture that the README names `…/images/NOTEBOOK-CELL.png` is written anew
-from what that cell of that notebook has drawn.
+`<!-- /notebooks -->`. A picture that the README names `…/images/NOTEBOOK-CELL.svg` (or `.png`) is
+written anew from what that cell of that notebook has drawn, in the form in which it is stored.
 """
 
 from __future__ import annotations
@@ -28,16 +28,19 @@ def table(notebooks: Iterable[Notebook], root: Path) -> str:
     return markdown(rows)
 
 
-def figure(notebook: Notebook, cell_id: str) -> bytes:
-    """The first picture among the stored outputs of a cell.
+def figure(notebook: Notebook, cell_id: str) -> tuple[bytes, str]:
+    """The first picture among the stored outputs of a cell, and how the name of its file ends.
 
     Raises: ToolError if there is no such cell, or it shows no picture.
     """
     cell = notebook.by_id(cell_id)
     outputs = notebook.raw["cells"][cell.index].get("outputs", []) if cell else []
     for output in outputs:
-        if picture := output.get("data", {}).get("image/png"):
-            return base64.b64decode("".join(picture))
+        data = output.get("data", {})
+        if picture := data.get("image/svg+xml"):
+            return "".join(picture).encode(), "svg"
+        if picture := data.get("image/png"):
+            return base64.b64decode("".join(picture)), "png"
     raise ToolError(f"{show(notebook.path)} shows no picture in a cell {cell_id}: "
                     "name another in the README")  # fmt: skip
 
@@ -49,12 +52,18 @@ def write_contents(readme: str = "") -> None:
     notebooks = {path.stem: read(path) for path in find(config.nbs)}
     root = target.resolve().parent
     write_between(target, table(notebooks.values(), root), "notebooks")
-    pictures = re.findall(r"\]\((.*images/(.+)-(\w+)\.png)\)", target.read_text("utf-8"))
-    for link, name, cell_id in pictures:
+    pictures = re.findall(r"\]\((.*images/(.+)-(\w+)\.(svg|png))\)", target.read_text("utf-8"))
+    for link, name, cell_id, ending in pictures:
         if name not in notebooks:
             raise ToolError(f"{show(target)} shows {link}, but there is no notebook {name}")
+        picture, stored = figure(notebooks[name], cell_id)
+        if stored != ending:
+            (root / link).unlink(missing_ok=True)
+            renamed = link.removesuffix(ending) + stored
+            target.write_text(target.read_text("utf-8").replace(link, renamed), "utf-8")
+            link = renamed
         (root / link).parent.mkdir(parents=True, exist_ok=True)
-        (root / link).write_bytes(figure(notebooks[name], cell_id))
+        (root / link).write_bytes(picture)
     print(f"{show(target)}: {len(notebooks)} notebooks, {len(pictures)} pictures")
 
 

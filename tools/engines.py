@@ -27,13 +27,20 @@ from pathlib import Path
 from notebooks import ToolError
 from outcomes import Outcome, Task
 
+# pictures in these forms; an SVG of the same drawing is the same text each time
+SHARP = """c = get_config()
+c.InlineBackend.figure_formats = {}
+c.InlineBackend.print_figure_kwargs = {{"bbox_inches": "tight", "dpi": 200}}
+c.InlineBackend.rc = {{"svg.hashsalt": "figure"}}
+"""
+
 
 class Engine:
     """What both engines share: a folder that ends with them, and a way to stop."""
 
     unseen = ""  # what this engine cannot see here; the report says it
 
-    def __init__(self, env: dict[str, str]):
+    def __init__(self, env: dict[str, str], figures: frozenset[str] = frozenset()):
         try:
             self.folder = tempfile.TemporaryDirectory("", "notebooks-", ignore_cleanup_errors=True)
         except OSError as error:
@@ -46,6 +53,9 @@ class Engine:
         with contextlib.suppress(OSError):
             readme.parent.mkdir(parents=True)
             readme.touch()  # or each notebook would copy IPython's
+            if figures:
+                config = readme.parents[1] / "ipython_config.py"
+                config.write_text(SHARP.format(set(figures)), "utf-8")
         if "MPLCONFIGDIR" not in self.env and not writable_home():
             self.env["MPLCONFIGDIR"] = self.path("matplotlib")
         self.stopped = ""

@@ -27,8 +27,8 @@ UNTHREADED = {"OPENBLAS_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_t
 class ForkEngine(Engine):
     """Run each notebook in a fork of one warm server."""
 
-    def __init__(self, env: dict[str, str], modules: list[str]):
-        super().__init__(env)
+    def __init__(self, env: dict[str, str], figures: frozenset[str], modules: list[str]):
+        super().__init__(env, figures)
         self.lock = threading.Lock()
         self.line, theirs = socket.socketpair()
         server = [sys.executable, str(Path(__file__).with_name("keeper.py"))]

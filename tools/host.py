@@ -144,7 +144,7 @@ def make_shell(channel: Channel):
     from IPython.core.displaypub import DisplayPublisher
     from IPython.core.interactiveshell import InteractiveShell
     from traitlets import Type
-    from traitlets.config import Config
+    from traitlets.config import Config, PyFileConfigLoader
 
     def show(kind, data, metadata, do="show", **extra):
         data = {
@@ -186,7 +186,10 @@ def make_shell(channel: Channel):
         def enable_gui(self, gui=None):
             pass
 
+    profile = os.path.join(os.environ.get("IPYTHONDIR", ""), "profile_default")
     config = Config()
+    if os.path.exists(os.path.join(profile, "ipython_config.py")):  # how to store pictures
+        config = PyFileConfigLoader("ipython_config.py", profile).load_config()
     config.HistoryManager.enabled = False  # it would start a thread and write a database
     config.IPKernelApp = Config()  # by this tqdm knows Jupyter
     shell = ZMQInteractiveShell.instance(config=config)

@@ -43,8 +43,8 @@ ASK = f"{WATCH}.answer(0)"
 class KernelEngine(Engine):
     """Run each notebook in a kernel; a keeper (kernel_keeper.py) ends what the kernel leaves."""
 
-    def __init__(self, env: dict[str, str]):
-        super().__init__(env)
+    def __init__(self, env: dict[str, str], figures: frozenset[str] = frozenset()):
+        super().__init__(env, figures)
         self.env["JUPYTER_RUNTIME_DIR"] = self.path("runtime")
         self.running: set[KernelNotebook] = set()
         logging.getLogger("asyncio").addFilter(no_pending)  # nbclient leaves tasks behind

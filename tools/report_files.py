@@ -13,6 +13,8 @@ from notebooks import ToolError, read, show
 from outcomes import Step
 from reports import Result, Results, explain
 
+PICTURES = ("image/svg+xml", "image/png", "image/jpeg")
+
 
 def write_junit(results: Results, file: str | Path) -> None:
     """Write JUnit XML: a suite for each notebook, a case for each cell."""
@@ -64,6 +66,7 @@ def executed(result: Result, counts: bool = False):
         if outcome is None or outcome.status != "skipped":
             made.outputs = [nbformat.from_dict(o) for o in (outcome.outputs if outcome else ())]
         for output in made.outputs:
+            keep_lightest(output)
             if output.output_type == "execute_result":
                 output.execution_count = made.execution_count
         for volatile in ("execution", "ExecuteTime", "collapsed", "scrolled"):
@@ -74,6 +77,17 @@ def executed(result: Result, counts: bool = False):
         node.metadata.pop(volatile, None)
     node.metadata.get("language_info", {}).pop("version", None)
     return node
+
+
+def keep_lightest(output) -> None:
+    """Of a picture stored in several forms keep the smallest, and no date in it."""
+    data = output.get("data", {})
+    if svg := data.get("image/svg+xml"):
+        data["image/svg+xml"] = re.sub(r"\s*<dc:date>.*?</dc:date>", "", svg)
+        forms = [form for form in PICTURES if form in data]
+        for form in sorted(forms, key=lambda form: len(data[form]))[1:]:
+            del data[form]
+            output.get("metadata", {}).pop(form, None)
 
 
 def save_outputs(results: Results) -> None:

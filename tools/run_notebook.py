@@ -39,6 +39,7 @@ WARM = {
     r"\bmatplotlib\b": "matplotlib.pyplot",
     r"\bpandas\b": "pandas",
 }
+FIGURES = {"png", "retina", "svg", "jpeg"}  # forms of a picture, as IPython names them
 
 
 # --- start ---------------------------------------------------------------------------------------
@@ -60,7 +61,13 @@ def pick_device(device: str) -> str:
 
 
 def start(
-    tasks: list[Task], home: Settings, engine: str, jobs: int, device: str, data: str
+    tasks: list[Task],
+    home: Settings,
+    engine: str,
+    jobs: int,
+    device: str,
+    data: str,
+    figures: frozenset[str] = frozenset(),
 ) -> Engine:
     """Start an engine whose notebooks share the cores and import from the project's root."""
     paths = dict.fromkeys([str(home.root), str(home.lib.parent)])
@@ -77,14 +84,16 @@ def start(
     }
     engine = engine or ("fork" if sys.platform == "linux" else "kernel")
     if engine == "kernel":
-        return KernelEngine(env)
+        return KernelEngine(env, figures)
     if engine != "fork" or not hasattr(os, "fork"):
         raise ToolError(f"--engine is fork (not on Windows) or kernel, not {engine}")
     texts = [step.source for task in tasks for step in task.steps if not step.skip]
     with contextlib.suppress(OSError):
         texts += [path.read_text("utf-8", "replace") for path in home.lib.glob("**/*.py")]
     said = "\n".join(texts)
-    return ForkEngine(env, [module for word, module in WARM.items() if re.search(word, said)])
+    return ForkEngine(
+        env, figures, [module for word, module in WARM.items() if re.search(word, said)]
+    )
 
 
 def whole(text: str | None, otherwise: int = 1024) -> int:
@@ -217,8 +226,14 @@ def run_notebook(
         results.notes += [f"left out: {show(path)} ({advice})" for path in left_out]
         return results
 
+    kept = save or html  # nobody looks at the pictures of a test
+    figures = frozenset(re.findall(r"\w+", home.values.get("figures", "") if kept else ""))
+    if wrong := figures - FIGURES:
+        raise ToolError(f"figures in the project's settings: no form {', '.join(sorted(wrong))}; "
+                        f"write some of {', '.join(sorted(FIGURES))}")  # fmt: skip
+
     def start_for(tasks: list[Task], jobs: int) -> Engine:
-        return start(tasks, home, engine, jobs, device, data)
+        return start(tasks, home, engine, jobs, device, data, figures)
 
     memory = Memory(home, timings.file, data, device, exported, engine)
     if watch:
