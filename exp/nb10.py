@@ -25,7 +25,7 @@ __all__ = [
     "run_sweep",
 ]
 
-# cell 45d081c2 05d41d · Imports
+# cell 45d081c2 0aedd1 · Imports
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -38,7 +38,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from exp.nb00 import build_folder
+from exp.nb00i import build_folder
 from exp.nb03b import DataLoaders
 from exp.nb03d import evaluating
 from exp.nb03e import divides_by

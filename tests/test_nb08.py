@@ -231,7 +231,7 @@ def test_it_pickles_and_exports(tmp_path):
 
 @pytest.mark.parametrize("name", ["oxford_pets_splits"])
 def test_the_splits_are_five_and_fixed(name):
-    from exp.nb00 import recorded_experiment
+    from exp.nb00i import recorded_experiment
 
     figures = recorded_experiment(name)["figures"]
     breeds = [picture.rpartition("_")[0] for picture in figures["pictures"]]

@@ -2,7 +2,7 @@
 
     python tools/results.py [--results build/results.json] [--readme README.md]
 
-`exp.nb00.record_result` collects the figures; this replaces what stands between `<!-- results -->`
+`exp.nb00i.record_result` collects the figures; this replaces what stands between `<!-- results -->`
 and `<!-- /results -->` by a table of them. Figures recorded outside of a notebook's run stay out.
 """
 
