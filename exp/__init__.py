@@ -5,28 +5,16 @@
     from exp.callbacks import Learner  # or from its topic
 
 nb00 (exports): How this works: a notebook becomes a module, and a test
-    test                 Check that `compare(a, b)` holds; if it does not, fail and show both.
-    first_difference     Walk through dicts, lists and tuples; return where `a` and `b` first
-                         differ, or "".
-    test_eq              Check that `a` equals `b` item by item and in shape, without broadcasting.
-    near                 Return whether |a - b| <= tol (1 + |b|) for every element.
-    test_near            Check that `near(a, b, tol)` holds; if not, fail and say where and by how
-                         much.
-    test_near_zero       Check that |a| <= tol for every element.
-    test_raises          Check that calling `function` raises `exception`, with `contains` in its
-                         message.
-    Timing               The time that a call takes, measured several times.
-    timed                Time a call: `repeat` samples of `number` calls each, after `warmup` calls
-                         that do not count.
-    build_folder         Return `build` beside the nearest settings.ini here or above, or else in
-                         this folder.
-    record_result        Record a figure: print it, keep it in build/results.json, and fail if it
-                         misses its target.
-    RecordedExperiment   The figures of an experiment, under "figures", and where they come from.
-    record_experiment    Keep the figures of a long experiment as JSON, with date, machine, mode and
-                         command.
-    recorded_experiment  Return what `record_experiment` kept: from nbs/recorded, or else from
-                         build/recorded.
+    test              Check that `compare(a, b)` holds; if it does not, fail and show both.
+    first_difference  Walk through dicts, lists and tuples; return where `a` and `b` first differ,
+                      or "".
+    test_eq           Check that `a` equals `b` item by item and in shape, without broadcasting.
+    near              Return whether |a - b| <= tol (1 + |b|) for every element.
+    test_near         Check that `near(a, b, tol)` holds; if not, fail and say where and by how
+                      much.
+    test_near_zero    Check that |a| <= tol for every element.
+    test_raises       Check that calling `function` raises `exception`, with `contains` in its
+                      message.
 
 nb00a: Data that is simply there: one call, complete or absent
     Download        A file on the network: an archive is unpacked into `into`, any other file is put
@@ -156,6 +144,20 @@ nb00e (sample_words): Sample words: drawn classes with names, a dictionary, and 
                              text, with a header.
     make_glove_6b_100d       Write the vectors of the drawn world in 100 dimensions as GloVe's text,
                              without a header.
+
+nb00i (results): Timing and results: figures you can trust
+    Timing               The time that a call takes, measured several times.
+    timed                Time a call: `repeat` samples of `number` calls each, after `warmup` calls
+                         that do not count.
+    build_folder         Return `build` beside the nearest settings.ini here or above, or else in
+                         this folder.
+    record_result        Record a figure: print it, keep it in build/results.json, and fail if it
+                         misses its target.
+    RecordedExperiment   The figures of an experiment, under "figures", and where they come from.
+    record_experiment    Keep the figures of a long experiment as JSON, with date, machine, mode and
+                         command.
+    recorded_experiment  Return what `record_experiment` kept: from nbs/recorded, or else from
+                         build/recorded.
 
 nb01: Matrix multiplication: from three loops to tiles
     IDX_DTYPES       = {0x08: torch.uint8, 0x09: torch.int8, 0x0B: torch.int16, …
@@ -1124,7 +1126,7 @@ nb12b (transformer): The Transformer: attention and nothing else
                                   evenly over all tokens.
 """
 
-# generated from the notebooks: do not edit · d558ef
+# generated from the notebooks: do not edit · 44687e
 
 import importlib as _importlib
 import importlib.machinery as _machinery
@@ -1132,9 +1134,7 @@ import sys as _sys
 from typing import TYPE_CHECKING
 
 _names = {
-    "nb00": """test first_difference test_eq near test_near test_near_zero test_raises Timing
-              timed build_folder record_result RecordedExperiment record_experiment
-              recorded_experiment""",
+    "nb00": """test first_difference test_eq near test_near test_near_zero test_raises""",
     "nb00a": """Download DataSource DATASETS find_dataset DatasetTable datasets data_mode
                cache_path DataError download_file file_sha256 check_sha256 check_files
                unpack_archive missing_files is_complete provide_folder sample_version data_path
@@ -1151,6 +1151,8 @@ _names = {
     "nb00e": """tiny_imagenet_200_truth sample_nouns make_wordnet make_tiny_imagenet_200
                sample_corpus factorised_vectors WordVectorsTruth word_vectors_truth
                make_word_vectors make_glove_6b_100d""",
+    "nb00i": """Timing timed build_folder record_result RecordedExperiment record_experiment
+               recorded_experiment""",
     "nb01": """IDX_DTYPES read_idx load_mnist load_mnist_test show_images matmul_shape
               frobenius_norm matmul""",
     "nb02": """normalize linear fans glorot_normal kaiming_normal kaiming_uniform mse
@@ -1274,6 +1276,7 @@ _topics = {
     "sample_pictures": "nb00c",
     "sample_tables": "nb00d",
     "sample_words": "nb00e",
+    "results": "nb00i",
     "fully_connected": "nb02",
     "minibatch_training": "nb03",
     "workers": "nb03a",
@@ -1383,9 +1386,6 @@ if TYPE_CHECKING:  # what editors and type checkers read
     from .nb00 import (
         test as test, first_difference as first_difference, test_eq as test_eq, near as near,
         test_near as test_near, test_near_zero as test_near_zero, test_raises as test_raises,
-        Timing as Timing, timed as timed, build_folder as build_folder,
-        record_result as record_result, RecordedExperiment as RecordedExperiment,
-        record_experiment as record_experiment, recorded_experiment as recorded_experiment,
     )
     from .nb00a import (
         Download as Download, DataSource as DataSource, DATASETS as DATASETS,
@@ -1430,6 +1430,11 @@ if TYPE_CHECKING:  # what editors and type checkers read
         sample_corpus as sample_corpus, factorised_vectors as factorised_vectors,
         WordVectorsTruth as WordVectorsTruth, word_vectors_truth as word_vectors_truth,
         make_word_vectors as make_word_vectors, make_glove_6b_100d as make_glove_6b_100d,
+    )
+    from .nb00i import (
+        Timing as Timing, timed as timed, build_folder as build_folder,
+        record_result as record_result, RecordedExperiment as RecordedExperiment,
+        record_experiment as record_experiment, recorded_experiment as recorded_experiment,
     )
     from .nb01 import (
         IDX_DTYPES as IDX_DTYPES, read_idx as read_idx, load_mnist as load_mnist,
@@ -1765,17 +1770,18 @@ if TYPE_CHECKING:  # what editors and type checkers read
         smoothed_sequence_loss as smoothed_sequence_loss,
     )
     from . import (
-        nb00, nb00b, nb00c, nb00d, nb00e, nb02, nb03, nb03a, nb03b, nb03c, nb03d, nb03e, nb03f,
-        nb03g, nb03h, nb03i, nb03j, nb03k, nb03l, nb04, nb04a, nb04b, nb04c, nb04d, nb04e,
-        nb04f, nb05, nb05c, nb06, nb06b, nb06c, nb06d, nb06e, nb06f, nb06g, nb07, nb07a, nb07b,
-        nb07c, nb07d, nb08, nb08a, nb08b, nb08c, nb08d, nb09, nb09a, nb09b, nb09c, nb09d,
-        nb09e, nb10, nb11, nb11b, nb12b,
+        nb00, nb00b, nb00c, nb00d, nb00e, nb00i, nb02, nb03, nb03a, nb03b, nb03c, nb03d, nb03e,
+        nb03f, nb03g, nb03h, nb03i, nb03j, nb03k, nb03l, nb04, nb04a, nb04b, nb04c, nb04d,
+        nb04e, nb04f, nb05, nb05c, nb06, nb06b, nb06c, nb06d, nb06e, nb06f, nb06g, nb07, nb07a,
+        nb07b, nb07c, nb07d, nb08, nb08a, nb08b, nb08c, nb08d, nb09, nb09a, nb09b, nb09c,
+        nb09d, nb09e, nb10, nb11, nb11b, nb12b,
     )
     exports = nb00
     samples = nb00b
     sample_pictures = nb00c
     sample_tables = nb00d
     sample_words = nb00e
+    results = nb00i
     fully_connected = nb02
     minibatch_training = nb03
     workers = nb03a
