@@ -78,12 +78,12 @@ test-cuda: $(READY)
 	@$(PY) tools/run_notebook.py --device cuda
 	@$(PY) tools/run_notebook.py --device cuda --exported
 
-# All but 01, whose Triton kernel needs a real device; in a copy, whose figures nobody mixes up.
+# All but 01b, whose Triton kernel needs a real device; in a copy, whose figures nobody mixes up.
 test-pretended: export PYTHONPATH = $(CURDIR)/tests/pretended_cuda
 test-pretended: $(READY)
 	@EXP_DEVICE=cuda $(PY) -m pytest -m cuda
 	@rm -rf build/pretended && mkdir -p build/pretended && \
-	  cp -R nbs exp tools settings.ini build/pretended && rm build/pretended/nbs/01_*
+	  cp -R nbs exp tools settings.ini build/pretended && rm build/pretended/nbs/01b_*
 	@cd build/pretended && $(CURDIR)/$(PY) tools/run_notebook.py --device cuda --timeout 300
 
 bench: $(READY)

@@ -159,7 +159,7 @@ nb00i (results): Timing and results: figures you can trust
     recorded_experiment  Return what `record_experiment` kept: from nbs/recorded, or else from
                          build/recorded.
 
-nb01: Matrix multiplication: from three loops to tiles
+nb01: Matrix multiplication: from pixels to one operator
     IDX_DTYPES       = {0x08: torch.uint8, 0x09: torch.int8, 0x0B: torch.int16, …
     read_idx         Read a file in the idx format: a magic number, the length of each dimension,
                      the values.
@@ -1126,7 +1126,7 @@ nb12b (transformer): The Transformer: attention and nothing else
                                   evenly over all tokens.
 """
 
-# generated from the notebooks: do not edit · 44687e
+# generated from the notebooks: do not edit · 37a003
 
 import importlib as _importlib
 import importlib.machinery as _machinery

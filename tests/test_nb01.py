@@ -331,7 +331,7 @@ def test_everything_pickles():
 @pytest.mark.skipif(not importlib.util.find_spec("triton"), reason="triton is not installed")
 def test_the_triton_kernel_without_a_gpu(tmp_path):
     """Triton can interpret a kernel on the CPU: the cells of the notebook, as they stand."""
-    cells = notebooks.read(ROOT / "nbs/01_matmul.ipynb").cells
+    cells = notebooks.read(ROOT / "nbs/01b_fast_matmul.ipynb").cells
     sources = []
     wanted = {"SHAPES", "matmul_lists", "check_matmul"}
     for cell in cells:
@@ -344,6 +344,7 @@ def test_the_triton_kernel_without_a_gpu(tmp_path):
             sources.append(cell.code)
     sources += [cell.code for cell in cells if "cuda" in cell.directives][:2]
     before = [
+        "from functools import partial",
         "import torch",
         "from torch import tensor",
         "from exp.nb00 import *",
