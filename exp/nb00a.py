@@ -139,7 +139,7 @@ _DIGITS = (
 )
 
 
-# cell 6ded2ea8 58c30b · What we know about a data set
+# cell 6ded2ea8 c6970d · What we know about a data set
 _TEXTS = (
     DataSource(
         "names", "32,033 given names, one a line (0.2 MB)",
@@ -158,7 +158,9 @@ _TEXTS = (
         "fra_eng", "Tatoeba: 167,130 pairs of an English and a French sentence, as of 2019 (12 MB)",
         "CC BY 2.0 FR (Tatoeba's contributors, through manythings.org)",
         (Download("http://d2l-data.s3-accelerate.amazonaws.com/fra-eng.zip"),), ("fra.txt",),
-        {"fra.txt": "0bb85dbaa1c896844649094d7eaf2e34bee34e84fe362b26ce7e8f2e12aae104"}),
+        {"fra.txt": "0bb85dbaa1c896844649094d7eaf2e34bee34e84fe362b26ce7e8f2e12aae104"},
+        sample="12,000 pairs of sentences from a grammar of two languages",
+        truth="word alignment, least loss", generators="exp.nb00k"),
     DataSource(
         "word_vectors", "fastText: a million English words in 300 dimensions, .vec with a header "
         "(680 MB); or GloVe's .txt, without one, put there by hand",
