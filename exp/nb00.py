@@ -1,9 +1,9 @@
-"""How this works: a notebook becomes a module, and a test
+"""Start here: ten lines that learn, and a page that tests itself
 
-By the end you will be able to turn the marked cells of a notebook into a Python module, check any value in one line, and run a notebook as a test.
+By the end you will have seen a few lines of Python find a rule in five examples, and you will know how every page of this book works: it checks its claims in one line each, hands its best cells on to the next pages, and runs as its own test.
 """
 
-# generated from nbs/00_exports.ipynb: do not edit · 280b26
+# generated from nbs/00_exports.ipynb: do not edit · da0fe6
 __all__ = [
     "test",
     "first_difference",
@@ -14,7 +14,7 @@ __all__ = [
     "test_raises",
 ]
 
-# cell a3b04328 5b8142 · How this works: a notebook becomes a module, and a test
+# cell a3b04328 5b8142 · Start here: ten lines that learn, and a page that tests itself
 import math
 from collections.abc import Callable
 from functools import partial
@@ -22,7 +22,7 @@ from numbers import Number
 from typing import Any
 
 
-# cell aa8004a5 7e3c60 · A check that says what it saw
+# cell aa8004a5 7e3c60 · A check in one line
 def test(a: Any, b: Any, compare: Callable[[Any, Any], bool], name: str | None = None) -> None:
     """Check that `compare(a, b)` holds; if it does not, fail and show both.
 
@@ -35,7 +35,7 @@ def test(a: Any, b: Any, compare: Callable[[Any, Any], bool], name: str | None =
 test.__test__ = False
 
 
-# cell d881b706 97e39a · Equal, to the last item
+# cell d881b706 97e39a · `test_eq`: the same
 def first_difference(a: Any, b: Any, leaf: Callable[[Any, Any], str], path: str = "") -> str:
     """Walk through dicts, lists and tuples; return where `a` and `b` first differ, or "".
 
@@ -56,7 +56,7 @@ def first_difference(a: Any, b: Any, leaf: Callable[[Any, Any], str], path: str 
     return next(filter(None, found), "")
 
 
-# cell 7650ee52 bc8404 · Equal, to the last item
+# cell 7650ee52 07d799 · `test_eq`: the same
 def _is_array(x: Any) -> bool:
     """Return whether a value is a tensor or a numpy array, without loading either library."""
     return hasattr(x, "reshape") and hasattr(x, "tolist") and not isinstance(x, str | bytes)
@@ -74,7 +74,6 @@ def _kind(x: Any) -> str:
     return f"{type(x).__name__} of shape {tuple(x.shape)}" if _is_array(x) else type(x).__name__
 
 
-# cell c93eba7b 28e111 · Equal, to the last item
 def _values(x: Any) -> Any:
     """Return an array's values as a tensor on the CPU, detached from the graph."""
     import torch
@@ -92,7 +91,7 @@ def _mismatches(wrong: Any, a: Any, b: Any) -> str:
     return f"{int(wrong.sum())} of {wrong.numel()} differ{where}: {left} against {right}"
 
 
-# cell b2caee02 8c984b · Equal, to the last item
+# cell b2caee02 8c984b · `test_eq`: the same
 def _exact(a: Any, b: Any) -> str:
     """Return how two leaves differ under `==`, or "".
 
@@ -127,7 +126,7 @@ def test_eq(a: Any, b: Any) -> None:
 test_eq.__test__ = False
 
 
-# cell b3f3c8d7 e480d9 · Near, because numbers are rounded
+# cell b3f3c8d7 e480d9 · `test_near`: the same, but for rounding
 def _float64(x: Any) -> Any:
     """Turn a number or an array into a tensor of double precision."""
     import torch
@@ -152,7 +151,7 @@ def _near(a: Any, b: Any, tol: float) -> str:
     return text and f"{text}; largest difference {(a - b).abs().max().item():.3g}, tol {tol:g}"
 
 
-# cell 832ac917 1a9475 · Near, because numbers are rounded
+# cell 832ac917 5bd366 · `test_near`: the same, but for rounding
 def _apart(a: Any, b: Any, tol: float) -> str:
     """Return where `a` and `b` are first further apart than `tol`, or ""."""
     if not 0 <= tol < math.inf:
@@ -179,7 +178,6 @@ def test_near(a: Any, b: Any, tol: float = 1e-5) -> None:
 test_near.__test__ = False
 
 
-# cell 15af4a7b 51926d · Near, because numbers are rounded
 def test_near_zero(a: Any, tol: float = 1e-3) -> None:
     """Check that |a| <= tol for every element."""
     test_near(a, 0.0, tol)
@@ -188,7 +186,7 @@ def test_near_zero(a: Any, tol: float = 1e-3) -> None:
 test_near_zero.__test__ = False
 
 
-# cell bef864a6 ed2d55 · An error that should come
+# cell bef864a6 ed2d55 · `test_raises`: an error that should come
 def test_raises(function: Callable[[], Any],
                 exception: type[BaseException] | tuple[type[BaseException], ...] = Exception,
                 contains: str = "") -> None:
