@@ -4,7 +4,7 @@
     from exp.nb04 import Learner       # or from its module
     from exp.callbacks import Learner  # or from its topic
 
-nb00 (exports): How this works: a notebook becomes a module, and a test
+nb00 (exports): Start here: ten lines that learn, and a page that tests itself
     test              Check that `compare(a, b)` holds; if it does not, fail and show both.
     first_difference  Walk through dicts, lists and tuples; return where `a` and `b` first differ,
                       or "".
@@ -145,6 +145,11 @@ nb00e (sample_words): Sample words: drawn classes with names, a dictionary, and 
     make_glove_6b_100d       Write the vectors of the drawn world in 100 dimensions as GloVe's text,
                              without a header.
 
+nb00f (sample_languages): Sample languages: nouns with a gender, and dates in words
+    date_wordings  List all the ways in which the language of dates says a day between 1100 and
+                   2099.
+    draw_dates     Draw days between 1600 and 2099: pairs (one of the day's wordings, its ISO form).
+
 nb00i (results): Timing and results: figures you can trust
     Timing               The time that a call takes, measured several times.
     timed                Time a call: `repeat` samples of `number` calls each, after `warmup` calls
@@ -158,6 +163,12 @@ nb00i (results): Timing and results: figures you can trust
                          command.
     recorded_experiment  Return what `record_experiment` kept: from nbs/recorded, or else from
                          build/recorded.
+
+nb00k (sample_sentences): Sample sentences: questions in two languages, and which word translates which
+    make_fra_eng    Write pairs as `fra.txt`: an English and a French sentence in each line, a tab
+                    between.
+    true_alignment  Return which tokens of a pair of the sample belong together: pairs (source,
+                    target).
 
 nb01: Matrix multiplication: from pixels to one operator
     IDX_DTYPES       = {0x08: torch.uint8, 0x09: torch.int8, 0x0B: torch.int16, …
@@ -1126,7 +1137,7 @@ nb12b (transformer): The Transformer: attention and nothing else
                                   evenly over all tokens.
 """
 
-# generated from the notebooks: do not edit · 37a003
+# generated from the notebooks: do not edit · c62995
 
 import importlib as _importlib
 import importlib.machinery as _machinery
@@ -1151,8 +1162,10 @@ _names = {
     "nb00e": """tiny_imagenet_200_truth sample_nouns make_wordnet make_tiny_imagenet_200
                sample_corpus factorised_vectors WordVectorsTruth word_vectors_truth
                make_word_vectors make_glove_6b_100d""",
+    "nb00f": """date_wordings draw_dates""",
     "nb00i": """Timing timed build_folder record_result RecordedExperiment record_experiment
                recorded_experiment""",
+    "nb00k": """make_fra_eng true_alignment""",
     "nb01": """IDX_DTYPES read_idx load_mnist load_mnist_test show_images matmul_shape
               frobenius_norm matmul""",
     "nb02": """normalize linear fans glorot_normal kaiming_normal kaiming_uniform mse
@@ -1276,7 +1289,9 @@ _topics = {
     "sample_pictures": "nb00c",
     "sample_tables": "nb00d",
     "sample_words": "nb00e",
+    "sample_languages": "nb00f",
     "results": "nb00i",
+    "sample_sentences": "nb00k",
     "fully_connected": "nb02",
     "minibatch_training": "nb03",
     "workers": "nb03a",
@@ -1431,10 +1446,16 @@ if TYPE_CHECKING:  # what editors and type checkers read
         WordVectorsTruth as WordVectorsTruth, word_vectors_truth as word_vectors_truth,
         make_word_vectors as make_word_vectors, make_glove_6b_100d as make_glove_6b_100d,
     )
+    from .nb00f import (
+        date_wordings as date_wordings, draw_dates as draw_dates,
+    )
     from .nb00i import (
         Timing as Timing, timed as timed, build_folder as build_folder,
         record_result as record_result, RecordedExperiment as RecordedExperiment,
         record_experiment as record_experiment, recorded_experiment as recorded_experiment,
+    )
+    from .nb00k import (
+        make_fra_eng as make_fra_eng, true_alignment as true_alignment,
     )
     from .nb01 import (
         IDX_DTYPES as IDX_DTYPES, read_idx as read_idx, load_mnist as load_mnist,
@@ -1770,18 +1791,20 @@ if TYPE_CHECKING:  # what editors and type checkers read
         smoothed_sequence_loss as smoothed_sequence_loss,
     )
     from . import (
-        nb00, nb00b, nb00c, nb00d, nb00e, nb00i, nb02, nb03, nb03a, nb03b, nb03c, nb03d, nb03e,
-        nb03f, nb03g, nb03h, nb03i, nb03j, nb03k, nb03l, nb04, nb04a, nb04b, nb04c, nb04d,
-        nb04e, nb04f, nb05, nb05c, nb06, nb06b, nb06c, nb06d, nb06e, nb06f, nb06g, nb07, nb07a,
-        nb07b, nb07c, nb07d, nb08, nb08a, nb08b, nb08c, nb08d, nb09, nb09a, nb09b, nb09c,
-        nb09d, nb09e, nb10, nb11, nb11b, nb12b,
+        nb00, nb00b, nb00c, nb00d, nb00e, nb00f, nb00i, nb00k, nb02, nb03, nb03a, nb03b, nb03c,
+        nb03d, nb03e, nb03f, nb03g, nb03h, nb03i, nb03j, nb03k, nb03l, nb04, nb04a, nb04b,
+        nb04c, nb04d, nb04e, nb04f, nb05, nb05c, nb06, nb06b, nb06c, nb06d, nb06e, nb06f,
+        nb06g, nb07, nb07a, nb07b, nb07c, nb07d, nb08, nb08a, nb08b, nb08c, nb08d, nb09, nb09a,
+        nb09b, nb09c, nb09d, nb09e, nb10, nb11, nb11b, nb12b,
     )
     exports = nb00
     samples = nb00b
     sample_pictures = nb00c
     sample_tables = nb00d
     sample_words = nb00e
+    sample_languages = nb00f
     results = nb00i
+    sample_sentences = nb00k
     fully_connected = nb02
     minibatch_training = nb03
     workers = nb03a
