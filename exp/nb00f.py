@@ -3,7 +3,7 @@
 By the end you will have phrases in two languages that mean the same, with French agreement and word order, and a third language that says dates in dozens of ways. Each is drawn from known rules, and each draw is counted in bits.
 """
 
-# cell 7a2eac5d a6284e · Sample languages: nouns with a gender, and dates in words
+# cell 4789c881 a6284e · Sample languages: nouns with a gender, and dates in words
 from __future__ import annotations
 
 # generated from nbs/00f_sample_languages.ipynb: do not edit · f8aba1
@@ -12,7 +12,7 @@ __all__ = [
     "draw_dates",
 ]
 
-# cell 7a2eac5d a7b97d · Sample languages: nouns with a gender, and dates in words
+# cell 4789c881 a7b97d · Sample languages: nouns with a gender, and dates in words
 import random
 from bisect import bisect
 from collections import Counter
@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 
-# cell 81cacf1e efc9e8 · Words
+# cell 1c875802 efc9e8 · Words
 _NOUNS = """
 person: friend ami/amie m/f, brother frère m, sister sœur f, girl|daughter fille f, man homme m,
     woman femme f, child enfant m, teacher professeur m, mother mère f, doctor médecin m,
@@ -48,7 +48,7 @@ place: house maison f, garden jardin m, school école f, hotel hôtel m, kitchen
 """
 
 
-# cell 44eb011c b002e8 · Words
+# cell 7a6dbb77 b002e8 · Words
 _ADJECTIVES = """
 before: big|large grand pafto, small|little petit paftol, new nouveau|nouvel|nouvelle toal,
     old vieux|vieil|vieille patol, beautiful beau|bel|belle patol, good bon||bonne pft,
@@ -98,7 +98,7 @@ smile smiled: souris souris sourit sourions souriez sourient souri:
 """
 
 
-# cell d5c139be 003d4d · Words
+# cell db6b709a 003d4d · Words
 class _Noun:
     """A noun: what kind of thing it names, its English words, its French words with gender."""
 
@@ -145,7 +145,7 @@ def _lexicon() -> tuple[dict[str, list[_Noun]], list[_Adjective], list[_Verb]]:
     return nouns, adjectives, [_Verb(line) for line in _VERBS.strip().splitlines()]
 
 
-# cell f733d917 b83c7a · Choices, in bits
+# cell 3de5773c b83c7a · Choices, in bits
 @cache
 def _chances(n_options: int, zipf: float) -> tuple[list[float], list[float]]:
     """Return where the chance of each option ends on a line from 0 to 1, and its bits."""
@@ -174,7 +174,7 @@ class _Dice:
         return yes
 
 
-# cell 27bd70f4 92229a · Phrases
+# cell 25f4f049 92229a · Phrases
 _Piece = tuple[str, str]  # a text, and labels for what it stands for, a space between them
 
 
@@ -223,7 +223,7 @@ def _draw_subject(dice: _Dice) -> _Phrase:
                                         0.5))
 
 
-# cell 3f30a658 82d891 · In English
+# cell a7552035 82d891 · In English
 def _add_s(word: str) -> str:
     """Add the s of English, of a plural and of the third person alike."""
     odd = {"man": "men", "woman": "women", "child": "children", "mouse": "mice", "knife": "knives",
@@ -274,7 +274,7 @@ def _english_phrase(dice: _Dice, phrase: _Phrase) -> list[_Piece]:
     return words
 
 
-# cell 0e909af9 d1c7f5 · In French
+# cell 6457a085 d1c7f5 · In French
 _SILENT_H = ("hôtel", "hôpital", "homme", "histoire", "horloge", "habit", "honnête", "heureu")
 _ELIDED = {"le", "la", "je", "ne", "de", "que"}
 
@@ -366,7 +366,7 @@ def _french_pronoun(dice: _Dice, phrase: _Phrase, formal: bool) -> _Noted:
                   person == "we")
 
 
-# cell 5a30e259 d7b338 · Dates
+# cell 822143d8 d7b338 · Dates
 _UNITS = ("zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen "
           "fifteen sixteen seventeen eighteen nineteen").split()
 _TENS = "- - twenty thirty forty fifty sixty seventy eighty ninety".split()
@@ -402,7 +402,7 @@ def _years_in_words(year: int) -> list[str]:
     return ways
 
 
-# cell 8488926a 961159 · Dates
+# cell d401c86c 961159 · Dates
 def date_wordings(day: date) -> list[str]:
     """List all the ways in which the language of dates says a day between 1100 and 2099."""
     month, ordinal = _MONTHS[day.month - 1], _ordinal_in_words(day.day)

@@ -3,7 +3,7 @@
 By the end you will have twelve thousand pairs of French and English sentences in the file format of the real ones, the true word alignment of every pair under any tokenizer, and the number of bits that no translator can do without.
 """
 
-# cell 4cc0afa9 a6284e · Sample sentences: questions in two languages, and which word translates which
+# cell 392ba87e a6284e · Sample sentences: questions in two languages, and which word translates which
 from __future__ import annotations
 
 # generated from nbs/00k_sample_sentences.ipynb: do not edit · 3b78c0
@@ -12,7 +12,7 @@ __all__ = [
     "true_alignment",
 ]
 
-# cell 4cc0afa9 4f2af7 · Sample sentences: questions in two languages, and which word translates which
+# cell 392ba87e 4f2af7 · Sample sentences: questions in two languages, and which word translates which
 from collections import Counter
 from collections.abc import Sequence
 from functools import cache
@@ -44,7 +44,7 @@ from exp.nb00f import (
 )
 
 
-# cell c9a9268d 87b5af · What a sentence says
+# cell 860c21be 87b5af · What a sentence says
 class _Clause(NamedTuple):
     """What happens: who does what to whom, when and where."""
 
@@ -89,7 +89,7 @@ def _draw_clause(dice: _Dice, asked: str) -> _Clause:
     return _Clause(subject, verb, tense, negative, thing, where, when)
 
 
-# cell 9995daf7 7ced4b · A clause in English
+# cell 406bcfa7 7ced4b · A clause in English
 _BE = {"I": ("am", "was"), "he": ("is", "was"), "she": ("is", "was"), "it": ("is", "was")}
 
 
@@ -135,7 +135,7 @@ def _english_clause(dice: _Dice, clause: _Clause, order: str) -> list[_Piece]:
     return [*head, *main, *_english_rest(dice, clause)]
 
 
-# cell 575b1931 ea7012 · A clause in French
+# cell 22636592 ea7012 · A clause in French
 _HAVE = "ai as a avons avez ont".split()
 _ARE = {"present": "suis es est sommes êtes sont".split(),
         "past": "étais étais était étions étiez étaient".split()}
@@ -199,7 +199,7 @@ def _orders(clause: _Clause, plain: bool = False) -> list[str]:
     return ["est-ce que", *turned, *["plain"] * plain]
 
 
-# cell 5587bba8 35d14c · Sixteen kinds of sentence
+# cell 12296a26 35d14c · Sixteen kinds of sentence
 class _Meaning(NamedTuple):
     """What a pair of sentences says: the kind of sentence, and its parts."""
 
@@ -239,7 +239,7 @@ def _draw_meaning(dice: _Dice) -> _Meaning:
     return _Meaning(kind, clause, asked)
 
 
-# cell 2ded5c43 dd7e88 · Sixteen kinds of sentence
+# cell eba652ff dd7e88 · Sixteen kinds of sentence
 def _in_english(dice: _Dice, meaning: _Meaning) -> list[_Piece]:
     """Write the meaning in English: pieces of text with their labels."""
     kind, clause, phrase = meaning.kind, meaning.clause, meaning.phrase
@@ -265,7 +265,7 @@ def _in_english(dice: _Dice, meaning: _Meaning) -> list[_Piece]:
     return [*ask, *asked, *_english_clause(dice, clause, "question"), *end]
 
 
-# cell de143b93 9cfedc · Sixteen kinds of sentence
+# cell 06177465 9cfedc · Sixteen kinds of sentence
 def _in_french(dice: _Dice, meaning: _Meaning) -> list[_Piece]:
     """Write the meaning in French: pieces of text with their labels."""
     kind, clause, phrase = meaning.kind, meaning.clause, meaning.phrase
@@ -320,7 +320,7 @@ def _french_being(dice: _Dice, meaning: _Meaning, formal: bool) -> list[_Piece]:
     return [*ask, *before, *turned, *more]
 
 
-# cell 114a7b2a 7ae59b · From pieces to text
+# cell aeed11af 7ae59b · From pieces to text
 def _elided(pieces: list[_Piece]) -> list[_Piece]:
     """Elide le, la, je, ne, de, que before vowels, and contract de + le to du, de + les to des."""
     done: list[_Piece] = []
@@ -355,7 +355,7 @@ def _joined(pieces: list[_Piece], space: str = " ") -> _Side:
     return _Side(text[0].upper() + text[1:], pieces)
 
 
-# cell c139d549 629d40 · The file
+# cell a7719787 b13275 · The file
 def _folded(text: str) -> str:
     """Return a text in small letters, with straight quotes, without spaces and piece marks."""
     text = text.replace("’", "'").replace("▁", "").lower()
@@ -365,7 +365,7 @@ def _folded(text: str) -> str:
 @cache
 def _draw_pairs(n_pairs: int, seed: int) -> tuple[tuple[tuple[_Side, _Side], ...], Counter]:
     """Draw distinct pairs (French, English), ordered by the length of the English sentence."""
-    dice, pairs, draws = _Dice(seed), {}, 0
+    dice, pairs = _Dice(seed), {}
     while len(pairs) < n_pairs:
         meaning = _draw_meaning(dice)
         for _ in range(dice.draw("again", (1, 1, 2, 3))):
@@ -387,7 +387,7 @@ def make_fra_eng(folder: Path, n_pairs: int = 12_000, seed: int = 13) -> None:
     (folder / "fra.txt").write_bytes("".join(lines).encode())
 
 
-# cell 5f078240 8d04fe · Which word translates which
+# cell 57e7abf5 8d04fe · Which word translates which
 @cache
 def _alignments() -> dict[tuple[str, str], tuple[_Side, _Side]]:
     """Return both sides of every pair of the sample, by their folded texts."""
