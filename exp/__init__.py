@@ -1118,6 +1118,50 @@ nb11b (language_model): A language model, character by character
     generate_text       Read the prompt, then draw `n` characters, each of which is the next input;
                         return all.
 
+nb11c (subwords): From text to tokens: words, and pieces of words
+    normalize_text         Write a text with plain spaces and straight quotes, composed letters, and
+                           no double spaces.
+    WordTokenizer          Split texts into words with the rules of a language, as spaCy knows them:
+                           "en", "fr", …
+    physical_cores         Count the cores that this process may use, two hyperthreads of one core
+                           counted once.
+    tokenize_in_processes  Tokenize texts in `processes` (None: one for each physical core, if there
+                           are many texts).
+    split_runs             Split a text into runs of letters, of digits and of signs; ▁ stands for
+                           the space before.
+    pairs_in               List the neighbours in a run; of `aaa` only one pair, as only one can be
+                           joined.
+    merge_pair             Join each occurrence of a pair of neighbours, from the left.
+    BytePairTokenizer      Split texts into pieces that were learned by joining the most frequent
+                           pair, again and again.
+    tokenizer_from_state   Make a tokenizer from what its `state()` returned.
+
+nb11d (sentence_pairs): Sentence pairs: from tokens to batches
+    SentencePair    A sentence and its translation.
+    read_pairs      Read `fra.txt`: each line is English, a tab, French; `change` is applied to both
+                    sides.
+    questions       Keep the pairs whose sides are both one question, in English one that begins
+                    with Wh.
+    hold_out        Split pairs into (train, held): all pairs with one of `n` chosen questions are
+                    held out.
+    references      Collect all translations of each source sentence, in the order of the pairs.
+    PAD             = range(4)
+    UNK             = range(4)
+    BOS             = range(4)
+    EOS             = range(4)
+    SPECIAL_TOKENS  = ("<pad>", "<unk>", "<bos>", "<eos>")
+    TextVocab       Number the tokens of texts: 0 to 3 are padding, unknown, beginning and end.
+    PairDataset     Pairs as numbers: item i is (source, target), two tensors that end in EOS.
+    pad_right       Stack sequences of different lengths, the shorter ones filled with PAD on the
+                    right.
+    collate_pairs   Make a batch (source, target_in, target_out): read up to a word, and predict the
+                    next one.
+    SortSampler     Read the longest samples first, so that those of similar length meet in a batch.
+    SortishSampler  Shuffle, sort within pieces of many batches, and shuffle the batches, the
+                    longest first.
+    count_real      Count the tokens that are not padding.
+    masked_loss     Return the mean cross-entropy over all real tokens; padding does not count.
+
 nb12b (transformer): The Transformer: attention and nothing else
     attention_weights             Return how much each query takes from each key: the softmax of
                                   their scaled products.
@@ -1137,7 +1181,7 @@ nb12b (transformer): The Transformer: attention and nothing else
                                   evenly over all tokens.
 """
 
-# generated from the notebooks: do not edit · c62995
+# generated from the notebooks: do not edit · b564ef
 
 import importlib as _importlib
 import importlib.machinery as _machinery
@@ -1277,6 +1321,11 @@ _names = {
     "nb11b": """bits_per_character split_tail TextBatches Reading WindowLM LockedDropout
                WeightDropLSTM RecurrentLM detach StatefulTraining TimeBudget text_bits
                ActivationPenalty generate_text""",
+    "nb11c": """normalize_text WordTokenizer physical_cores tokenize_in_processes split_runs
+               pairs_in merge_pair BytePairTokenizer tokenizer_from_state""",
+    "nb11d": """SentencePair read_pairs questions hold_out references PAD UNK BOS EOS
+               SPECIAL_TOKENS TextVocab PairDataset pad_right collate_pairs SortSampler
+               SortishSampler count_real masked_loss""",
     "nb12b": """attention_weights scaled_dot_product_attention MultiheadAttention allowed
                TransformerEncoderLayer TransformerDecoderLayer sinusoidal_positions Transformer
                smoothed_sequence_loss""",
@@ -1341,6 +1390,8 @@ _topics = {
     "makemore": "nb10",
     "rnn": "nb11",
     "language_model": "nb11b",
+    "subwords": "nb11c",
+    "sentence_pairs": "nb11d",
     "transformer": "nb12b",
 }
 
@@ -1781,6 +1832,20 @@ if TYPE_CHECKING:  # what editors and type checkers read
         TimeBudget as TimeBudget, text_bits as text_bits,
         ActivationPenalty as ActivationPenalty, generate_text as generate_text,
     )
+    from .nb11c import (
+        normalize_text as normalize_text, WordTokenizer as WordTokenizer,
+        physical_cores as physical_cores, tokenize_in_processes as tokenize_in_processes,
+        split_runs as split_runs, pairs_in as pairs_in, merge_pair as merge_pair,
+        BytePairTokenizer as BytePairTokenizer, tokenizer_from_state as tokenizer_from_state,
+    )
+    from .nb11d import (
+        SentencePair as SentencePair, read_pairs as read_pairs, questions as questions,
+        hold_out as hold_out, references as references, PAD as PAD, UNK as UNK, BOS as BOS,
+        EOS as EOS, SPECIAL_TOKENS as SPECIAL_TOKENS, TextVocab as TextVocab,
+        PairDataset as PairDataset, pad_right as pad_right, collate_pairs as collate_pairs,
+        SortSampler as SortSampler, SortishSampler as SortishSampler, count_real as count_real,
+        masked_loss as masked_loss,
+    )
     from .nb12b import (
         attention_weights as attention_weights,
         scaled_dot_product_attention as scaled_dot_product_attention,
@@ -1795,7 +1860,7 @@ if TYPE_CHECKING:  # what editors and type checkers read
         nb03d, nb03e, nb03f, nb03g, nb03h, nb03i, nb03j, nb03k, nb03l, nb04, nb04a, nb04b,
         nb04c, nb04d, nb04e, nb04f, nb05, nb05c, nb06, nb06b, nb06c, nb06d, nb06e, nb06f,
         nb06g, nb07, nb07a, nb07b, nb07c, nb07d, nb08, nb08a, nb08b, nb08c, nb08d, nb09, nb09a,
-        nb09b, nb09c, nb09d, nb09e, nb10, nb11, nb11b, nb12b,
+        nb09b, nb09c, nb09d, nb09e, nb10, nb11, nb11b, nb11c, nb11d, nb12b,
     )
     exports = nb00
     samples = nb00b
@@ -1854,4 +1919,6 @@ if TYPE_CHECKING:  # what editors and type checkers read
     makemore = nb10
     rnn = nb11
     language_model = nb11b
+    subwords = nb11c
+    sentence_pairs = nb11d
     transformer = nb12b
