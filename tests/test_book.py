@@ -20,6 +20,8 @@ from PIL import Image
 from websocket import create_connection
 
 import book
+import parts
+from notebooks import ToolError
 
 ROOT = Path(__file__).parents[1]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -264,10 +266,62 @@ def test_contents(made_up):
     page = soup(made_up / "index.html")
     rows = [row.get_text(" ", strip=True) for row in page.select("tbody tr")]
     assert [row.split()[0] for row in rows] == ["01", "02"]
-    assert rows[0].endswith("At the end you have one page. 1.2 passed")
-    assert rows[1].endswith("1.2 failed")
+    assert rows[0].endswith("At the end you have one page.")
+    assert rows[1].endswith("failed when the book was made")
     assert page.select_one(".failed") and page.select_one("h1") and page.select_one(".introduction")
     assert page.select_one('tbody a[href="01_first.html"] math'), "the title has an equation"
+
+
+CONTENTS = """
+[[part]]
+title = "The way"
+sentence = "Both ends of `it`."
+needs = "Nothing."
+have = "seen it"
+pages = ["01_a", "03_c"]
+[[workshop]]
+title = "Tools"
+sentence = "How."
+pages = ["02_b"]
+"""
+
+
+def test_the_path_and_the_workshop(tmp_path):
+    names = ("01_a", "02_b", "03_c")
+    for name in names:
+        cells = [new_markdown_cell(f"# {name}\n\n> A page.")]
+        nbformat.write(new_notebook(cells=cells), tmp_path / f"{name}.ipynb")
+    (tmp_path / "contents.toml").write_text(CONTENTS)
+    pages = [(p, nbformat.read(p, 4), {}) for p in sorted(tmp_path.glob("*.ipynb"))]
+    assert book.write_book(pages, tmp_path / "book") == [] and dangling(tmp_path / "book") == []
+
+    def pager(name):
+        return [a["href"] for a in soup(tmp_path / "book" / f"{name}.html").select(".pager a")]
+
+    assert pager("01_a") == ["03_c.html"] and pager("03_c") == ["01_a.html"] and pager("02_b") == []
+    index = soup(tmp_path / "book" / "index.html")
+    assert index.select_one(".part h2").get_text() == "1. The way"
+    facts = index.select_one(".facts").get_text()
+    assert facts == "You need Nothing. You will have seen it. Reading time about 5 min."
+    assert index.select_one(".begin a")["href"] == "01_a.html"
+    assert [a["href"] for a in index.select("details.part td a")] == ["02_b.html"]
+    page = soup(tmp_path / "book" / "02_b.html")
+    assert "Workshop: Tools" in " ".join(page.header.get_text().split())
+    assert page.select_one("aside details[open] .here").get_text() == "02 02_b"
+
+
+def test_parts_that_are_wrong_are_refused(tmp_path):
+    (tmp_path / "contents.toml").write_text(CONTENTS)
+    found = parts.read_parts(tmp_path)
+    assert parts.misplaced(found, ["01_a", "02_b", "03_c"]) == []
+    wrong = parts.misplaced(found, ["01_a", "02_b", "04_d"])
+    assert wrong == ["no part has 04_d", "there is no notebook 03_c"]
+    assert parts.misplaced([*found, found[1]], names := ["01_a", "02_b", "03_c"])
+    assert "02_b stands in two" in parts.misplaced([*found, found[1]], names)[0]
+    for text in ("[[part]]\ntitle = 'x'", "[[part]", CONTENTS.replace("needs", "need")):
+        (tmp_path / "contents.toml").write_text(text)
+        with pytest.raises(ToolError, match="contents.toml"):
+            parts.read_parts(tmp_path)
 
 
 def test_the_names_of_the_library_lead_to_where_they_are_built(made_up):

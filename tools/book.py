@@ -35,6 +35,7 @@ from nbformat import NotebookNode
 
 from front_door import names_of
 from notebooks import Cell, Notebook, find, read
+from parts import Part, duration, minutes, read_parts
 from project import cli, settings, show
 from render import gather
 
@@ -78,10 +79,18 @@ class Page:
     def outcome(self) -> str:
         return self.status.get("status", "")
 
+
+@dataclass
+class Chapter:
+    """A part of the book as its index and its pages show it."""
+
+    part: Part
+    pages: list[Page]
+    number: int = 0  # on the path, from 1
+
     @property
-    def seconds(self) -> str:
-        seconds = self.status.get("seconds")
-        return "" if seconds is None else f"{seconds:.1f}"
+    def duration(self) -> str:
+        return duration(sum(minutes(page.notebook) for page in self.pages))
 
 
 class BookRenderer(IPythonRenderer):
@@ -173,19 +182,21 @@ def write_book(
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     templates = Environment(loader=FileSystemLoader(HERE), trim_blocks=True, lstrip_blocks=True)
-    title, introduction = front_matter(settings().root / "README.md")
-    shared = {"book": book, "book_title": title, "generator": OURS}
+    templates.filters["markdown"] = lambda text: inline(text, [])
+    front = front_matter(settings().root / "README.md")
+    chapters = chapters_of(book)
+    shared = {"chapters": chapters, "generator": OURS, **front}
 
     bodies = [finish(page, {other.path.name: other.file for other in book}) for page in book]
     names = index_of_names(book, {p.file: body for p, (body, _) in zip(book, bodies, strict=True)})
     files = {"index.html": templates.get_template("contents.html.j2").render(
-        **shared, introduction=introduction, names=names)}  # fmt: skip
+        **shared, names=names)}  # fmt: skip
     if names:
         files["names.html"] = templates.get_template("names.html.j2").render(
             **shared, names=names, package=settings().lib.name
         )
-    for i, (page, (body, sections)) in enumerate(zip(book, bodies, strict=True)):
-        around = {"before": book[i - 1] if i else None, "after": [*book[1:], None][i]}
+    for page, (body, sections) in zip(book, bodies, strict=True):
+        around = neighbours(chapters, page)
         files[page.file] = templates.get_template("page.html.j2").render(
             **shared, **around, page=page, body=body, sections=sections
         )
@@ -226,13 +237,45 @@ def quoted(text: str) -> str:
     return re.sub(r"`([^`]+)`", r"<code>\1</code>", escape(text))
 
 
-def front_matter(readme: Path) -> tuple[str, str]:
-    """The title and the first paragraph of the README, as HTML: the book says what it is once."""
+def chapters_of(book: list[Page]) -> list[Chapter]:
+    """The pages in the parts that the project gives them; what is in none comes first."""
+    pages = {page.path.stem: page for page in book}
+    found, number = [], 0
+    for part in read_parts(book[0].path.parent) if book else []:
+        number += not part.workshop
+        if members := [pages.pop(name) for name in part.pages if name in pages]:
+            found.append(Chapter(part, members, 0 if part.workshop else number))
+    rest = [Chapter(Part("", "", ()), list(pages.values()))] if pages else []
+    return rest + found
+
+
+def neighbours(chapters: list[Chapter], page: Page) -> dict:
+    """Where a page stands, and the pages before and after it, on the path or in the workshop."""
+    here = next(chapter for chapter in chapters if page in chapter.pages)
+    alike = [c.pages for c in chapters if c.part.workshop == here.part.workshop]
+    row = [None, *(page for pages in alike for page in pages), None]
+    i = row.index(page)
+    return {"here": here, "before": row[i - 1], "after": row[i + 1]}
+
+
+def front_matter(readme: Path) -> dict[str, str]:
+    """Title, first paragraph and first picture of the README: the book says what it is once."""
     text = readme.read_text("utf-8", "replace") if readme.is_file() else ""
     match = re.search(r"^# (.+?)\n\n(.+?)(\n\n|\Z)", text, re.S | re.M)
     if match is None:
-        return escape(readme.parent.name or "Notebooks"), ""
-    return escape(match[1]), inline(" ".join(match[2].split()), [])
+        return {"book_title": escape(readme.parent.name or "Notebooks"), "introduction": ""}
+    front = {"book_title": escape(match[1]), "introduction": inline(joined(match[2]), [])}
+    picture = re.search(r"^!\[(.+?)\]\((\S+\.(svg|png))\)\n\n(.+?)(\n\n|\Z)", text, re.S | re.M)
+    if picture and (file := readme.parent / picture[2]).is_file():
+        kind = {"svg": "svg+xml", "png": "png"}[picture[3]]
+        data = base64.b64encode(file.read_bytes()).decode()
+        front |= {"picture": f"data:image/{kind};base64,{data}", "picture_alt": picture[1]}
+        front["caption"] = inline(joined(picture[4]), [])
+    return front
+
+
+def joined(text: str) -> str:
+    return " ".join(text.split())
 
 
 def finish(page: Page, files: dict[str, str]) -> tuple[str, list[tuple[int, str, str]]]:

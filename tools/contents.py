@@ -1,10 +1,11 @@
-"""Renew what the README shows of the notebooks: their table, and pictures from their outputs.
+"""Renew what the README shows of the notebooks: their tables, and pictures from their outputs.
 
     python tools/contents.py [--readme README.md]
 
-The table, of titles and first sentences, goes between `<!-- notebooks -->` and
-`<!-- /notebooks -->`. A picture that the README names `…/images/NOTEBOOK-CELL.svg` (or `.png`) is
-written anew from what that cell of that notebook has drawn, in the form in which it is stored.
+The tables, of titles and first sentences, one for each part of the path and of the workshop, go
+between `<!-- notebooks -->` and `<!-- /notebooks -->`. A picture that the README names
+`…/images/NOTEBOOK-CELL.svg` (or `.png`) is written anew from what that cell of that notebook has
+drawn, in the form in which it is stored.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from files import markdown, write_between
 from notebooks import Notebook, ToolError, cli, find, read, settings, show
+from parts import Part, duration, minutes, misplaced, read_parts
 
 
 def table(notebooks: Iterable[Notebook], root: Path) -> str:
@@ -26,6 +28,35 @@ def table(notebooks: Iterable[Notebook], root: Path) -> str:
         link = os.path.relpath(notebook.path, root).replace(os.sep, "/")
         rows.append((f"[{notebook.path.stem}]({link}): {notebook.title}", notebook.summary))
     return markdown(rows)
+
+
+def overview(notebooks: dict[str, Notebook], root: Path, folder: Path) -> str:
+    """The path in its parts and the workshop, or one table where a project says of neither.
+
+    Raises: ToolError if a notebook stands in no part, or in two.
+    """
+    parts = read_parts(folder)
+    if not parts:
+        return table(notebooks.values(), root)
+    if wrong := misplaced(parts, notebooks):
+        raise ToolError(f"{show(folder / 'contents.toml')}: {'; '.join(wrong)}")
+
+    def part_table(part: Part) -> str:
+        return table((notebooks[name] for name in part.pages), root)
+
+    path = [part for part in parts if not part.workshop]
+    texts = []
+    for i, part in enumerate(path, 1):
+        reading = duration(sum(minutes(notebooks[name]) for name in part.pages))
+        needs = f"You need: {part.needs} " if part.needs else ""
+        facts = f"{needs}Reading time: about {reading}."
+        texts.append(f"### {i}. {part.title}\n\n{part.sentence} {facts}\n\n{part_table(part)}")
+    workshop = [part for part in parts if part.workshop]
+    if workshop:
+        texts.append("### The workshop\n\nRead these when you want to know how the tools are made; "
+                     "the path uses them in one line.")  # fmt: skip
+        texts += [f"**{part.title}.** {part.sentence}\n\n{part_table(part)}" for part in workshop]
+    return "\n\n".join(texts)
 
 
 def figure(notebook: Notebook, cell_id: str) -> tuple[bytes, str]:
@@ -51,7 +82,7 @@ def write_contents(readme: str = "") -> None:
     target = Path(readme) if readme else config.root / "README.md"
     notebooks = {path.stem: read(path) for path in find(config.nbs)}
     root = target.resolve().parent
-    write_between(target, table(notebooks.values(), root), "notebooks")
+    write_between(target, overview(notebooks, root, config.nbs), "notebooks")
     pictures = re.findall(r"\]\((.*images/(.+)-(\w+)\.(svg|png))\)", target.read_text("utf-8"))
     for link, name, cell_id, ending in pictures:
         if name not in notebooks:
