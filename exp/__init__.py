@@ -272,7 +272,7 @@ nb03a (workers): Workers: batches made by other processes
     counted               Pass the batches on; warn, with the sampler's name, if there are not as
                           many as expected.
 
-nb03b (data_loaders): Data loaders
+nb03b (data_loaders): Batches and data loaders
     Dataset            A data set answers two questions: how many samples it has, and what sample
                        `index` is.
     TensorDataset      A data set of tensors whose first axis counts the samples; a sample is a
@@ -1181,7 +1181,7 @@ nb12b (transformer): The Transformer: attention and nothing else
                                   evenly over all tokens.
 """
 
-# generated from the notebooks: do not edit · b564ef
+# generated from the notebooks: do not edit · 5e1b81
 
 import importlib as _importlib
 import importlib.machinery as _machinery

@@ -1,12 +1,12 @@
-"""Data loaders
+"""Batches and data loaders
 
-By the end you will have a `DataLoader` with PyTorch's interface, and PyTorch's order under a seed, that reads with several processes without ever hanging, and serves data that is already in memory as fast as the memory allows.
+By the end you will know why the order of the data can decide whether a model learns anything, and have a `DataLoader` with PyTorch's interface, and PyTorch's order under a seed, that serves data in memory several times as fast.
 """
 
-# cell 9fa783ae a6284e · Imports
+# cell 9fa783ae a6284e · Batches and data loaders
 from __future__ import annotations
 
-# generated from nbs/03b_data_loaders.ipynb: do not edit · 9aa6c2
+# generated from nbs/03b_data_loaders.ipynb: do not edit · 4cd334
 __all__ = [
     "Dataset",
     "TensorDataset",
@@ -23,7 +23,7 @@ __all__ = [
     "set_epoch",
 ]
 
-# cell 9fa783ae 3dbd91 · Imports
+# cell 9fa783ae 3dbd91 · Batches and data loaders
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -352,7 +352,7 @@ def _sizes(loader: Any) -> str:
     return " ".join(word for word in words if word)
 
 
-# cell 8a83c066 6e14d6 · The DataLoader
+# cell 8a83c066 6e14d6 · Two loaders for a training
 class FirstBatches:
     """A loader of the first `n` batches of another one; also an epoch of an endless one.
 
@@ -382,7 +382,7 @@ class FirstBatches:
         return f"FirstBatches({self.loader!r}, {self.n})"
 
 
-# cell 6299c282 9be1cb · The DataLoader
+# cell 6299c282 9be1cb · Two loaders for a training
 @dataclass(frozen=True)
 class DataLoaders:
     """The two loaders of a training: `train` to learn from, `valid` to check on, or None."""
@@ -432,7 +432,7 @@ class DataLoaders:
         return f"DataLoaders(train: {_sizes(self.train)}; valid: {_sizes(self.valid)})"
 
 
-# cell 10f0477b 4f8377 · The DataLoader
+# cell 10f0477b 4f8377 · Two loaders for a training
 def set_epoch(loader: Any, epoch: int) -> None:
     """Call `set_epoch(epoch)` on every part of a loader that has this method; epochs count from 0.
 
