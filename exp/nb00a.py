@@ -1,9 +1,9 @@
-"""Data that is simply there: one call, complete or absent
+"""Data sets: one call, and the files are there
 
-By the end you will have `data_path("mnist")`, which returns a folder of files in their original format: made on the spot, or downloaded, checked and unpacked. The folder is complete or it does not exist, and later pages need not think about it again.
+By the end you will have `data_path("mnist")`, which returns a folder of files in their original format, made on the spot or downloaded and checked, and you will know why that folder is never half full.
 """
 
-# generated from nbs/00a_datasets.ipynb: do not edit · e1994a
+# generated from nbs/00a_datasets.ipynb: do not edit · ab4ee0
 __all__ = [
     "Download",
     "DataSource",
@@ -28,7 +28,7 @@ __all__ = [
     "describe",
 ]
 
-# cell 069d3385 18c742 · Data that is simply there: one call, complete or absent
+# cell 069d3385 18c742 · Data sets: one call, and the files are there
 import difflib
 import errno
 import gzip

@@ -1,9 +1,9 @@
-"""Samples: data sets made on the spot, whose truth is known
+"""Samples: made-up data with a known truth
 
-By the end you will have generators for digits, names, a text and film ratings that write the same bytes on every machine, and for names and ratings the number that no honest model can beat.
+By the end you will have programs that write digits, names, a text and film ratings, the same bytes on every machine, and you will know for names and ratings the lowest loss that any model can reach.
 """
 
-# generated from nbs/00b_samples.ipynb: do not edit · 1094c4
+# generated from nbs/00b_samples.ipynb: do not edit · 7ba74c
 __all__ = [
     "stored_gzip",
     "idx_bytes",
@@ -22,7 +22,7 @@ __all__ = [
     "make_movielens_100k",
 ]
 
-# cell 9f1e7706 64b014 · Samples: data sets made on the spot, whose truth is known
+# cell 9f1e7706 64b014 · Samples: made-up data with a known truth
 import random
 import struct
 import zlib
