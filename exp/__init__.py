@@ -16,7 +16,7 @@ nb00 (exports): Start here: ten lines that learn, and a page that tests itself
     test_raises       Check that calling `function` raises `exception`, with `contains` in its
                       message.
 
-nb00a: Data that is simply there: one call, complete or absent
+nb00a: Data sets: one call, and the files are there
     Download        A file on the network: an archive is unpacked into `into`, any other file is put
                     there.
     DataSource      A data set: what it is, where it comes from, what its folder holds, how to check
@@ -52,7 +52,7 @@ nb00a: Data that is simply there: one call, complete or absent
     describe        Print the mode and what the data is: the first output of a notebook that uses
                     data.
 
-nb00b (samples): Samples: data sets made on the spot, whose truth is known
+nb00b (samples): Samples: made-up data with a known truth
     stored_gzip          Wrap bytes as a gzip file without compressing them: the same file on every
                          machine.
     idx_bytes            Return an array of bytes in the idx format: its type, its shape, its
@@ -1181,7 +1181,7 @@ nb12b (transformer): The Transformer: attention and nothing else
                                   evenly over all tokens.
 """
 
-# generated from the notebooks: do not edit · 5e1b81
+# generated from the notebooks: do not edit · 888a34
 
 import importlib as _importlib
 import importlib.machinery as _machinery
