@@ -9,10 +9,12 @@ import tomllib
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
+import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 import contents
+import parts
 from notebooks import find, read
 
 ROOT = Path(__file__).parents[1]
@@ -72,6 +74,20 @@ def test_the_picture_is_small_and_made_by_a_notebook():
         assert (ROOT / path).stat().st_size < 150_000
         drawn, ending = contents.figure(read(ROOT / "nbs" / f"{name}.ipynb"), cell_id)
         assert drawn == (ROOT / path).read_bytes() and path.endswith(ending)
+
+
+PARTS = parts.read_parts(ROOT / "nbs")
+
+
+def test_each_notebook_stands_in_one_part():
+    assert parts.misplaced(PARTS, [path.stem for path in (ROOT / "nbs").glob("*.ipynb")]) == []
+
+
+@pytest.mark.parametrize(
+    "page", [page for part in PARTS if not part.workshop for page in part.pages]
+)
+def test_no_page_of_the_path_has_long_stretches_of_code(page):
+    assert parts.stretches(read(ROOT / "nbs" / f"{page}.ipynb")) == []
 
 
 def test_the_commands_that_the_pages_name_exist():

@@ -81,16 +81,20 @@ def unfolded(cell) -> int:
     return sum(1 for line in cell.code.splitlines() if line.strip())
 
 
-def stretches(notebook: Notebook, limit: int = 25) -> list[tuple[int, int]]:
-    """Where more than `limit` lines of code stand open without prose: (first cell, lines)."""
-    found, start, lines = [], 0, 0
+def stretches(notebook: Notebook, limit: int = 30, alone: int = 40) -> list[tuple[int, int]]:
+    """Where more than `limit` lines of code stand open without prose: (first cell, lines).
+
+    One cell by itself, a class that carries the idea, may have `alone` lines.
+    """
+    found, open_cells = [], []
     for cell in [*notebook.cells, None]:
         if cell is None or (cell.kind == "markdown" and cell.source.strip()):
-            if lines > limit:
-                found.append((start, lines))
-            start = lines = 0
-        elif count := unfolded(cell):
-            start, lines = start or cell.number, lines + count
+            lines = sum(map(unfolded, open_cells))
+            if lines > (limit if len(open_cells) > 1 else alone):
+                found.append((open_cells[0].number, lines))
+            open_cells = []
+        elif unfolded(cell):
+            open_cells.append(cell)
     return found
 
 
