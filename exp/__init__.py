@@ -317,12 +317,7 @@ nb03c (generalisation): Training that generalises
     fit                    For each epoch: step on every training batch, then evaluate on the
                            validation batches.
 
-nb03d (bookkeeping): Bookkeeping: means that wait, random numbers that come back
-    Column            A column of numbers that arrive one at a time and are read only when asked
-                      for.
-    DeferredMeans     Means over an epoch, of numbers that each batch gives as its own mean.
-    pool_sums         Replace these means' sums by what `change` makes of them, such as sums over
-                      all processes.
+nb03d (bookkeeping): Bookkeeping: random numbers, modes and means
     random_state      Copy the state of all random numbers: Python's, NumPy's, torch's, CUDA's, the
                       loaders'.
     set_random_state  Set all random numbers to a state that `random_state` returned.
@@ -331,6 +326,11 @@ nb03d (bookkeeping): Bookkeeping: means that wait, random numbers that come back
                       was before.
     set_training      Put a model in training mode, except the parts in `keep` and frozen
                       normalisation layers.
+    Column            A column of numbers that arrive one at a time and are read only when asked
+                      for.
+    DeferredMeans     Means over an epoch, of numbers that each batch gives as its own mean.
+    pool_sums         Replace these means' sums by what `change` makes of them, such as sums over
+                      all processes.
     map_tensors       Apply a function to a tensor, or to all tensors in lists, tuples, dicts and
                       dataclasses.
     count_items       Count the items of a batch: the length of its first tensor, or of a list of
@@ -1181,7 +1181,7 @@ nb12b (transformer): The Transformer: attention and nothing else
                                   evenly over all tokens.
 """
 
-# generated from the notebooks: do not edit · 888a34
+# generated from the notebooks: do not edit · 098be5
 
 import importlib as _importlib
 import importlib.machinery as _machinery
@@ -1225,8 +1225,8 @@ _names = {
                collate tensor_batches fetch_batch DataLoader FirstBatches DataLoaders set_epoch""",
     "nb03c": """count_kept accuracy warn_of_probabilities binary_accuracy check_argument_order
                modes_kept Scores evaluate Epoch History fit""",
-    "nb03d": """Column DeferredMeans pool_sums random_state set_random_state seed_everything
-               evaluating set_training map_tensors count_items join_batches first_batch
+    "nb03d": """random_state set_random_state seed_everything evaluating set_training Column
+               DeferredMeans pool_sums map_tensors count_items join_batches first_batch
                check_counts has_joined process_rank gather_objects is_first_process
                format_table format_line format_html""",
     "nb03e": """divides_by divisor_of is_metric Metric metric_state restore_metric_state
@@ -1551,10 +1551,10 @@ if TYPE_CHECKING:  # what editors and type checkers read
         Scores as Scores, evaluate as evaluate, Epoch as Epoch, History as History, fit as fit,
     )
     from .nb03d import (
-        Column as Column, DeferredMeans as DeferredMeans, pool_sums as pool_sums,
         random_state as random_state, set_random_state as set_random_state,
         seed_everything as seed_everything, evaluating as evaluating,
-        set_training as set_training, map_tensors as map_tensors, count_items as count_items,
+        set_training as set_training, Column as Column, DeferredMeans as DeferredMeans,
+        pool_sums as pool_sums, map_tensors as map_tensors, count_items as count_items,
         join_batches as join_batches, first_batch as first_batch, check_counts as check_counts,
         has_joined as has_joined, process_rank as process_rank,
         gather_objects as gather_objects, is_first_process as is_first_process,

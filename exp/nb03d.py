@@ -1,21 +1,21 @@
-"""Bookkeeping: means that wait, random numbers that come back
+"""Bookkeeping: random numbers, modes and means
 
-By the end you will have what a training keeps on the side: means of losses and metrics that are right and cost next to nothing, the state of all random numbers, so that looking at a model changes nothing, and a few tools for batches of any structure.
+By the end you will be able to look at a model in the middle of its training without changing the training, to the last bit, and have the means of losses and metrics that the training loop of this book keeps.
 """
 
-# cell d1b82cae a6284e · Imports
+# cell d1b82cae a6284e · Bookkeeping: random numbers, modes and means
 from __future__ import annotations
 
-# generated from nbs/03d_bookkeeping.ipynb: do not edit · 49291d
+# generated from nbs/03d_bookkeeping.ipynb: do not edit · d19428
 __all__ = [
-    "Column",
-    "DeferredMeans",
-    "pool_sums",
     "random_state",
     "set_random_state",
     "seed_everything",
     "evaluating",
     "set_training",
+    "Column",
+    "DeferredMeans",
+    "pool_sums",
     "map_tensors",
     "count_items",
     "join_batches",
@@ -30,7 +30,7 @@ __all__ = [
     "format_html",
 ]
 
-# cell d1b82cae f15d26 · Imports
+# cell d1b82cae f15d26 · Bookkeeping: random numbers, modes and means
 import copy
 import os
 import random
@@ -54,11 +54,91 @@ from exp.nb03a import (
 from exp.nb03c import modes_kept
 
 
-# cell c3d4c311 bddd58 · What a mean costs
+# cell 7829fe11 9a789f · Write the state down, and put it back
+def random_state(loaders: Iterable[Any] = ()) -> dict[str, Any]:
+    """Copy the state of all random numbers: Python's, NumPy's, torch's, CUDA's, the loaders'."""
+    state = {"python": random.getstate(), "torch": torch.get_rng_state(),
+             "loaders": [generator_state(held) for held in held_generators(*loaders)]}
+    if numpy := sys.modules.get("numpy"):
+        state["numpy"] = numpy.random.get_state()
+    if torch.cuda.is_initialized():
+        state["cuda"] = torch.cuda.get_rng_state_all()
+    return state
+
+
+# cell 44da53b1 136c66 · Write the state down, and put it back
+def set_random_state(state: Mapping[str, Any], loaders: Iterable[Any] = ()) -> None:
+    """Set all random numbers to a state that `random_state` returned.
+
+    Those of GPUs only if there are as many as there were.
+    Raises: ValueError if the loaders hold a different number of generators.
+    """
+    generators = held_generators(*loaders)
+    if len(generators) != len(state["loaders"]):
+        raise ValueError(f"the loaders hold {len(generators)} generators, the state has "
+                         f"{len(state['loaders'])}; build them as they were built before")
+    random.setstate(state["python"])
+    torch.set_rng_state(state["torch"])
+    for generator, saved in zip(generators, state["loaders"], strict=True):
+        set_generator_state(generator, saved)
+    if "numpy" in state and (numpy := sys.modules.get("numpy")):
+        numpy.random.set_state(state["numpy"])
+    if "cuda" in state and len(state["cuda"]) == torch.cuda.device_count():
+        torch.cuda.set_rng_state_all(state["cuda"])
+
+
+# cell d04e7d01 4b4920 · One seed for everything
+def seed_everything(seed: int) -> None:
+    """Seed the random numbers of Python, NumPy and PyTorch, on all its devices.
+
+    Generators that loaders and data sets hold for themselves keep their state.
+    Raises: ValueError if the seed is not a whole number in 0..2**32 - 1.
+    """
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise ValueError(f"seed must be a whole number in 0..2**32 - 1, got {seed!r}")
+    random.seed(seed)
+    torch.manual_seed(seed)
+    if numpy := sys.modules.get("numpy"):  # PyTorch imports it, where it is installed
+        numpy.random.seed(seed)
+
+
+# cell f13ebb7b 85627e · Modes
+@contextmanager
+def evaluating(model: Any) -> Iterator[None]:
+    """Evaluate a model in this block: in eval mode, without gradients; then as it was before.
+
+    `model` may also be a plain function, which has no modes.
+    """
+    with torch.no_grad():
+        if isinstance(model, nn.Module):
+            with modes_kept(model):
+                model.eval()
+                yield
+        else:
+            yield
+
+
+# cell c37317cb e7f4bf · Modes
+def set_training(model: nn.Module, keep: Iterable[nn.Module] = ()) -> None:
+    """Put a model in training mode, except the parts in `keep` and frozen normalisation layers.
+
+    A layer is a frozen normalisation if it has running statistics and only frozen parameters.
+    """
+    model.train()
+    for part in keep:
+        part.training = False
+    for part in model.modules():
+        if part._buffers.get("running_mean") is not None:
+            own = [p for p in part._parameters.values() if p is not None]
+            if own and not any(p.requires_grad for p in own):
+                part.training = False
+
+
+# cell c3d4c311 bddd58 · Means of an epoch
 _NOTHING = torch.empty(0, dtype=torch.float64)
 
 
-# cell 0bf63d87 c8f615 · What a mean costs
+# cell 0bf63d87 c8f615 · Means of an epoch
 class Column:
     """A column of numbers that arrive one at a time and are read only when asked for."""
 
@@ -103,7 +183,7 @@ class Column:
         self._loose, self._pieces, self._known = [], [], numbers.cpu().double()
 
 
-# cell 3c6f73fc c780ab · What a mean costs
+# cell 3c6f73fc c780ab · Means of an epoch
 def _one_number(x: Tensor) -> Tensor:
     """Remove the axes of a tensor that holds one number."""
     if x.numel() != 1:
@@ -112,7 +192,7 @@ def _one_number(x: Tensor) -> Tensor:
     return x.reshape(())
 
 
-# cell 6a2466a8 4a8b93 · What a mean costs
+# cell 6a2466a8 4a8b93 · Means of an epoch
 class DeferredMeans:
     """Means over an epoch, of numbers that each batch gives as its own mean.
 
@@ -169,7 +249,7 @@ class DeferredMeans:
                 own.setdefault(name, Column()).load(numbers)
 
 
-# cell 52998510 97840e · What a mean costs
+# cell 52998510 97840e · Means of an epoch
 def pool_sums(means: DeferredMeans, change: Callable[[Tensor], Tensor]) -> None:
     """Replace these means' sums by what `change` makes of them, such as sums over all processes."""
     if len(means.items.read()):
@@ -177,86 +257,6 @@ def pool_sums(means: DeferredMeans, change: Callable[[Tensor], Tensor]) -> None:
         for name, weight, value in zip(means.columns, weights, weighted, strict=True):
             means.columns[name].load(value[None] / weight)  # from now on like one large batch
             means.weights.setdefault(name, Column()).load(weight[None])
-
-
-# cell 7829fe11 9a789f · Random numbers
-def random_state(loaders: Iterable[Any] = ()) -> dict[str, Any]:
-    """Copy the state of all random numbers: Python's, NumPy's, torch's, CUDA's, the loaders'."""
-    state = {"python": random.getstate(), "torch": torch.get_rng_state(),
-             "loaders": [generator_state(held) for held in held_generators(*loaders)]}
-    if numpy := sys.modules.get("numpy"):
-        state["numpy"] = numpy.random.get_state()
-    if torch.cuda.is_initialized():
-        state["cuda"] = torch.cuda.get_rng_state_all()
-    return state
-
-
-# cell 44da53b1 136c66 · Random numbers
-def set_random_state(state: Mapping[str, Any], loaders: Iterable[Any] = ()) -> None:
-    """Set all random numbers to a state that `random_state` returned.
-
-    Those of GPUs only if there are as many as there were.
-    Raises: ValueError if the loaders hold a different number of generators.
-    """
-    generators = held_generators(*loaders)
-    if len(generators) != len(state["loaders"]):
-        raise ValueError(f"the loaders hold {len(generators)} generators, the state has "
-                         f"{len(state['loaders'])}; build them as they were built before")
-    random.setstate(state["python"])
-    torch.set_rng_state(state["torch"])
-    for generator, saved in zip(generators, state["loaders"], strict=True):
-        set_generator_state(generator, saved)
-    if "numpy" in state and (numpy := sys.modules.get("numpy")):
-        numpy.random.set_state(state["numpy"])
-    if "cuda" in state and len(state["cuda"]) == torch.cuda.device_count():
-        torch.cuda.set_rng_state_all(state["cuda"])
-
-
-# cell d04e7d01 4b4920 · Random numbers
-def seed_everything(seed: int) -> None:
-    """Seed the random numbers of Python, NumPy and PyTorch, on all its devices.
-
-    Generators that loaders and data sets hold for themselves keep their state.
-    Raises: ValueError if the seed is not a whole number in 0..2**32 - 1.
-    """
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
-        raise ValueError(f"seed must be a whole number in 0..2**32 - 1, got {seed!r}")
-    random.seed(seed)
-    torch.manual_seed(seed)
-    if numpy := sys.modules.get("numpy"):  # PyTorch imports it, where it is installed
-        numpy.random.seed(seed)
-
-
-# cell f13ebb7b 85627e · Random numbers
-@contextmanager
-def evaluating(model: Any) -> Iterator[None]:
-    """Evaluate a model in this block: in eval mode, without gradients; then as it was before.
-
-    `model` may also be a plain function, which has no modes.
-    """
-    with torch.no_grad():
-        if isinstance(model, nn.Module):
-            with modes_kept(model):
-                model.eval()
-                yield
-        else:
-            yield
-
-
-# cell c37317cb e7f4bf · Random numbers
-def set_training(model: nn.Module, keep: Iterable[nn.Module] = ()) -> None:
-    """Put a model in training mode, except the parts in `keep` and frozen normalisation layers.
-
-    A layer is a frozen normalisation if it has running statistics and only frozen parameters.
-    """
-    model.train()
-    for part in keep:
-        part.training = False
-    for part in model.modules():
-        if part._buffers.get("running_mean") is not None:
-            own = [p for p in part._parameters.values() if p is not None]
-            if own and not any(p.requires_grad for p in own):
-                part.training = False
 
 
 # cell eb60ea65 25229f · Batches of any structure
