@@ -3,7 +3,7 @@
 By the end you will have seen a few lines of Python find a rule in five examples, and you will know how every page of this book works: it checks its claims in one line each, hands its best cells on to the next pages, and runs as its own test.
 """
 
-# generated from nbs/00_exports.ipynb: do not edit · da0fe6
+# generated from nbs/00_exports.ipynb: do not edit · 107242
 __all__ = [
     "test",
     "first_difference",

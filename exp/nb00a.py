@@ -3,7 +3,7 @@
 By the end you will have `data_path("mnist")`, which returns a folder of files in their original format, made on the spot or downloaded and checked, and you will know why that folder is never half full.
 """
 
-# generated from nbs/00a_datasets.ipynb: do not edit · ab4ee0
+# generated from nbs/00a_datasets.ipynb: do not edit · e3444d
 __all__ = [
     "Download",
     "DataSource",

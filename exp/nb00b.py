@@ -3,7 +3,7 @@
 By the end you will have programs that write digits, names, a text and film ratings, the same bytes on every machine, and you will know for names and ratings the lowest loss that any model can reach.
 """
 
-# generated from nbs/00b_samples.ipynb: do not edit · 7ba74c
+# generated from nbs/00b_samples.ipynb: do not edit · 6b126d
 __all__ = [
     "stored_gzip",
     "idx_bytes",

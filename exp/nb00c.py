@@ -3,7 +3,7 @@
 By the end you will have programs that draw pictures in the file formats of four public data sets, from one thing on a plain ground to 24 people before a camera, each with the truth about what was drawn.
 """
 
-# generated from nbs/00c_sample_pictures.ipynb: do not edit · 93c8bb
+# generated from nbs/00c_sample_pictures.ipynb: do not edit · 859a54
 __all__ = [
     "SHAPES",
     "PATTERNS",

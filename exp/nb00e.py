@@ -3,7 +3,7 @@
 By the end you will have pictures of 28 drawn classes whose names are words, a small dictionary that says what is a kind of what, a text about them all, and word vectors made from that text by counting.
 """
 
-# generated from nbs/00e_sample_words.ipynb: do not edit · 7503ab
+# generated from nbs/00e_sample_words.ipynb: do not edit · 234586
 __all__ = [
     "tiny_imagenet_200_truth",
     "sample_nouns",

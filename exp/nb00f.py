@@ -6,7 +6,7 @@ By the end you will have phrases in two languages that mean the same, with Frenc
 # cell 4789c881 a6284e · Sample languages: nouns with a gender, and dates in words
 from __future__ import annotations
 
-# generated from nbs/00f_sample_languages.ipynb: do not edit · f8aba1
+# generated from nbs/00f_sample_languages.ipynb: do not edit · 971a83
 __all__ = [
     "date_wordings",
     "draw_dates",

@@ -3,7 +3,7 @@
 By the end you will have `timed`, which measures a call and shows how far its samples lie apart, and `record_result` and `record_experiment`, which keep a figure together with how it came about.
 """
 
-# generated from nbs/00i_results.ipynb: do not edit · d463d0
+# generated from nbs/00i_results.ipynb: do not edit · 732668
 __all__ = [
     "Timing",
     "timed",

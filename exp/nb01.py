@@ -3,7 +3,7 @@
 By the end you will have recognised handwritten digits by one matrix product, and built that product step by step, from three loops in Python to an operator that is some 50,000 times faster.
 """
 
-# generated from nbs/01_matmul.ipynb: do not edit · 4a729f
+# generated from nbs/01_matmul.ipynb: do not edit · 449f53
 __all__ = [
     "IDX_DTYPES",
     "read_idx",

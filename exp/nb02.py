@@ -6,7 +6,7 @@ By the end you will have a neural network whose gradients all come from your own
 # cell 2d3a9379 a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/02_fully_connected.ipynb: do not edit · da21ce
+# generated from nbs/02_fully_connected.ipynb: do not edit · 50f1db
 __all__ = [
     "normalize",
     "linear",

@@ -6,7 +6,7 @@ By the end you will have trained a classifier of digits with parts that you buil
 # cell 01c0e185 a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/03_minibatch_training.ipynb: do not edit · d0e7ab
+# generated from nbs/03_minibatch_training.ipynb: do not edit · 22d5f8
 __all__ = [
     "logsumexp",
     "log_softmax",

@@ -6,7 +6,7 @@ By the end you will have worker processes that read ahead of a training, always 
 # cell 0271e179 a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/03a_workers.ipynb: do not edit · 41d324
+# generated from nbs/03a_workers.ipynb: do not edit · f68771
 __all__ = [
     "read_batch",
     "common_kind",

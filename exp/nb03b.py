@@ -6,7 +6,7 @@ By the end you will know why the order of the data can decide whether a model le
 # cell 9fa783ae a6284e · Batches and data loaders
 from __future__ import annotations
 
-# generated from nbs/03b_data_loaders.ipynb: do not edit · 4cd334
+# generated from nbs/03b_data_loaders.ipynb: do not edit · df4402
 __all__ = [
     "Dataset",
     "TensorDataset",

@@ -6,7 +6,7 @@ By the end you will have a training loop whose numbers can be trusted, three set
 # cell 6bf3c1aa a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/03c_generalisation.ipynb: do not edit · 4b1943
+# generated from nbs/03c_generalisation.ipynb: do not edit · e325fd
 __all__ = [
     "count_kept",
     "accuracy",

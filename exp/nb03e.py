@@ -6,7 +6,7 @@ By the end you will have metrics that say the same whatever the batch size: mean
 # cell b6f66f3b a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/03e_metrics.ipynb: do not edit · 574771
+# generated from nbs/03e_metrics.ipynb: do not edit · 41766c
 __all__ = [
     "divides_by",
     "divisor_of",

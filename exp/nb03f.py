@@ -6,7 +6,7 @@ By the end you will have a written order of everything that happens in a trainin
 # cell 8f8aec18 a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/03f_events.ipynb: do not edit · 145060
+# generated from nbs/03f_events.ipynb: do not edit · 71f621
 __all__ = [
     "EVENTS",
     "Cancel",

@@ -6,7 +6,7 @@ By the end you will have a training that reports without being asked: a line an 
 # cell c7a470e0 a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/03g_progress.ipynb: do not edit · 871d96
+# generated from nbs/03g_progress.ipynb: do not edit · e94cbc
 __all__ = [
     "Recorder",
     "thin",

@@ -6,7 +6,7 @@ By the end you can save any state of a training, tensors and numbers nested as t
 # cell 70867f87 a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/03h_files.ipynb: do not edit · 0838b9
+# generated from nbs/03h_files.ipynb: do not edit · dad277
 __all__ = [
     "pack",
     "unpack",

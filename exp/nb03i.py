@@ -6,7 +6,7 @@ By the end you will have the guards of a training: wrong parts are refused when 
 # cell 64fd36a0 a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/03i_guards.ipynb: do not edit · 0d716c
+# generated from nbs/03i_guards.ipynb: do not edit · 69597e
 __all__ = [
     "check_parts",
     "check_loader",

@@ -6,7 +6,7 @@ By the end you will have the scores by which models are compared: confusion matr
 # cell 6187265c a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/03j_scores.ipynb: do not edit · ebc9b2
+# generated from nbs/03j_scores.ipynb: do not edit · 566301
 __all__ = [
     "show_confusion",
     "ConfusionMatrix",

@@ -6,7 +6,7 @@ By the end you can describe what a run is made of, model, data, loss and setting
 # cell d3b4e998 a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/03k_fingerprints.ipynb: do not edit · faff70
+# generated from nbs/03k_fingerprints.ipynb: do not edit · 68b55c
 __all__ = [
     "digest",
     "fingerprint",

@@ -6,7 +6,7 @@ By the end you can give an optimizer what another one has gathered for each para
 # cell d59932e0 a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/03l_optimizer_state.ipynb: do not edit · 79e865
+# generated from nbs/03l_optimizer_state.ipynb: do not edit · a9af29
 __all__ = [
     "group_names",
     "load_optimizer_state",

@@ -6,7 +6,7 @@ By the end you will have a `Learner` that trains any model: predict, loss, backw
 # cell a177f35a a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/04_callbacks.ipynb: do not edit · 03196f
+# generated from nbs/04_callbacks.ipynb: do not edit · 7cac59
 __all__ = [
     "Learner",
 ]

@@ -6,7 +6,7 @@ By the end you will be able to draw what the record of a training holds, choose 
 # cell f84825e1 a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/04a_watching.ipynb: do not edit · 092de4
+# generated from nbs/04a_watching.ipynb: do not edit · f70a1f
 __all__ = [
     "plot_metrics",
     "plot_rates",

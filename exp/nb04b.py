@@ -6,7 +6,7 @@ By the end you can train on a GPU with one word, keep gradients in bounds, take 
 # cell ae6c2ed0 a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/04b_everyday_callbacks.ipynb: do not edit · fef764
+# generated from nbs/04b_everyday_callbacks.ipynb: do not edit · ea4f47
 __all__ = [
     "default_device",
     "to_device",

@@ -6,7 +6,7 @@ By the end you can save the weights of a model, load weights from elsewhere, in 
 # cell 7cf2aa79 a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/04c_saving.ipynb: do not edit · 579533
+# generated from nbs/04c_saving.ipynb: do not edit · 1fc885
 __all__ = [
     "unwrapped",
     "save_weights",

@@ -6,7 +6,7 @@ By the end a training that was killed at any moment resumes as if nothing had ha
 # cell a09b0626 a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/04d_checkpoints.ipynb: do not edit · dd0556
+# generated from nbs/04d_checkpoints.ipynb: do not edit · 6d0768
 __all__ = [
     "learner_state",
     "restore_learner",

@@ -6,7 +6,7 @@ By the end you can give parts of a model their own learning rate, freeze and unf
 # cell 3579890a a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/04e_recipes.ipynb: do not edit · 903355
+# generated from nbs/04e_recipes.ipynb: do not edit · b44d70
 __all__ = [
     "renew_statistics",
     "WeightAverage",

@@ -6,7 +6,7 @@ By the end you can follow a training in TensorBoard or any other tracker, feed m
 # cell 764afe02 a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/04f_other_tools.ipynb: do not edit · 4a05ad
+# generated from nbs/04f_other_tools.ipynb: do not edit · 392f54
 __all__ = [
     "TensorBoardLogger",
     "ClosureStep",

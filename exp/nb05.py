@@ -6,7 +6,7 @@ By the end you will have schedules that move any setting of the optimizer during
 # cell 2d81e2ab a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/05_anneal.ipynb: do not edit · 52db12
+# generated from nbs/05_anneal.ipynb: do not edit · ed731f
 __all__ = [
     "Schedule",
     "ConstantSchedule",

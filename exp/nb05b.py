@@ -6,7 +6,7 @@ By the end you will know how large a learning rate may be on a bowl, and have a 
 # cell c23cc91d a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/05b_lr_find.ipynb: do not edit · b7c44e
+# generated from nbs/05b_lr_find.ipynb: do not edit · 306539
 __all__ = [
     "smooth",
     "RateSweep",

@@ -6,7 +6,7 @@ By the end you will have RMSprop, Adam, AdamW and LAMB, put together from parts 
 # cell 50fee2b7 a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/05c_optimizers.ipynb: do not edit · 14b2fd
+# generated from nbs/05c_optimizers.ipynb: do not edit · 79f04e
 __all__ = [
     "Part",
     "ComposedOptimizer",

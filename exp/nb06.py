@@ -6,7 +6,7 @@ By the end you will have a convolutional network that reads handwritten digits, 
 # cell 26e0fc49 a6284e · Convolutions, hooks and a good start
 from __future__ import annotations
 
-# generated from nbs/06_cuda_cnn_hooks_init.ipynb: do not edit · aab0f0
+# generated from nbs/06_cuda_cnn_hooks_init.ipynb: do not edit · a38793
 __all__ = [
     "show_batch",
     "conv_output_size",

@@ -6,7 +6,7 @@ By the end you will have batch normalisation and its relatives, equal to PyTorch
 # cell 7a477932 a6284e · Normalisation and residual networks
 from __future__ import annotations
 
-# generated from nbs/06b_resnet.ipynb: do not edit · 859f0b
+# generated from nbs/06b_resnet.ipynb: do not edit · 2d0339
 __all__ = [
     "normalize_over",
     "BatchNorm",

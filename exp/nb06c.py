@@ -6,7 +6,7 @@ By the end you will be able to run the training that you have in half precision,
 # cell 852a8a91 a6284e · Scale: half precision and many processes
 from __future__ import annotations
 
-# generated from nbs/06c_scale.ipynb: do not edit · f0058c
+# generated from nbs/06c_scale.ipynb: do not edit · a49f3d
 __all__ = [
     "MixedPrecision",
     "ChannelsLast",

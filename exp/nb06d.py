@@ -6,7 +6,7 @@ By the end you will have one function that reads any picture file as a tensor, u
 # cell f5068292 a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/06d_pictures.ipynb: do not edit · 44c8d9
+# generated from nbs/06d_pictures.ipynb: do not edit · fb34fe
 __all__ = [
     "UnreadableImage",
     "open_image",

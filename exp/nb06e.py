@@ -6,7 +6,7 @@ By the end you will have blocks for pictures, labels, points, numbers, words and
 # cell c64b0def a6284e · Blocks: from a value to a tensor and back
 from __future__ import annotations
 
-# generated from nbs/06e_blocks.ipynb: do not edit · b96719
+# generated from nbs/06e_blocks.ipynb: do not edit · d38cce
 __all__ = [
     "Block",
     "Transform",

@@ -6,7 +6,7 @@ By the end you will have blocks for pictures and for points in them, and transfo
 # cell 03f31c3a a6284e · Pictures and points: blocks that move together
 from __future__ import annotations
 
-# generated from nbs/06f_picture_blocks.ipynb: do not edit · 972b49
+# generated from nbs/06f_picture_blocks.ipynb: do not edit · 0a693c
 __all__ = [
     "ImagesToFloat",
     "ImageBlock",

@@ -6,7 +6,7 @@ By the end you will have functions that list the pictures of a folder, read the 
 # cell 74fd9063 a6284e · Items and splits: what there is, and what is kept for validation
 from __future__ import annotations
 
-# generated from nbs/06g_splits.ipynb: do not edit · ea39f2
+# generated from nbs/06g_splits.ipynb: do not edit · f88455
 __all__ = [
     "parent_name",
     "ColumnReader",

@@ -6,7 +6,7 @@ By the end you will have a `DataBlock` that turns a folder, a table or a list in
 # cell 4ab15155 a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/07_data_block.ipynb: do not edit · 86d64e
+# generated from nbs/07_data_block.ipynb: do not edit · c87dcb
 __all__ = [
     "BlockPipeline",
     "BlockDataset",

@@ -6,7 +6,7 @@ By the end you will have transforms that crop, turn and flip whole batches of pi
 # cell fda7acda a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/07a_augmentation.ipynb: do not edit · abe7eb
+# generated from nbs/07a_augmentation.ipynb: do not edit · 8bf039
 __all__ = [
     "resample",
     "move_points",

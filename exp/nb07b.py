@@ -6,7 +6,7 @@ By the end you will have the worst mistakes of any trained network as pictures, 
 # cell d21cb69e a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/07b_interpretation.ipynb: do not edit · 4e92ec
+# generated from nbs/07b_interpretation.ipynb: do not edit · 62ac42
 __all__ = [
     "item_losses",
     "Mistake",

@@ -6,7 +6,7 @@ By the end you will have EfficientNet-lite0, built from its parts, with its publ
 # cell ddd37ecf a6284e · A network that has seen a million photographs
 from __future__ import annotations
 
-# generated from nbs/07c_pretrained.ipynb: do not edit · 5e8df1
+# generated from nbs/07c_pretrained.ipynb: do not edit · a29612
 __all__ = [
     "SamePadConv2d",
     "same_padding",

@@ -6,7 +6,7 @@ By the end you will have word vectors that a network of one layer learned from a
 # cell bb887bf9 a6284e · Word vectors: meaning from the company that words keep
 from __future__ import annotations
 
-# generated from nbs/07d_word_vectors.ipynb: do not edit · 018cd0
+# generated from nbs/07d_word_vectors.ipynb: do not edit · 20a75a
 __all__ = [
     "normalize_rows",
     "cosine_similarity",

@@ -6,7 +6,7 @@ By the end you will have fine-tuned a real ImageNet network on a few hundred pic
 # cell fd0bb9ee a6284e · Transfer: a network trained elsewhere learns your pictures
 from __future__ import annotations
 
-# generated from nbs/08_vision.ipynb: do not edit · 148f51
+# generated from nbs/08_vision.ipynb: do not edit · 9504af
 __all__ = [
     "ConcatPool",
     "VisionModel",

@@ -6,7 +6,7 @@ By the end you will have a network that names everything it sees in a picture, o
 # cell 2b3092c6 a6284e · Several labels at once
 from __future__ import annotations
 
-# generated from nbs/08a_targets.ipynb: do not edit · aaa5e0
+# generated from nbs/08a_targets.ipynb: do not edit · 543f19
 __all__ = [
     "binary_cross_entropy_with_logits",
     "accuracy_multi",

@@ -6,7 +6,7 @@ By the end you will have a network that answers with a point in the space of wor
 # cell da52b10c a6284e · DeViSE: pictures in the space of words
 from __future__ import annotations
 
-# generated from nbs/08b_devise.ipynb: do not edit · e1340d
+# generated from nbs/08b_devise.ipynb: do not edit · 7e259b
 __all__ = [
     "read_class_names",
     "cached_features",

@@ -6,7 +6,7 @@ By the end you will have turned dates, which a model cannot use, into columns th
 # cell 5cc6e9eb a6284e · Dates: what a calendar tells a model
 from __future__ import annotations
 
-# generated from nbs/08c_dates.ipynb: do not edit · 55f47a
+# generated from nbs/08c_dates.ipynb: do not edit · cec280
 __all__ = [
     "check_columns",
     "column_kind",

@@ -6,7 +6,7 @@ By the end you will have networks that point: at the middle of a head, and at fi
 # cell d4fbb2dd a6284e · Where is it? Points from pictures
 from __future__ import annotations
 
-# generated from nbs/08d_points.ipynb: do not edit · a2b1d9
+# generated from nbs/08d_points.ipynb: do not edit · 466587
 __all__ = [
     "read_head_centre",
     "show_points",

@@ -6,7 +6,7 @@ By the end you will have a model that learns from ratings alone: it fills in eve
 # cell c0110002 a6284e · Collaborative filtering: films by the people who watched them
 from __future__ import annotations
 
-# generated from nbs/09_collab.ipynb: do not edit · 025a96
+# generated from nbs/09_collab.ipynb: do not edit · c9c166
 __all__ = [
     "Ratings",
     "read_movielens",

@@ -6,7 +6,7 @@ By the end you will have one object that learns from a table of ratings, recomme
 # cell c0910002 a6284e · A recommender for daily use
 from __future__ import annotations
 
-# generated from nbs/09a_recommender.ipynb: do not edit · 7eec51
+# generated from nbs/09a_recommender.ipynb: do not edit · 10de78
 __all__ = [
     "Recommendations",
     "Recommender",

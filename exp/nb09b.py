@@ -6,7 +6,7 @@ By the end you will have a model that reads a table of categories, numbers and d
 # cell 6471a4e6 a6284e · Tables: from a CSV file to a forecast
 from __future__ import annotations
 
-# generated from nbs/09b_tabular.ipynb: do not edit · 1a981e
+# generated from nbs/09b_tabular.ipynb: do not edit · 259f2b
 __all__ = [
     "rmspe",
     "mape",

@@ -6,7 +6,7 @@ By the end you will have a map of Germany that a network drew from the sample's 
 # cell abbfb1ea a6284e · What a network knows about shops, states and weekdays
 from __future__ import annotations
 
-# generated from nbs/09c_entities.ipynb: do not edit · c026d8
+# generated from nbs/09c_entities.ipynb: do not edit · f84f57
 __all__ = [
     "align_points",
     "pair_distances",

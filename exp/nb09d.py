@@ -6,7 +6,7 @@ By the end you will have a loader for training on a table that does not fit in m
 # cell 9fe22add a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/09d_large_tables.ipynb: do not edit · 754f80
+# generated from nbs/09d_large_tables.ipynb: do not edit · 43ad21
 __all__ = [
     "RowBlocks",
     "ParquetBlocks",

@@ -6,7 +6,7 @@ By the end you will have a network for tables that scikit-learn's tools accept a
 # cell a84131cd a6284e · A tabular model as an estimator of scikit-learn
 from __future__ import annotations
 
-# generated from nbs/09e_estimator.ipynb: do not edit · c11376
+# generated from nbs/09e_estimator.ipynb: do not edit · 379b87
 __all__ = [
     "TabularEstimator",
 ]

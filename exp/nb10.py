@@ -6,7 +6,7 @@ By the end you will have four language models of growing power, each trained, ju
 # cell 45d081c2 a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/10_makemore.ipynb: do not edit · 9b251b
+# generated from nbs/10_makemore.ipynb: do not edit · 73b5ac
 __all__ = [
     "read_names",
     "CharacterVocab",

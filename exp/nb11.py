@@ -6,7 +6,7 @@ By the end you will have built recurrent layers, `RNN`, `GRU` and `LSTM`, that e
 # cell 5e5ee635 a6284e · Recurrent networks: one cell, any length
 from __future__ import annotations
 
-# generated from nbs/11_rnn.ipynb: do not edit · 5c0dca
+# generated from nbs/11_rnn.ipynb: do not edit · 2026c1
 __all__ = [
     "load_nietzsche",
     "sequence_loss",

@@ -6,7 +6,7 @@ By the end you will have language models that read a text in order without losin
 # cell 0922d374 a6284e · A language model, character by character
 from __future__ import annotations
 
-# generated from nbs/11b_language_model.ipynb: do not edit · a81df8
+# generated from nbs/11b_language_model.ipynb: do not edit · 308796
 __all__ = [
     "bits_per_character",
     "split_tail",

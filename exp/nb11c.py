@@ -6,7 +6,7 @@ By the end you will have tokenizers for French and English words, and one that y
 # cell a21190e9 a6284e · From text to tokens: words, and pieces of words
 from __future__ import annotations
 
-# generated from nbs/11c_subwords.ipynb: do not edit · 7c09f8
+# generated from nbs/11c_subwords.ipynb: do not edit · 739831
 __all__ = [
     "normalize_text",
     "WordTokenizer",

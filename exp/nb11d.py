@@ -6,7 +6,7 @@ By the end you will have pairs of sentences in padded batches whose padding chan
 # cell e1b32444 a6284e · Sentence pairs: from tokens to batches
 from __future__ import annotations
 
-# generated from nbs/11d_sentence_pairs.ipynb: do not edit · 363473
+# generated from nbs/11d_sentence_pairs.ipynb: do not edit · da6082
 __all__ = [
     "SentencePair",
     "read_pairs",

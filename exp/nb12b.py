@@ -6,7 +6,7 @@ By the end you will have a Transformer that equals PyTorch's layer by layer, num
 # cell 93d4c97a a6284e · The Transformer: attention and nothing else
 from __future__ import annotations
 
-# generated from nbs/12b_transformer.ipynb: do not edit · 922dbd
+# generated from nbs/12b_transformer.ipynb: do not edit · 6c65b5
 __all__ = [
     "attention_weights",
     "scaled_dot_product_attention",

@@ -18,7 +18,7 @@ import modules
 import notebook2script as exporter
 from modules import place, where
 from notebook2script import notebook2script, plan
-from notebooks import Cell, NotebookError, ToolError, read, short_hash
+from notebooks import Cell, NotebookError, ToolError, header_hash, read, short_hash
 from order import arranged
 from render import gather, render
 
@@ -70,7 +70,7 @@ def test_a_module_reads_like_a_hand_written_one(project, capsys):
     first = short_hash("import math\nfrom os import path")
     second = short_hash("def area(r: float) -> float:\n    return math.pi * r**2")
     title = '"""The title\n\nWhat you have at the end.\n"""'
-    header = short_hash(title + '\n__all__ = [\n    "area",\n]')
+    header = header_hash(title + '\n__all__ = [\n    "area",\n]', ["b", "d"])
     assert module == (
         '"""The title\n\nWhat you have at the end.\n"""\n\n'
         f"# generated from nbs/01_topic.ipynb: do not edit · {header}\n"

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
-from notebooks import Cell, Notebook, find, read, short_hash
+from notebooks import Cell, Notebook, find, header_hash, read, short_hash
 from project import ToolError, settings, show
 
 MARKER = re.compile(r"# cell ([\w-]+) ([0-9a-f]{6})(?: in (\S.*?\.ipynb))?(?: · .*)?")
@@ -74,6 +74,11 @@ def header(module: str) -> str:
     return "\n".join([first, *others])
 
 
+def frame(module: str) -> tuple[str, list[str]]:
+    """What is outside the cells, and which cells there are, in order."""
+    return header(module), [section.id for section in sections(module) if section.id]
+
+
 def hand_edits(module: str) -> list[Section]:
     """The sections of a generated module that are not as the exporter wrote them."""
     found = sections(module)
@@ -81,7 +86,8 @@ def hand_edits(module: str) -> list[Section]:
     top = [section for section in found if not section.id]
     match = GENERATED.search(module)
     if match and match[2]:
-        if short_hash(header(module)) != match[2]:
+        text, cells = frame(module)
+        if match[2] not in (header_hash(text, cells), short_hash(text)):
             edited.insert(0, top[-1])
     else:  # written before headers had a hash
         edited += [section for section in top if more_than_header(section.text)]

@@ -2,6 +2,7 @@
 
     python tools/notebook2script.py [NOTEBOOK ...] [--check] [--prune] [--nbs nbs] [--lib exp]
     python tools/notebook2script.py --where exp/nb05.py:42
+    python tools/notebook2script.py --sync
 
 Read the notebooks, check them, render every module in memory, and only then write: one problem
 anywhere and nothing is written.
@@ -22,10 +23,11 @@ from files import write_all
 from front_door import edited_init, render_init
 from left_behind import names_left_behind
 from library import TOGETHER, Library
-from modules import hand_edits, header, is_generated, place, read_module, sections, where
+from modules import frame, hand_edits, is_generated, place, read_module, sections, where
 from notebooks import NotebookError, Problem, find, read
 from project import Settings, ToolError, cli, settings, show
 from render import Module, gather, render
+from sync import brought_back, find_edits
 from unchanged import everything, in_step, remember
 
 # --- plan: every text and every problem, before anything is written ------------------------------
@@ -58,10 +60,12 @@ def plan(
     nbs: str | Path = "",
     lib: str | Path = "",
     config: Settings | None = None,
+    returned: frozenset[tuple[str, str]] = frozenset(),
 ) -> Plan:
     """Read and check notebooks and render their modules; touch nothing.
 
     With names, only those are exported; the rest of the folder is read for what they share.
+    `returned` are edits of modules, (cell, text), that the notebooks have by now.
 
     Raises: NotebookError with every problem found.
     """
@@ -111,7 +115,7 @@ def plan(
         text, target = render(module, nbs), target_of(module, lib)
         if read_module(target) != text:  # else it has passed before
             problems += refusals.whole_module(module, text, place)
-            problems += edited_by_hand(module, target, text)
+            problems += edited_by_hand(module, target, text, returned)
         files[target], sources[target] = text, module.notebook.path
     targets = {target_of(module, lib) for module in modules}
     inits = packages(targets, lib)
@@ -149,7 +153,9 @@ def packages(targets: Iterable[Path], lib: Path) -> list[Path]:
     return [lib / "__init__.py", *(folder / "__init__.py" for folder in sorted(folders))]
 
 
-def edited_by_hand(module: Module, target: Path, text: str) -> list[Problem]:
+def edited_by_hand(
+    module: Module, target: Path, text: str, returned: frozenset[tuple[str, str]]
+) -> list[Problem]:
     """Refuse to overwrite what was changed in the file: the hashes in it show what was."""
     old = read_module(target)
     path = module.notebook.path
@@ -157,12 +163,13 @@ def edited_by_hand(module: Module, target: Path, text: str) -> list[Problem]:
         return []
     if not is_generated(old):
         return [Problem(path, f"{show(target)} exists and is hand-written", "move it away")]
-    new = {(section.id, section.text) for section in sections(text)} | {("", header(text))}
-    remedy = f"bring the edit into the notebook, or drop it: delete {show(target)}; then export"
+    new = {(section.id, section.text) for section in sections(text)} | returned
+    same_frame = frame(old) == frame(text)
+    remedy = f"bring the edit into the notebook with --sync, or drop it: delete {show(target)}"
     return [
         Problem(path, f"{show(target)}:{section.first} was edited by hand", remedy, cell)
         for section in hand_edits(old)
-        if (section.id, section.text if section.id else header(old)) not in new
+        if (not same_frame if not section.id else (section.id, section.text) not in new)
         for cell in [module.notebook.by_id(section.id)]
     ]
 
@@ -175,6 +182,7 @@ def notebook2script(
     check: bool = False,
     prune: bool = False,
     where: str = "",
+    sync: bool = False,
     nbs: str = "",
     lib: str = "",
 ) -> None:
@@ -185,6 +193,7 @@ def notebook2script(
         check: write nothing; print a diff for each module out of step, and exit with 1.
         prune: remove generated modules whose notebook is gone.
         where: `exp/nb05.py:42`; print the notebook, cell and line that this line came from.
+        sync: bring what was edited in modules back into the cells it came from; then export.
         nbs: the folder of notebooks (setting nbs_path, by default nbs).
         lib: the folder of modules (setting lib_path, by default lib_name or exp).
     """
@@ -192,6 +201,8 @@ def notebook2script(
     if where:
         return print_where(str(where), nbs or config.nbs)
     folders = Path(nbs or config.nbs), Path(lib or config.lib)
+    if sync:
+        return bring_back(notebooks, *folders, config)
     seen = "" if notebooks else everything(config, *folders)
     if seen and in_step(folders[1], seen):
         return None
@@ -222,6 +233,39 @@ def notebook2script(
         else:
             path.unlink()
             print(f"removed {show(path)}")
+
+
+def bring_back(names: Iterable[str], nbs: Path, lib: Path, config: Settings) -> None:
+    """Write the edits of modules into their notebooks, and export; or refuse, and write nothing.
+
+    Raises: NotebookError if an edit cannot go back, or what it makes of a notebook is refused.
+    """
+    chosen = named(names, config.recursive)
+    paths = {path.absolute(): path for path in [*chosen, *find(nbs, config.recursive)]}
+    known = sorted(map(read, paths.values()), key=lambda notebook: notebook.order)
+    targets = {module.name: target_of(module, lib) for module in gather(known)}
+    edits, problems = find_edits(known, targets, nbs)
+    mine = {paths[path] for path in chosen} or {*paths.values(), *targets.values()}
+    edits = [edit for edit in edits if edit.notebook.path in mine]
+    if problems := [problem for problem in problems if problem.path in mine]:
+        raise NotebookError(problems)
+    if not edits:
+        print("no module was edited")
+        return
+    texts = brought_back(edits)
+    before = {path: path.read_bytes().decode("utf-8") for path in texts}
+    returned = frozenset((edit.section.id, edit.section.text) for edit in edits)
+    write_all(texts)
+    try:
+        todo = plan(nbs=nbs, lib=lib, config=config, returned=returned)
+    except BaseException:
+        write_all(before)
+        raise
+    write_all(todo.stale)
+    for edit in edits:
+        cell = f"cell {edit.cell.number} ({edit.cell.id})"
+        origin = f"{show(edit.target)}:{edit.section.first}"
+        print(f"brought back {origin} -> {show(edit.notebook.path)}:{cell}")
 
 
 def report_stale(todo: Plan) -> None:

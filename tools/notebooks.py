@@ -377,5 +377,10 @@ def find(folder: str | Path, recursive: bool = True) -> list[Path]:
     return sorted(sorted(found), key=lambda path: Notebook(path, (), {}).order)
 
 
+def header_hash(header: str, cells: Iterable[str]) -> str:
+    """The hash of what is outside the cells, and of which cells there are, in order."""
+    return short_hash("\n".join([header, *cells]))
+
+
 def short_hash(text: str, length: int = 6) -> str:
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:length]

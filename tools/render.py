@@ -11,7 +11,7 @@ from pathlib import Path
 
 from directives import importable
 from names import extends
-from notebooks import Block, Cell, Notebook, short_hash
+from notebooks import Block, Cell, Notebook, header_hash, short_hash
 from order import arranged
 
 
@@ -136,10 +136,11 @@ def render(module: Module, nbs: Path) -> str:
     title = docstring(module.title, module.notebook.summary)
     listing = f"__all__ = [\n{names}]" if names else "__all__ = []"
     source = f"# generated from {relative(module.notebook, nbs)}: do not edit"
+    marks = [block.split("\n", 1)[0].split()[2] for kind in text for block in text[kind]]
     header = [
         title,
         *text["future"],
-        f"{source} · {short_hash(title + chr(10) + listing)}\n{listing}",
+        f"{source} · {header_hash(title + chr(10) + listing, marks)}\n{listing}",
         *text["imports"],
     ]
     return "\n\n\n".join(["\n\n".join(header), *text["body"]]) + "\n"
