@@ -6,7 +6,7 @@ By the end you will be able to look at a model in the middle of its training wit
 # cell d1b82cae a6284e · Bookkeeping: random numbers, modes and means
 from __future__ import annotations
 
-# generated from nbs/03d_bookkeeping.ipynb: do not edit · d19428
+# generated from nbs/03d_bookkeeping.ipynb: do not edit · 521c4d
 __all__ = [
     "random_state",
     "set_random_state",
