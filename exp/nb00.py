@@ -1,9 +1,9 @@
 """Start here: ten lines that learn, and a page that tests itself
 
-By the end you will have seen a few lines of Python find a rule in five examples, and you will know how every page of this book works: it checks its claims in one line each, hands its best cells on to the next pages, and runs as its own test.
+By the end you will have seen ten lines of Python find a rule in five examples, and you will know how each page of this book works: it checks its claims, hands its best cells on to later pages, and runs as its own test.
 """
 
-# generated from nbs/00_exports.ipynb: do not edit · 107242
+# generated from nbs/00_exports.ipynb: do not edit · d48dfe
 __all__ = [
     "test",
     "first_difference",
