@@ -1,12 +1,12 @@
 """Minibatch training
 
-By the end you will have trained a classifier of digits with parts that you built yourself: a loss for classes that survives logits of any size, a model that knows its own parameters, and an optimizer that takes the same steps as PyTorch's.
+By the end you will have trained a reader of handwritten digits in ten lines, and rebuilt the parts that every training is made of: a gradient step, momentum, a loss for classes, a model that knows its parameters, and an optimizer that takes the same steps as PyTorch's.
 """
 
-# cell 01c0e185 a6284e · Imports
+# cell 01c0e185 a6284e · Minibatch training
 from __future__ import annotations
 
-# generated from nbs/03_minibatch_training.ipynb: do not edit · 22d5f8
+# generated from nbs/03_minibatch_training.ipynb: do not edit · 58cde7
 __all__ = [
     "logsumexp",
     "log_softmax",
@@ -19,7 +19,7 @@ __all__ = [
     "SGD",
 ]
 
-# cell 01c0e185 1d4c67 · Imports
+# cell 01c0e185 1d4c67 · Minibatch training
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
@@ -28,7 +28,7 @@ import torch
 from torch import Tensor
 
 
-# cell 1b591edd 7c7851 · From numbers to probabilities
+# cell 1b591edd 7c7851 · The numbers that break it
 def logsumexp(x: Tensor, dim: int = -1, keepdim: bool = False) -> Tensor:
     """Factor out the largest exponential, sum what remains, and take the logarithm.
 
@@ -40,7 +40,7 @@ def logsumexp(x: Tensor, dim: int = -1, keepdim: bool = False) -> Tensor:
     return total if keepdim else total.squeeze(dim)
 
 
-# cell 7bc3d9bf e3403d · From numbers to probabilities
+# cell 7bc3d9bf e3403d · The numbers that break it
 def log_softmax(x: Tensor, dim: int = -1) -> Tensor:
     """Subtract the log-sum-exp of all logits from each: the logarithm of its probability.
 
@@ -50,7 +50,7 @@ def log_softmax(x: Tensor, dim: int = -1) -> Tensor:
     return x - logsumexp(x, dim, keepdim=True)
 
 
-# cell 9b241017 a49840 · Negative log likelihood, and cross-entropy
+# cell 9b241017 a49840 · Cross-entropy
 def nll_loss(log_probs: Tensor, target: Tensor, reduction: str = "mean",
              ignore_index: int = -100) -> Tensor:
     """Pick the log-probability of each right class and negate it.
@@ -65,7 +65,7 @@ def nll_loss(log_probs: Tensor, target: Tensor, reduction: str = "mean",
     return _reduce(-picked, counted, reduction)
 
 
-# cell decd253e 5820fd · Negative log likelihood, and cross-entropy
+# cell decd253e 5820fd · Cross-entropy
 def cross_entropy(logits: Tensor, target: Tensor, reduction: str = "mean",
                   ignore_index: int = -100, label_smoothing: float = 0.0) -> Tensor:
     """Turn logits into log-probabilities and take the negative log likelihood of the right class.
@@ -86,7 +86,7 @@ def cross_entropy(logits: Tensor, target: Tensor, reduction: str = "mean",
     return _reduce(losses, counted, reduction)
 
 
-# cell 217d96bd ce21af · Negative log likelihood, and cross-entropy
+# cell 217d96bd ce21af · Cross-entropy
 def _check_classes(scores: Tensor, target: Tensor, ignore_index: int) -> Tensor:
     """Refuse targets that do not match the scores; return which ones count."""
     if scores.ndim < 2 or scores.shape[:1] + scores.shape[2:] != target.shape:
@@ -103,7 +103,7 @@ def _check_classes(scores: Tensor, target: Tensor, ignore_index: int) -> Tensor:
     return counted
 
 
-# cell 40814b3d 0ca014 · Negative log likelihood, and cross-entropy
+# cell 40814b3d 0ca014 · Cross-entropy
 def _reduce(losses: Tensor, counted: Tensor, reduction: str) -> Tensor:
     """Sum or average the losses that count, or return each, with 0 for those that do not."""
     losses = torch.where(counted, losses, 0)
@@ -135,7 +135,7 @@ class Parameter(Tensor):
         return memo.setdefault(id(self), type(self)(self.detach().clone(), self.requires_grad))
 
 
-# cell f75100bb 4f60c5 · Models that know their parameters
+# cell f75100bb 4f60c5 · What the library's model adds
 class Container:
     """Register each parameter and each part when it is assigned; name, save and load them all.
 
@@ -177,7 +177,7 @@ class Container:
             own.copy_(saved)
 
 
-# cell 733ee8e3 af9527 · Models that know their parameters
+# cell 733ee8e3 af9527 · What the library's model adds
 def _walk(model: Container, prefix: str = "") -> Iterator[tuple[str, Parameter]]:
     """Name each parameter by the path to it: the model's own first, then those of its parts."""
     registered = vars(model).get("_registered", {}).items()
@@ -187,7 +187,7 @@ def _walk(model: Container, prefix: str = "") -> Iterator[tuple[str, Parameter]]
             yield from _walk(part, f"{prefix}{name}.")
 
 
-# cell 59374363 809f71 · Models that know their parameters
+# cell 59374363 809f71 · What the library's model adds
 def _refuse_unseen(name: str, value: Any) -> None:
     """Refuse a value that must be trained or saved, but could not be registered."""
     leaf = isinstance(value, Tensor) and value.requires_grad and value.is_leaf
@@ -196,7 +196,7 @@ def _refuse_unseen(name: str, value: Any) -> None:
                         "use Parameters and Containers, or build the whole model from torch.nn")
 
 
-# cell 8baaf896 56b86a · Models that know their parameters
+# cell 8baaf896 56b86a · What the library's model adds
 def _matched(own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> list[tuple[Tensor, Tensor]]:
     """Pair the tensors of the same name; refuse if names or shapes differ."""
     wrong = sorted(n for n in own.keys() | saved.keys()
@@ -206,7 +206,7 @@ def _matched(own: Mapping[str, Tensor], saved: Mapping[str, Tensor]) -> list[tup
     return [(tensor, saved[name]) for name, tensor in own.items()]
 
 
-# cell 81d83d44 90ca77 · Models that know their parameters
+# cell 81d83d44 90ca77 · What the library's model adds
 class Sequential(Container):
     """Apply layers (or functions) one after the other, each to the output of the one before.
 
@@ -236,7 +236,7 @@ class Sequential(Container):
         return getattr(self, str(range(len(self))[index]))
 
 
-# cell 3a3ce2a0 753d89 · Optimizers
+# cell 3a3ce2a0 753d89 · What the library's optimizer adds
 class Optimizer:
     """Visit every parameter that has a gradient, and change it with the settings of its group.
 
@@ -278,7 +278,7 @@ class Optimizer:
         _load_optimizer_state(self, saved)
 
 
-# cell f471253e 12de6d · Optimizers
+# cell f471253e 12de6d · What the library's optimizer adds
 def _as_groups(params: Iterable[Tensor] | Iterable[dict]) -> list[dict[str, Any]]:
     """Put single parameters into one group; leave groups as they are."""
     groups = [params] if isinstance(params, Tensor) else list(params)
@@ -297,7 +297,7 @@ def _with_gradient(optimizer: Optimizer) -> Iterator[tuple[Tensor, dict[str, Any
         yield from ((p, group) for p in group["params"] if p.grad is not None)
 
 
-# cell d4c424c5 26ab48 · Optimizers
+# cell d4c424c5 26ab48 · What the library's optimizer adds
 def _checked_group(optimizer: Optimizer, group: dict[str, Any]) -> dict[str, Any]:
     """Complete a group with the defaults, and refuse mistakes that would only show later."""
     if not isinstance(group, dict) or "params" not in group:
@@ -319,7 +319,7 @@ def _checked_group(optimizer: Optimizer, group: dict[str, Any]) -> dict[str, Any
     return group
 
 
-# cell 983e505c 464dd4 · Optimizers
+# cell 983e505c e3195f · What the library's optimizer adds
 def _optimizer_state(optimizer: Optimizer) -> dict[str, Any]:
     """Number the parameters across all groups, and return the state under these numbers."""
     number = {id(p): i for i, p in enumerate(_all_params(optimizer))}
@@ -329,7 +329,6 @@ def _optimizer_state(optimizer: Optimizer) -> dict[str, Any]:
     return {"state": state, "param_groups": groups}
 
 
-# cell f4d2fd4a 657881 · Optimizers
 def _load_optimizer_state(optimizer: Optimizer, saved: dict[str, Any]) -> None:
     """Load saved settings, and copies of the saved state by the numbers of the parameters."""
     sizes = [len(group["params"]) for group in optimizer.param_groups]
@@ -346,7 +345,7 @@ def _load_optimizer_state(optimizer: Optimizer, saved: dict[str, Any]) -> None:
                 optimizer.state[p][key] = value
 
 
-# cell 72dd1e66 59647d · Optimizers
+# cell 72dd1e66 59647d · What the library's optimizer adds
 class SGD(Optimizer):
     """Step against the gradient, or against a velocity that accumulates the gradients.
 
