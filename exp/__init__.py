@@ -184,53 +184,63 @@ nb01: Matrix multiplication: from pixels to one operator
     frobenius_norm   Take the square root of the sum of the squares of all elements.
     matmul           Multiply two matrices: entry (i, j) is the sum over k of a[i, k] * b[k, j].
 
-nb02 (fully_connected): Fully connected networks: gradients by hand, then by a tape
-    normalize           Subtract a mean and divide by a standard deviation, both measured on the
-                        training set.
+nb02 (fully_connected): Fully connected networks: from one neuron to a network trained by hand
     linear              Multiply by the transposed weights and add the bias.
-    fans                Return fan in and fan out: how many numbers an output sums, how many outputs
-                        use an input.
-    glorot_normal       Draw normal weights of variance 2 gain² / (n_in + n_out).
-    kaiming_normal      Draw normal weights of variance 2 / ((1 + a²) n), for layers before a leaky
-                        ReLU of slope a.
-    kaiming_uniform     Draw uniform weights with the same variance as those of `kaiming_normal`.
     mse                 Average the squared differences of predictions and targets over all
                         elements.
     numerical_gradient  Move each element of x a step up and down; divide the change of the function
                         by the distance.
-    Rule                An operation that can be differentiated: its value, and one gradient formula
-                        per input.
-    ADD                 = Rule("add", lambda a, b: a + b, (lambda g, y, a, b: g, …
-    MULTIPLY            = Rule("multiply", lambda a, b: a * b, (lambda g, y, a, b: g …
-    DIVIDE              = Rule("divide", lambda a, b: a / b, (lambda g, y, a, b: g / …
-    POWER               = Rule("power", lambda a, exponent: a**exponent, (lambda g, …
-    EXP                 = Rule("exp", lambda a: a.exp(), (lambda g, y, a: g * y,))
-    LOG                 = Rule("log", lambda a: a.log(), (lambda g, y, a: g / a,))
-    TANH                = Rule("tanh", lambda a: a.tanh(), (lambda g, y, a: g * (1 - …
-    RELU                = Rule("relu", lambda a: a.clamp(min=0), (lambda g, y, a: g …
-    MATMUL              = Rule("matmul", lambda a, b: a @ b, (_left_gradient, …
-    SUM                 = Rule("sum", lambda a, dim, keepdim: a.sum(dim, …
-    RESHAPE             = Rule("reshape", lambda a, shape: a.reshape(shape), (lambda …
-    TRANSPOSE           = Rule("transpose", lambda a, dim0, dim1: a.transpose(dim0, …
-    INDEX               = Rule("index", lambda a, index: a[index], (_index_gradient,))
-    sum_to_shape        Undo broadcasting: sum a gradient over the axes along which `shape` was
-                        stretched.
-    topological_order   List a node and all nodes it was computed from, each after everything it
-                        depends on.
-    input_gradients     Pair each input that is a node with its gradient, given the gradient at the
-                        output.
-    Node                A tensor that remembers the rule and the inputs it was computed from.
-    Operators           The operators with which nodes are written in formulas; each applies a rule.
-    Value               A tensor whose arithmetic is recorded, so that `backward` can differentiate
-                        all of it.
-    HasParameters       An object that finds its parameters, leaf Values, in its attributes and in
-                        its parts.
+    normalize           Subtract a mean and divide by a standard deviation, both measured on the
+                        training set.
+    Trainable           A tensor that training changes, `data`, with a place for its gradient,
+                        `grad`.
+    HasParameters       An object that finds its parameters in its attributes and in its parts.
     Module              A model or a part of one: parameters, parts, and a `forward` that a call
                         runs.
     Linear              Multiply by the transposed weights and add the bias.
     ReLU                Replace negative numbers by 0.
     MSELoss             Average the squared differences over all elements; shapes must be equal, see
                         `mse`.
+
+nb02b (autograd): Automatic differentiation: numbers that remember where they came from
+    Scalar             A number that remembers which numbers it was made from, and its slope along
+                       each.
+    as_scalar          Return a Scalar as it is, and a plain number as a new one.
+    order_of_making    List a number and all that it was made from, each after everything it was
+                       made from.
+    Rule               An operation that can be differentiated: its value, and one gradient formula
+                       per input.
+    ADD                = Rule("add", lambda a, b: a + b, (lambda g, y, a, b: g, …
+    MULTIPLY           = Rule("multiply", lambda a, b: a * b, (lambda g, y, a, b: g …
+    DIVIDE             = Rule("divide", lambda a, b: a / b, (lambda g, y, a, b: g / …
+    POWER              = Rule("power", lambda a, exponent: a**exponent, (lambda g, …
+    EXP                = Rule("exp", lambda a: a.exp(), (lambda g, y, a: g * y,))
+    LOG                = Rule("log", lambda a: a.log(), (lambda g, y, a: g / a,))
+    TANH               = Rule("tanh", lambda a: a.tanh(), (lambda g, y, a: g * (1 - …
+    RELU               = Rule("relu", lambda a: a.clamp(min=0), (lambda g, y, a: g …
+    MATMUL             = Rule("matmul", lambda a, b: a @ b, (_left_gradient, …
+    SUM                = Rule("sum", lambda a, dim, keepdim: a.sum(dim, …
+    RESHAPE            = Rule("reshape", lambda a, shape: a.reshape(shape), (lambda …
+    TRANSPOSE          = Rule("transpose", lambda a, dim0, dim1: a.transpose(dim0, …
+    INDEX              = Rule("index", lambda a, index: a[index], (_index_gradient,))
+    sum_to_shape       Undo broadcasting: sum a gradient over the axes along which `shape` was
+                       stretched.
+    topological_order  List a node and all nodes it was computed from, each after everything it
+                       depends on.
+    input_gradients    Pair each input that is a node with its gradient, given the gradient at the
+                       output.
+    Node               A tensor that remembers the rule and the inputs it was computed from.
+    Operators          The operators with which nodes are written in formulas; each applies a rule.
+    Value              A tensor whose arithmetic is recorded, so that `backward` can differentiate
+                       all of it.
+
+nb02c (initialisation): Initialisation: random weights of the right size
+    fans             Return fan in and fan out: how many numbers an output sums, how many outputs
+                     use an input.
+    glorot_normal    Draw normal weights of variance 2 gain² / (n_in + n_out).
+    kaiming_normal   Draw normal weights of variance 2 / ((1 + a²) n), for layers before a leaky
+                     ReLU of slope a.
+    kaiming_uniform  Draw uniform weights with the same variance as those of `kaiming_normal`.
 
 nb03 (minibatch_training): Minibatch training
     logsumexp      Factor out the largest exponential, sum what remains, and take the logarithm.
@@ -1181,7 +1191,7 @@ nb12b (transformer): The Transformer: attention and nothing else
                                   evenly over all tokens.
 """
 
-# generated from the notebooks: do not edit · 098be5
+# generated from the notebooks: do not edit · 882b2c
 
 import importlib as _importlib
 import importlib.machinery as _machinery
@@ -1212,10 +1222,12 @@ _names = {
     "nb00k": """make_fra_eng true_alignment""",
     "nb01": """IDX_DTYPES read_idx load_mnist load_mnist_test show_images matmul_shape
               frobenius_norm matmul""",
-    "nb02": """normalize linear fans glorot_normal kaiming_normal kaiming_uniform mse
-              numerical_gradient Rule ADD MULTIPLY DIVIDE POWER EXP LOG TANH RELU MATMUL SUM
-              RESHAPE TRANSPOSE INDEX sum_to_shape topological_order input_gradients Node
-              Operators Value HasParameters Module Linear ReLU MSELoss""",
+    "nb02": """linear mse numerical_gradient normalize Trainable HasParameters Module Linear
+              ReLU MSELoss""",
+    "nb02b": """Scalar as_scalar order_of_making Rule ADD MULTIPLY DIVIDE POWER EXP LOG TANH
+               RELU MATMUL SUM RESHAPE TRANSPOSE INDEX sum_to_shape topological_order
+               input_gradients Node Operators Value""",
+    "nb02c": """fans glorot_normal kaiming_normal kaiming_uniform""",
     "nb03": """logsumexp log_softmax nll_loss cross_entropy Parameter Container Sequential
               Optimizer SGD""",
     "nb03a": """read_batch common_kind held_generators generator_state set_generator_state
@@ -1342,6 +1354,8 @@ _topics = {
     "results": "nb00i",
     "sample_sentences": "nb00k",
     "fully_connected": "nb02",
+    "autograd": "nb02b",
+    "initialisation": "nb02c",
     "minibatch_training": "nb03",
     "workers": "nb03a",
     "data_loaders": "nb03b",
@@ -1514,15 +1528,22 @@ if TYPE_CHECKING:  # what editors and type checkers read
         matmul_shape as matmul_shape, frobenius_norm as frobenius_norm, matmul as matmul,
     )
     from .nb02 import (
-        normalize as normalize, linear as linear, fans as fans, glorot_normal as glorot_normal,
-        kaiming_normal as kaiming_normal, kaiming_uniform as kaiming_uniform, mse as mse,
-        numerical_gradient as numerical_gradient, Rule as Rule, ADD as ADD,
-        MULTIPLY as MULTIPLY, DIVIDE as DIVIDE, POWER as POWER, EXP as EXP, LOG as LOG,
-        TANH as TANH, RELU as RELU, MATMUL as MATMUL, SUM as SUM, RESHAPE as RESHAPE,
-        TRANSPOSE as TRANSPOSE, INDEX as INDEX, sum_to_shape as sum_to_shape,
-        topological_order as topological_order, input_gradients as input_gradients,
-        Node as Node, Operators as Operators, Value as Value, HasParameters as HasParameters,
+        linear as linear, mse as mse, numerical_gradient as numerical_gradient,
+        normalize as normalize, Trainable as Trainable, HasParameters as HasParameters,
         Module as Module, Linear as Linear, ReLU as ReLU, MSELoss as MSELoss,
+    )
+    from .nb02b import (
+        Scalar as Scalar, as_scalar as as_scalar, order_of_making as order_of_making,
+        Rule as Rule, ADD as ADD, MULTIPLY as MULTIPLY, DIVIDE as DIVIDE, POWER as POWER,
+        EXP as EXP, LOG as LOG, TANH as TANH, RELU as RELU, MATMUL as MATMUL, SUM as SUM,
+        RESHAPE as RESHAPE, TRANSPOSE as TRANSPOSE, INDEX as INDEX,
+        sum_to_shape as sum_to_shape, topological_order as topological_order,
+        input_gradients as input_gradients, Node as Node, Operators as Operators,
+        Value as Value,
+    )
+    from .nb02c import (
+        fans as fans, glorot_normal as glorot_normal, kaiming_normal as kaiming_normal,
+        kaiming_uniform as kaiming_uniform,
     )
     from .nb03 import (
         logsumexp as logsumexp, log_softmax as log_softmax, nll_loss as nll_loss,
@@ -1856,11 +1877,11 @@ if TYPE_CHECKING:  # what editors and type checkers read
         smoothed_sequence_loss as smoothed_sequence_loss,
     )
     from . import (
-        nb00, nb00b, nb00c, nb00d, nb00e, nb00f, nb00i, nb00k, nb02, nb03, nb03a, nb03b, nb03c,
-        nb03d, nb03e, nb03f, nb03g, nb03h, nb03i, nb03j, nb03k, nb03l, nb04, nb04a, nb04b,
-        nb04c, nb04d, nb04e, nb04f, nb05, nb05c, nb06, nb06b, nb06c, nb06d, nb06e, nb06f,
-        nb06g, nb07, nb07a, nb07b, nb07c, nb07d, nb08, nb08a, nb08b, nb08c, nb08d, nb09, nb09a,
-        nb09b, nb09c, nb09d, nb09e, nb10, nb11, nb11b, nb11c, nb11d, nb12b,
+        nb00, nb00b, nb00c, nb00d, nb00e, nb00f, nb00i, nb00k, nb02, nb02b, nb02c, nb03, nb03a,
+        nb03b, nb03c, nb03d, nb03e, nb03f, nb03g, nb03h, nb03i, nb03j, nb03k, nb03l, nb04,
+        nb04a, nb04b, nb04c, nb04d, nb04e, nb04f, nb05, nb05c, nb06, nb06b, nb06c, nb06d,
+        nb06e, nb06f, nb06g, nb07, nb07a, nb07b, nb07c, nb07d, nb08, nb08a, nb08b, nb08c,
+        nb08d, nb09, nb09a, nb09b, nb09c, nb09d, nb09e, nb10, nb11, nb11b, nb11c, nb11d, nb12b,
     )
     exports = nb00
     samples = nb00b
@@ -1871,6 +1892,8 @@ if TYPE_CHECKING:  # what editors and type checkers read
     results = nb00i
     sample_sentences = nb00k
     fully_connected = nb02
+    autograd = nb02b
+    initialisation = nb02c
     minibatch_training = nb03
     workers = nb03a
     data_loaders = nb03b
