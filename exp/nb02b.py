@@ -6,7 +6,7 @@ By the end you will have written a number that knows its own gradient, drawn how
 # cell 9b759c02 a6284e · Automatic differentiation: numbers that remember where they came from
 from __future__ import annotations
 
-# generated from nbs/02b_autograd.ipynb: do not edit · 4eff77
+# generated from nbs/02b_autograd.ipynb: do not edit · 32814d
 __all__ = [
     "Scalar",
     "as_scalar",

@@ -6,7 +6,7 @@ By the end you will have predicted what fifty random layers do to an image and m
 # cell ef564caf a6284e · Initialisation: random weights of the right size
 from __future__ import annotations
 
-# generated from nbs/02c_initialisation.ipynb: do not edit · d05357
+# generated from nbs/02c_initialisation.ipynb: do not edit · 699b1a
 __all__ = [
     "fans",
     "glorot_normal",

@@ -27,7 +27,7 @@ __all__ = [
     "lsuv",
 ]
 
-# cell 26e0fc49 0ff7e4 · Convolutions, hooks and a good start
+# cell 26e0fc49 6fa088 · Convolutions, hooks and a good start
 import math
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -37,7 +37,7 @@ import torch
 from torch import Tensor, nn
 
 from exp.nb01 import show_images
-from exp.nb02 import kaiming_uniform
+from exp.nb02c import kaiming_uniform
 from exp.nb03d import evaluating, random_kept
 from exp.nb03f import Callback
 from exp.nb04 import Learner
