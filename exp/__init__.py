@@ -1172,7 +1172,7 @@ nb11d (sentence_pairs): Sentence pairs: from tokens to batches
     count_real      Count the tokens that are not padding.
     masked_loss     Return the mean cross-entropy over all real tokens; padding does not count.
 
-nb12b (transformer): The Transformer: attention and nothing else
+nb12b (transformer): The Transformer: attention and little else
     attention_weights             Return how much each query takes from each key: the softmax of
                                   their scaled products.
     scaled_dot_product_attention  Mix the values, with the weights that queries and keys give.
@@ -1180,18 +1180,18 @@ nb12b (transformer): The Transformer: attention and nothing else
                                   numbers.
     allowed                       Combine masks that are True where one must not look into one that
                                   is True where one may.
+    sinusoidal_positions          Describe each place by sines and cosines, from fast ones to slow
+                                  ones.
     TransformerEncoderLayer       Each place looks at all places, and then thinks for itself.
     TransformerDecoderLayer       Each place looks at the places before it, then at the source, and
                                   then thinks for itself.
-    sinusoidal_positions          Describe each place by sines and cosines, from fast ones to slow
-                                  ones.
     Transformer                   Translate sequences of numbers: encoder, decoder, and what turns
                                   numbers into vectors.
     smoothed_sequence_loss        Return the mean cross-entropy with a share of each target spread
                                   evenly over all tokens.
 """
 
-# generated from the notebooks: do not edit · 882b2c
+# generated from the notebooks: do not edit · d9ac30
 
 import importlib as _importlib
 import importlib.machinery as _machinery
@@ -1339,7 +1339,7 @@ _names = {
                SPECIAL_TOKENS TextVocab PairDataset pad_right collate_pairs SortSampler
                SortishSampler count_real masked_loss""",
     "nb12b": """attention_weights scaled_dot_product_attention MultiheadAttention allowed
-               TransformerEncoderLayer TransformerDecoderLayer sinusoidal_positions Transformer
+               sinusoidal_positions TransformerEncoderLayer TransformerDecoderLayer Transformer
                smoothed_sequence_loss""",
 }
 _home = {name: module for module, names in _names.items() for name in names.split()}
@@ -1871,9 +1871,9 @@ if TYPE_CHECKING:  # what editors and type checkers read
         attention_weights as attention_weights,
         scaled_dot_product_attention as scaled_dot_product_attention,
         MultiheadAttention as MultiheadAttention, allowed as allowed,
+        sinusoidal_positions as sinusoidal_positions,
         TransformerEncoderLayer as TransformerEncoderLayer,
-        TransformerDecoderLayer as TransformerDecoderLayer,
-        sinusoidal_positions as sinusoidal_positions, Transformer as Transformer,
+        TransformerDecoderLayer as TransformerDecoderLayer, Transformer as Transformer,
         smoothed_sequence_loss as smoothed_sequence_loss,
     )
     from . import (
