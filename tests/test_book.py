@@ -412,7 +412,8 @@ def test_what_a_reader_does_not_see(made_up):
 
 def test_nothing_is_loaded_from_the_network(made_up):
     page = soup(made_up / "01_first.html")
-    assert page.find("b", string="kept") and not page.select("script")
+    assert page.find("b", string="kept")
+    assert [script["src"] for script in page.select("script")] == ["book.js"]
     problems = json.loads((made_up.parent / "problems.json").read_text())
     assert len(problems) == 1 and "https://example.org/x.js" in problems[0]
 
@@ -453,3 +454,32 @@ def test_command_shows_stored_outputs(made_up, tmp_path):
     assert re.search(r"wrote .*index.html", done.stdout)
     assert "https://example.org/x.js" in done.stderr
     assert dangling(tmp_path / "book") == []
+
+
+def test_search_finds_names_headings_and_words_from_a_folder(made_up, browser):
+
+    def run(script):
+        result = browser.call(
+            "Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True
+        )
+        return result["result"].get("value")
+
+    browser.open(made_up / "02_other.html", 1250)
+    ask = """(async words => {
+        const box = document.getElementById("search");
+        box.focus(); box.value = words; box.dispatchEvent(new Event("input"));
+        await new Promise(done => setTimeout(done, 300));
+        return [...document.querySelectorAll(".found li")].map(
+            li => [li.querySelector("a")?.getAttribute("href"), li.innerText]);
+    })"""
+    (link, text), *_ = run(f"{ask}('f')")
+    assert link == "01_first.html#Sums" and "Sums" in text
+    (link, text), *_ = run(f"{ask}('stripe TEAL')")
+    assert link == "01_first.html#Sums" and "stripe is teal" in text
+    assert run(f"{ask}('torch.nn.linear')")[0][0] == "02_other.html"
+    assert run(f"{ask}('zebra')") == [[None, "Nothing found."]]
+    assert run("document.querySelectorAll('.copy').length") >= 1
+    dark = (
+        "(document.querySelector('.tools button').click(), document.documentElement.dataset.theme)"
+    )
+    assert [run(dark) for _ in range(3)] == ["light", "dark", None]

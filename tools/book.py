@@ -38,6 +38,7 @@ from notebooks import Cell, Notebook, find, read
 from parts import Part, duration, minutes, read_parts
 from project import cli, settings, show
 from render import gather
+from search_index import as_script, sections_of
 
 HERE = Path(__file__).parent / "book"  # the templates and the style sheet
 OURS = '<meta name="generator" content="tools/book.py">'  # marks the pages that may be replaced
@@ -201,6 +202,11 @@ def write_book(
             **shared, **around, page=page, body=body, sections=sections
         )
     drawn = "".join(files.values())
+    files["book.js"] = (HERE / "book.js").read_text("utf-8")
+    files["search.js"] = as_script(
+        section for page, (_, labels) in zip(book, bodies, strict=True)
+        for section in sections_of(page.notebook, page.file, page.notebook.title, labels)
+    )  # fmt: skip
     files["book.css"] = (HERE / "book.css").read_text("utf-8") + math_font(drawn)
     for name, text in files.items():
         (folder / name).write_text(text, "utf-8")
