@@ -1,9 +1,9 @@
-"""Timing and results: figures you can trust
+"""Timing and results: figures that you can trust
 
-By the end you will have `timed`, which measures a call and shows how far its samples lie apart, and `record_result` and `record_experiment`, which keep a figure together with how it came about.
+By the end you will be able to time a call and say how far to trust the time, and to keep a figure together with how it came about, so that no page of this book has a measurement typed by hand.
 """
 
-# generated from nbs/00i_results.ipynb: do not edit · 732668
+# generated from nbs/00i_results.ipynb: do not edit · ed66ad
 __all__ = [
     "Timing",
     "timed",
@@ -14,7 +14,7 @@ __all__ = [
     "recorded_experiment",
 ]
 
-# cell 9a30c12e 0e3f0a · Timing and results: figures you can trust
+# cell 9a30c12e 0e3f0a · Timing and results: figures that you can trust
 import gc
 import json
 import math
