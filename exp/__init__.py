@@ -150,7 +150,7 @@ nb00f (sample_languages): Sample languages: nouns with a gender, and dates in wo
                    2099.
     draw_dates     Draw days between 1600 and 2099: pairs (one of the day's wordings, its ISO form).
 
-nb00i (results): Timing and results: figures you can trust
+nb00i (results): Timing and results: figures that you can trust
     Timing               The time that a call takes, measured several times.
     timed                Time a call: `repeat` samples of `number` calls each, after `warmup` calls
                          that do not count.
@@ -1191,7 +1191,7 @@ nb12b (transformer): The Transformer: attention and little else
                                   evenly over all tokens.
 """
 
-# generated from the notebooks: do not edit · d9ac30
+# generated from the notebooks: do not edit · 391b13
 
 import importlib as _importlib
 import importlib.machinery as _machinery
