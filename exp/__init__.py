@@ -575,7 +575,7 @@ nb04d (checkpoints): Checkpoints: a training that survives
     SaveBest          Write the weights into a file whenever the monitored result is the best of the
                       fit so far.
 
-nb04e (recipes): Recipes: what people look for, each in a few lines
+nb04e (recipes): Recipes: what most trainings need at some point, each in a few lines
     renew_statistics   Compute running statistics of normalisation layers anew, as means over the
                        training batches.
     WeightAverage      Average the weights over a training, validate with the average, and end with
@@ -596,14 +596,14 @@ nb04e (recipes): Recipes: what people look for, each in a few lines
     ValidateEvery      Evaluate on the validation set after every n-th step; `rows` keeps what came
                        out.
 
-nb04f (other_tools): With other tools: loggers, dicts, closures, scikit-learn
+nb04f (other_tools): Working with other tools: loggers, dicts, closures, scikit-learn
     TensorBoardLogger  Write losses and rates by step, and the results of each epoch, into a folder
                        for TensorBoard.
     ClosureStep        Step with an optimizer that needs a closure, such as `torch.optim.LBFGS`.
     LearnerEstimator   A training with scikit-learn's interface: for `cross_val_score`,
                        `GridSearchCV`, pipelines.
 
-nb05 (anneal): Annealing: a rate for every moment
+nb05 (anneal): Annealing: a learning rate for every moment
     Schedule             A value for each position in training: 0 is the first step, 1 the last.
     ConstantSchedule     Stay at `value` throughout.
     LinearSchedule       Move from `start` to `end` in a straight line.
@@ -983,7 +983,7 @@ nb08d (points): Where is it? Points from pictures
     eye_distance_error  Average the distance to the true points, as a share of that between the true
                         eyes.
 
-nb09 (collab): Collaborative filtering: films by the people who watched them
+nb09 (collab): Collaborative filtering: films for you, from what others liked
     Ratings               Who rated what: the places of users and items among their sorted ids, and
                           the ratings.
     read_movielens        Read `u.data` and `u.item` of MovieLens 100K: the ratings, and the titles
@@ -1191,7 +1191,7 @@ nb12b (transformer): The Transformer: attention and little else
                                   evenly over all tokens.
 """
 
-# generated from the notebooks: do not edit · 391b13
+# generated from the notebooks: do not edit · d6f85b
 
 import importlib as _importlib
 import importlib.machinery as _machinery

@@ -1,12 +1,12 @@
 """Workers: batches made by other processes
 
-By the end you will have worker processes that read ahead of a training, always in the same order and with random numbers of their own, and that never leave it waiting: whatever goes wrong in one of them arrives as an error that says what it was.
+By the end you will have worker processes that read ahead of a training, always in the same order and each with random numbers of its own. If one of them fails or dies, the training stops with an error that says why, and never hangs.
 """
 
 # cell 0271e179 a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/03a_workers.ipynb: do not edit · f68771
+# generated from nbs/03a_workers.ipynb: do not edit · 1efba3
 __all__ = [
     "read_batch",
     "common_kind",

@@ -1,12 +1,12 @@
 """Metrics: figures that do not depend on the batches
 
-By the end you will have metrics that say the same whatever the batch size: means that divide by what their function divided by, scores that are not means at all, and one protocol for all of them.
+By the end you will have metrics that come out the same for every batch size: means that divide by what their function divided by, scores that are not means at all, and one protocol for all of them.
 """
 
 # cell b6f66f3b a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/03e_metrics.ipynb: do not edit · 41766c
+# generated from nbs/03e_metrics.ipynb: do not edit · c90eb1
 __all__ = [
     "divides_by",
     "divisor_of",

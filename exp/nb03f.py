@@ -1,12 +1,12 @@
 """Events: a loop that others can extend
 
-By the end you will have a written order of everything that happens in a training, and callbacks that take part in it: each a class of a few lines that knows nothing of the others, checked when it is defined.
+By the end you will have a fixed order for everything that happens in a training, and callbacks that hook into it: small classes that know nothing of each other, each checked when it is defined.
 """
 
 # cell 8f8aec18 a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/03f_events.ipynb: do not edit · 71f621
+# generated from nbs/03f_events.ipynb: do not edit · c8097b
 __all__ = [
     "EVENTS",
     "Cancel",

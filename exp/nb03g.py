@@ -1,12 +1,12 @@
 """Progress: a training that shows itself
 
-By the end you will have a training that reports without being asked: a line an epoch in a log, a bar on a terminal, a table with its curve in a notebook; and a summary of any model, layer by layer.
+By the end you will have a training that reports without being asked: one line per epoch in a log, a bar in a terminal, a table with its curve in a notebook. And you will have a summary of any model, layer by layer.
 """
 
 # cell c7a470e0 a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/03g_progress.ipynb: do not edit · e94cbc
+# generated from nbs/03g_progress.ipynb: do not edit · 11f2d2
 __all__ = [
     "Recorder",
     "thin",

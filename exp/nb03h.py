@@ -1,12 +1,12 @@
 """Files: complete, and safe to open
 
-By the end you can save any state of a training, tensors and numbers nested as they come, in one file that is safe to open and is either complete or absent.
+By the end you will be able to save the state of a training, however deeply its tensors and numbers are nested, in one file that is safe to open and is either complete or absent.
 """
 
 # cell 70867f87 a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/03h_files.ipynb: do not edit · dad277
+# generated from nbs/03h_files.ipynb: do not edit · 046e79
 __all__ = [
     "pack",
     "unpack",

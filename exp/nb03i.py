@@ -1,12 +1,12 @@
 """Guards: errors that say what to do
 
-By the end you will have the guards of a training: wrong parts are refused when they are put together, silent mistakes in the first batch, and an error from deep inside PyTorch arrives with the batch, the shapes and a hint.
+By the end you will have guards around a training: they refuse parts that do not fit, catch silent mistakes in the first batch, and add the batch, the shapes and a hint to an error from deep inside PyTorch.
 """
 
 # cell 64fd36a0 a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/03i_guards.ipynb: do not edit · 69597e
+# generated from nbs/03i_guards.ipynb: do not edit · 4a5169
 __all__ = [
     "check_parts",
     "check_loader",

@@ -1,12 +1,12 @@
 """Fingerprints: telling two runs apart
 
-By the end you can describe what a run is made of, model, data, loss and settings, in a few lines of text, compare two such descriptions, and name what differs.
+By the end you will be able to describe a run (its model, data, loss and settings) in a few lines of text, compare two such descriptions, and name what differs.
 """
 
 # cell d3b4e998 a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/03k_fingerprints.ipynb: do not edit · 68b55c
+# generated from nbs/03k_fingerprints.ipynb: do not edit · e8f9ee
 __all__ = [
     "digest",
     "fingerprint",

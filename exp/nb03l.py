@@ -1,12 +1,12 @@
 """The state of an optimizer, by name
 
-By the end you can give an optimizer what another one has gathered for each parameter, whatever order the two got their parameters in.
+By the end you will be able to hand one optimizer what another has gathered for each parameter, even if the two hold their parameters in different orders.
 """
 
 # cell d59932e0 a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/03l_optimizer_state.ipynb: do not edit · a9af29
+# generated from nbs/03l_optimizer_state.ipynb: do not edit · 9c98b6
 __all__ = [
     "group_names",
     "load_optimizer_state",

@@ -1,12 +1,12 @@
 """The Learner: a training loop that reads from top to bottom
 
-By the end you will have a `Learner` that trains any model: predict, loss, backward, step, with an event between them; that reports without being asked, tells the truth in its metrics, and leaves everything as it was when something goes wrong.
+By the end you will have a `Learner` that trains any model, and a way to change what happens at any point of a training without touching its loop. Its metrics are exact, and when something goes wrong it leaves everything as it was.
 """
 
 # cell a177f35a a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/04_callbacks.ipynb: do not edit · 7cac59
+# generated from nbs/04_callbacks.ipynb: do not edit · dbb15c
 __all__ = [
     "Learner",
 ]

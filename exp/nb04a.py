@@ -1,12 +1,12 @@
 """Watching a training: curves, and a log that survives
 
-By the end you will be able to draw what the record of a training holds, choose how a training shows itself, and keep every epoch's results in a file that survives the process.
+By the end you will be able to see at a glance from its curves how a training went, choose what it shows while it runs, and keep the results of every epoch in a file that survives a crash.
 """
 
 # cell f84825e1 a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/04a_watching.ipynb: do not edit · f70a1f
+# generated from nbs/04a_watching.ipynb: do not edit · 96e675
 __all__ = [
     "plot_metrics",
     "plot_rates",

@@ -1,12 +1,12 @@
 """Everyday callbacks: devices, gradients, stopping
 
-By the end you can train on a GPU with one word, keep gradients in bounds, take large steps with little memory, and let a training stop by itself.
+By the end you will be able to train on a GPU by adding one word, keep gradients in bounds, train with batches larger than the memory holds, and let a training stop by itself.
 """
 
 # cell ae6c2ed0 a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/04b_everyday_callbacks.ipynb: do not edit · ea4f47
+# generated from nbs/04b_everyday_callbacks.ipynb: do not edit · cca358
 __all__ = [
     "default_device",
     "to_device",

@@ -1,12 +1,12 @@
 """Saving: weights, and models that travel
 
-By the end you can save the weights of a model, load weights from elsewhere, in whole or in part, and send a model with everything that predicting needs in one file that is safe to open.
+By the end you will be able to save the weights of a model, load all or some of another model's weights, and send a model with everything it needs to predict, in one file that is safe to open.
 """
 
 # cell 7cf2aa79 a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/04c_saving.ipynb: do not edit · 1fc885
+# generated from nbs/04c_saving.ipynb: do not edit · c0410c
 __all__ = [
     "unwrapped",
     "save_weights",

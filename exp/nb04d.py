@@ -1,12 +1,12 @@
 """Checkpoints: a training that survives
 
-By the end a training that was killed at any moment resumes as if nothing had happened, to the last bit; a folder of another run is refused; and the best weights are kept.
+By the end you will have trainings that can be killed at any moment and resume as if nothing had happened, to the last bit, that keep their best weights, and that refuse the folder of another run.
 """
 
 # cell a09b0626 a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/04d_checkpoints.ipynb: do not edit · 6d0768
+# generated from nbs/04d_checkpoints.ipynb: do not edit · 4efcc1
 __all__ = [
     "learner_state",
     "restore_learner",

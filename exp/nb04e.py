@@ -1,12 +1,12 @@
-"""Recipes: what people look for, each in a few lines
+"""Recipes: what most trainings need at some point, each in a few lines
 
-By the end you can give parts of a model their own learning rate, freeze and unfreeze them, follow any of PyTorch's schedulers, average weights, and validate as often as you like.
+By the end you will be able to give parts of a model their own learning rate, freeze and unfreeze them, follow any of PyTorch's schedulers, average weights, and validate as often as you like.
 """
 
 # cell 3579890a a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/04e_recipes.ipynb: do not edit · b44d70
+# generated from nbs/04e_recipes.ipynb: do not edit · 258602
 __all__ = [
     "renew_statistics",
     "WeightAverage",

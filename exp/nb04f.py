@@ -1,12 +1,12 @@
-"""With other tools: loggers, dicts, closures, scikit-learn
+"""Working with other tools: loggers, dicts, closures, scikit-learn
 
-By the end you can follow a training in TensorBoard or any other tracker, feed models that take their inputs by name, step with optimizers that evaluate the loss several times, and hand a training to scikit-learn.
+By the end you will be able to follow a training in TensorBoard or any other tracker, train models that take their inputs by name, use optimizers that evaluate the loss several times a step, and hand a training to scikit-learn.
 """
 
 # cell 764afe02 a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/04f_other_tools.ipynb: do not edit · 392f54
+# generated from nbs/04f_other_tools.ipynb: do not edit · e94651
 __all__ = [
     "TensorBoardLogger",
     "ClosureStep",

@@ -1,12 +1,12 @@
-"""Annealing: a rate for every moment
+"""Annealing: a learning rate for every moment
 
-By the end you will have schedules that move any setting of the optimizer during training, and the one-cycle policy, equal to PyTorch's at every step and measured against constant rates and a plain cosine.
+By the end you will have seen why a learning rate should fall while a network trains, and you will have schedules for any setting of the optimizer, with one cycle, equal to PyTorch's at every step, measured against constant rates and a plain cosine.
 """
 
 # cell 2d81e2ab a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/05_anneal.ipynb: do not edit · ed731f
+# generated from nbs/05_anneal.ipynb: do not edit · 67f872
 __all__ = [
     "Schedule",
     "ConstantSchedule",

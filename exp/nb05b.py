@@ -1,12 +1,12 @@
 """The learning-rate finder
 
-By the end you will know how large a learning rate may be on a bowl, and have a tool that finds a rate for any model in a few seconds and leaves no trace: not in the weights, not in the optimizer, not in the random numbers.
+By the end you will know when a learning rate is too large, exactly for a bowl and within seconds for any model, with a tool that leaves no trace in the weights, the optimizer or the random numbers.
 """
 
 # cell c23cc91d a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/05b_lr_find.ipynb: do not edit · 306539
+# generated from nbs/05b_lr_find.ipynb: do not edit · 3a6469
 __all__ = [
     "smooth",
     "RateSweep",

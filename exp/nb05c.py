@@ -1,12 +1,12 @@
 """Optimizers: a step made of parts
 
-By the end you will have RMSprop, Adam, AdamW and LAMB, put together from parts that fit in any order, each equal to PyTorch's version or to its paper, and you will have seen what every part is for.
+By the end you will have built RMSprop, Adam, AdamW and LAMB from parts that combine freely, each equal to PyTorch's version or to its paper, and you will have seen what every part is for.
 """
 
 # cell 50fee2b7 a6284e · Imports
 from __future__ import annotations
 
-# generated from nbs/05c_optimizers.ipynb: do not edit · 79f04e
+# generated from nbs/05c_optimizers.ipynb: do not edit · 2503b3
 __all__ = [
     "Part",
     "ComposedOptimizer",

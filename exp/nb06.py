@@ -1,12 +1,12 @@
 """Convolutions, hooks and a good start
 
-By the end you will have a convolutional network that reads handwritten digits, built from your own convolution, and you will be able to look inside it while it trains and to choose initial weights that suit its depth.
+By the end you will have a convolutional network that reads handwritten digits, built from your own convolution, and you will be able to look inside it while it trains, see what is wrong, and choose initial weights that cure it.
 """
 
 # cell 26e0fc49 a6284e · Convolutions, hooks and a good start
 from __future__ import annotations
 
-# generated from nbs/06_cuda_cnn_hooks_init.ipynb: do not edit · a38793
+# generated from nbs/06_cuda_cnn_hooks_init.ipynb: do not edit · 43573e
 __all__ = [
     "show_batch",
     "conv_output_size",

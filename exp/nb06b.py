@@ -1,12 +1,12 @@
 """Normalisation and residual networks
 
-By the end you will have batch normalisation and its relatives, equal to PyTorch's in training and in evaluation, residual networks of any depth that can load published weights, and a table of what each layer costs.
+By the end you will have built batch normalisation and its relatives, equal to PyTorch's in training and in evaluation, residual networks of any depth that can load published weights, and a table of what each layer costs.
 """
 
 # cell 7a477932 a6284e · Normalisation and residual networks
 from __future__ import annotations
 
-# generated from nbs/06b_resnet.ipynb: do not edit · 2d0339
+# generated from nbs/06b_resnet.ipynb: do not edit · 5f45d0
 __all__ = [
     "normalize_over",
     "BatchNorm",

@@ -1,12 +1,12 @@
 """Scale: half precision and many processes
 
-By the end you will be able to run the training that you have in half precision, with another memory layout, compiled, or on several processes at once: each with one line, and with the same result up to rounding.
+By the end you will be able to run a training in half precision, with another memory layout, compiled, or on several processes at once, each by changing one line, and you will know how far its result may differ.
 """
 
 # cell 852a8a91 a6284e · Scale: half precision and many processes
 from __future__ import annotations
 
-# generated from nbs/06c_scale.ipynb: do not edit · a49f3d
+# generated from nbs/06c_scale.ipynb: do not edit · c84db0
 __all__ = [
     "MixedPrecision",
     "ChannelsLast",

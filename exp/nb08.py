@@ -1,12 +1,12 @@
 """Transfer: a network trained elsewhere learns your pictures
 
-By the end you will have fine-tuned a real ImageNet network on a few hundred pictures in ten lines, and you will have measured what each step of fine-tuning is worth, why the plain recipe loses to a linear model when pictures are few, and what turns that round.
+By the end you will have fine-tuned a real ImageNet network on a few hundred pictures in ten lines, and you will have measured what each step of fine-tuning is worth, why the plain recipe loses to a linear model when pictures are few, and what reverses this.
 """
 
 # cell fd0bb9ee a6284e · Transfer: a network trained elsewhere learns your pictures
 from __future__ import annotations
 
-# generated from nbs/08_vision.ipynb: do not edit · 9504af
+# generated from nbs/08_vision.ipynb: do not edit · 09e161
 __all__ = [
     "ConcatPool",
     "VisionModel",

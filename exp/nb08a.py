@@ -1,12 +1,12 @@
 """Several labels at once
 
-By the end you will have a network that names everything it sees in a picture, or nothing; the loss that trains it, equal to PyTorch's in values and gradients; scores with their trivial baseline beside them; and a threshold that is chosen for a reason.
+By the end you will have a network that names everything it sees in a picture, which may be nothing; the loss that trains it, equal to PyTorch's in values and gradients; scores beside the baseline that they must beat; and a threshold chosen for a reason.
 """
 
 # cell 2b3092c6 a6284e · Several labels at once
 from __future__ import annotations
 
-# generated from nbs/08a_targets.ipynb: do not edit · 543f19
+# generated from nbs/08a_targets.ipynb: do not edit · f2edb4
 __all__ = [
     "binary_cross_entropy_with_logits",
     "accuracy_multi",

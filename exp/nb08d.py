@@ -1,12 +1,12 @@
 """Where is it? Points from pictures
 
-By the end you will have networks that point: at the middle of a head, and at five places in a face, with an error in pixels, a split that does not deceive, and a body that learned classes and now measures.
+By the end you will have networks that point: at the middle of a head, and at five places in a face, with an error in pixels, a split that does not flatter them, and a body that once learned to classify and now measures.
 """
 
 # cell d4fbb2dd a6284e · Where is it? Points from pictures
 from __future__ import annotations
 
-# generated from nbs/08d_points.ipynb: do not edit · 466587
+# generated from nbs/08d_points.ipynb: do not edit · 10034b
 __all__ = [
     "read_head_centre",
     "show_points",

@@ -1,12 +1,12 @@
-"""Collaborative filtering: films by the people who watched them
+"""Collaborative filtering: films for you, from what others liked
 
-By the end you will have a model that learns from ratings alone: it fills in every rating that is missing, better than any average, and shows what it has found out about films that it never saw.
+By the end you will have a model that learns from ratings alone: it predicts every missing rating, better than any average, and shows what it has found out about the films, of which it knows no more than a number.
 """
 
-# cell c0110002 a6284e · Collaborative filtering: films by the people who watched them
+# cell c0110002 a6284e · Collaborative filtering: films for you, from what others liked
 from __future__ import annotations
 
-# generated from nbs/09_collab.ipynb: do not edit · c9c166
+# generated from nbs/09_collab.ipynb: do not edit · 75cc6b
 __all__ = [
     "Ratings",
     "read_movielens",
@@ -21,7 +21,7 @@ __all__ = [
     "principal_components",
 ]
 
-# cell c0110002 c9b7d9 · Collaborative filtering: films by the people who watched them
+# cell c0110002 c9b7d9 · Collaborative filtering: films for you, from what others liked
 import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass

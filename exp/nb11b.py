@@ -1,12 +1,12 @@
 """A language model, character by character
 
-By the end you will have language models that read a text in order without losing their place, a table in bits that shows which of them is better and what that costs, and new text written by the best.
+By the end you will have language models that read a text in order without losing their place, a table that compares them, after the same training time, in bits per character, and new text written by the best.
 """
 
 # cell 0922d374 a6284e · A language model, character by character
 from __future__ import annotations
 
-# generated from nbs/11b_language_model.ipynb: do not edit · 308796
+# generated from nbs/11b_language_model.ipynb: do not edit · 9d087d
 __all__ = [
     "bits_per_character",
     "split_tail",
