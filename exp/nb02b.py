@@ -6,10 +6,11 @@ By the end you will have written a number that knows its own gradient, drawn how
 # cell 9b759c02 a6284e · Automatic differentiation: numbers that remember where they came from
 from __future__ import annotations
 
-# generated from nbs/02b_autograd.ipynb: do not edit · 32814d
+# generated from nbs/02b_autograd.ipynb: do not edit · 678fee
 __all__ = [
-    "Scalar",
     "as_scalar",
+    "ScalarOperators",
+    "Scalar",
     "order_of_making",
     "Rule",
     "ADD",
@@ -44,8 +45,24 @@ from torch import Tensor
 from exp.nb02 import Trainable
 
 
-# cell 7888b228 21b050 · A number that remembers
-class Scalar:
+# cell 1f7d32d8 d74c3f · A number that remembers
+def as_scalar(value: Any) -> Scalar:
+    """Return a Scalar as it is, and a plain number as a new one."""
+    return value if isinstance(value, Scalar) else Scalar(value)
+
+
+class ScalarOperators:
+    """The rest of arithmetic, written with + and ×, and how a number prints itself."""
+
+    def __sub__(self, other: Any) -> Scalar: return self + as_scalar(other) * -1
+    def __rsub__(self, other: Any) -> Scalar: return other + self * -1
+    def __radd__(self, other: Any) -> Scalar: return self + other
+    def __rmul__(self, other: Any) -> Scalar: return self * other
+    def __repr__(self) -> str: return f"Scalar({self.data:g}, gradient {self.grad:g})"
+
+
+# cell 7888b228 2472f2 · A number that remembers
+class Scalar(ScalarOperators):
     """A number that remembers which numbers it was made from, and its slope along each."""
 
     def __init__(self, data: float, sources: tuple[tuple[Scalar, float], ...] = (), made: str = ""):
@@ -75,19 +92,8 @@ class Scalar:
             for source, slope in scalar.sources:
                 source.grad += slope * scalar.grad
 
-    def __sub__(self, other: Any) -> Scalar: return self + as_scalar(other) * -1
-    def __rsub__(self, other: Any) -> Scalar: return other + self * -1
-    def __radd__(self, other: Any) -> Scalar: return self + other
-    def __rmul__(self, other: Any) -> Scalar: return self * other
-    def __repr__(self) -> str: return f"Scalar({self.data:g}, gradient {self.grad:g})"
 
-
-# cell 22e1a359 6b1160 · A number that remembers
-def as_scalar(value: Any) -> Scalar:
-    """Return a Scalar as it is, and a plain number as a new one."""
-    return value if isinstance(value, Scalar) else Scalar(value)
-
-
+# cell 22e1a359 b312a2 · A number that remembers
 def order_of_making(last: Scalar) -> list[Scalar]:
     """List a number and all that it was made from, each after everything it was made from."""
     order, seen = [], set()
