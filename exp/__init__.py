@@ -203,9 +203,10 @@ nb02 (fully_connected): Fully connected networks: from one neuron to a network t
                         `mse`.
 
 nb02b (autograd): Automatic differentiation: numbers that remember where they came from
+    as_scalar          Return a Scalar as it is, and a plain number as a new one.
+    ScalarOperators    The rest of arithmetic, written with + and ×, and how a number prints itself.
     Scalar             A number that remembers which numbers it was made from, and its slope along
                        each.
-    as_scalar          Return a Scalar as it is, and a plain number as a new one.
     order_of_making    List a number and all that it was made from, each after everything it was
                        made from.
     Rule               An operation that can be differentiated: its value, and one gradient formula
@@ -1191,7 +1192,7 @@ nb12b (transformer): The Transformer: attention and little else
                                   evenly over all tokens.
 """
 
-# generated from the notebooks: do not edit · d6f85b
+# generated from the notebooks: do not edit · 10c1e7
 
 import importlib as _importlib
 import importlib.machinery as _machinery
@@ -1224,9 +1225,9 @@ _names = {
               frobenius_norm matmul""",
     "nb02": """linear mse numerical_gradient normalize Trainable HasParameters Module Linear
               ReLU MSELoss""",
-    "nb02b": """Scalar as_scalar order_of_making Rule ADD MULTIPLY DIVIDE POWER EXP LOG TANH
-               RELU MATMUL SUM RESHAPE TRANSPOSE INDEX sum_to_shape topological_order
-               input_gradients Node Operators Value""",
+    "nb02b": """as_scalar ScalarOperators Scalar order_of_making Rule ADD MULTIPLY DIVIDE POWER
+               EXP LOG TANH RELU MATMUL SUM RESHAPE TRANSPOSE INDEX sum_to_shape
+               topological_order input_gradients Node Operators Value""",
     "nb02c": """fans glorot_normal kaiming_normal kaiming_uniform""",
     "nb03": """logsumexp log_softmax nll_loss cross_entropy Parameter Container Sequential
               Optimizer SGD""",
@@ -1533,11 +1534,11 @@ if TYPE_CHECKING:  # what editors and type checkers read
         Module as Module, Linear as Linear, ReLU as ReLU, MSELoss as MSELoss,
     )
     from .nb02b import (
-        Scalar as Scalar, as_scalar as as_scalar, order_of_making as order_of_making,
-        Rule as Rule, ADD as ADD, MULTIPLY as MULTIPLY, DIVIDE as DIVIDE, POWER as POWER,
-        EXP as EXP, LOG as LOG, TANH as TANH, RELU as RELU, MATMUL as MATMUL, SUM as SUM,
-        RESHAPE as RESHAPE, TRANSPOSE as TRANSPOSE, INDEX as INDEX,
-        sum_to_shape as sum_to_shape, topological_order as topological_order,
+        as_scalar as as_scalar, ScalarOperators as ScalarOperators, Scalar as Scalar,
+        order_of_making as order_of_making, Rule as Rule, ADD as ADD, MULTIPLY as MULTIPLY,
+        DIVIDE as DIVIDE, POWER as POWER, EXP as EXP, LOG as LOG, TANH as TANH, RELU as RELU,
+        MATMUL as MATMUL, SUM as SUM, RESHAPE as RESHAPE, TRANSPOSE as TRANSPOSE,
+        INDEX as INDEX, sum_to_shape as sum_to_shape, topological_order as topological_order,
         input_gradients as input_gradients, Node as Node, Operators as Operators,
         Value as Value,
     )
