@@ -12,7 +12,7 @@ __all__ = [
     "draw_dates",
 ]
 
-# cell 4789c881 a7b97d · Sample languages: nouns with a gender, and dates in words
+# cell 4789c881 5ff48f · Sample languages: nouns with a gender, and dates in words
 import random
 from bisect import bisect
 from collections import Counter
@@ -21,11 +21,10 @@ from datetime import date
 from functools import cache
 from itertools import accumulate
 from math import log2
-from pathlib import Path
 from typing import Any, NamedTuple
 
 
-# cell 1c875802 efc9e8 · Words
+# cell 1c875802 5e8099 · Words
 _NOUNS = """
 person: friend ami/amie m/f, brother frère m, sister sœur f, girl|daughter fille f, man homme m,
     woman femme f, child enfant m, teacher professeur m, mother mère f, doctor médecin m,
@@ -41,7 +40,8 @@ text: book livre m, letter lettre f, newspaper|paper journal m, story histoire f
 thing: car voiture/auto f/f, key clé f, hat chapeau m, bag sac m, flower fleur f,
     umbrella parapluie m, bicycle|bike vélo/bicyclette m/f, watch montre f, knife couteau m,
     tree arbre m, shoe chaussure f, computer ordinateur m, photo|picture photo f, coat manteau m,
-    gift|present cadeau m, clock horloge f, boat bateau m, tool outil m, box boîte f, dress robe f, ladder échelle f, lamp lampe f
+    gift|present cadeau m, clock horloge f, boat bateau m,
+    tool outil m, box boîte f, dress robe f, ladder échelle f, lamp lampe f
 place: house maison f, garden jardin m, school école f, hotel hôtel m, kitchen cuisine f,
     church église f, store|shop magasin m, street rue f, park parc m, apartment appartement m,
     office bureau m, bridge pont m, hospital hôpital m, island île f, forest forêt f, tower tour f

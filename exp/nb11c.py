@@ -1,12 +1,12 @@
 """From text to tokens: words, and pieces of words
 
-By the end you will have tokenizers for French and English words, and one that you build yourself, byte-pair encoding, which knows no unknown word.
+By the end you will have tokenizers for two languages, and you will have built one that knows no unknown word: byte-pair encoding, which splits a word that it has never seen into parts that it knows, and which agrees piece by piece with Google's sentencepiece.
 """
 
-# cell a21190e9 a6284e · From text to tokens: words, and pieces of words
+# cell 906179f5 a6284e · From text to tokens: words, and pieces of words
 from __future__ import annotations
 
-# generated from nbs/11c_subwords.ipynb: do not edit · 739831
+# generated from nbs/11c_subwords.ipynb: do not edit · 879b99
 __all__ = [
     "normalize_text",
     "WordTokenizer",
@@ -19,7 +19,7 @@ __all__ = [
     "tokenizer_from_state",
 ]
 
-# cell a21190e9 a171f2 · From text to tokens: words, and pieces of words
+# cell 906179f5 a171f2 · From text to tokens: words, and pieces of words
 import os
 import re
 import sys
@@ -33,7 +33,7 @@ from pathlib import Path
 from typing import Any
 
 
-# cell d37dfb9f 6a8e41 · From text to tokens: words, and pieces of words
+# cell 6f3d050b 6a8e41 · Text is never clean
 _SPACES = dict.fromkeys(map(ord, "\u00a0\u2007\u2009\u200a\u202f\u3000\ufeff"), " ")
 _QUOTES = {ord(c): "'" for c in "‘’‛′"} | {ord(c): '"' for c in "“”„"}
 _INVISIBLE = dict.fromkeys(map(ord, "\u00ad\u200b\u200c\u200d\u2060"), "")
@@ -50,7 +50,7 @@ def normalize_text(text: str) -> str:
     return " ".join(unicodedata.normalize("NFC", text.translate(_FOLDS)).split())
 
 
-# cell 340b1747 1c6193 · From text to tokens: words, and pieces of words
+# cell a4d09e28 1c6193 · Words, by the rules of a language
 _JOINED_LEFT = re.compile(r"[.,;:!?…%)\]]+|'(s|re|ve|ll|d|m|t)|n't|-\w+", re.IGNORECASE)
 _JOINED_RIGHT = re.compile(r"[(\[£€]+|\w+'|-|\$")
 _TWO_IN_ONE = {("can", "not"), ("gon", "na"), ("got", "ta"), ("wan", "na")}
@@ -115,7 +115,7 @@ def _join_words(tokens: list[str], french: bool) -> str:
     return text
 
 
-# cell ab72cfa8 be653f · From text to tokens: words, and pieces of words
+# cell 89ba073c d00ebc · In processes, with an eye on memory
 def physical_cores() -> int:
     """Count the cores that this process may use, two hyperthreads of one core counted once."""
     try:
@@ -128,11 +128,13 @@ def physical_cores() -> int:
 
 
 def tokenize_in_processes(tokenizer: Callable[[str], list[str]], texts: Iterable[str],
-                          processes: int | None = None, chunk: int = 5_000) -> list[list[str]]:
+                          processes: int | None = None, chunk: int = 5_000,
+                          context: str | None = None) -> list[list[str]]:
     """Tokenize texts in `processes` (None: one for each physical core, if there are many texts).
 
     Equal tokens become one object in memory, so that a large text costs little more than its
-    different words.
+    different words; only a few chunks are on their way at any time. `context` is how processes
+    start, as in multiprocessing.
     Raises: ValueError for fewer than one process or one text in a chunk.
     """
     texts = list(texts)
@@ -143,7 +145,7 @@ def tokenize_in_processes(tokenizer: Callable[[str], list[str]], texts: Iterable
     if processes <= 1:
         return [[sys.intern(token) for token in tokenizer(text)] for text in texts]
     chunks, done = [texts[i:i + chunk] for i in range(0, len(texts), chunk)], []
-    with get_context().Pool(processes) as pool:
+    with get_context(context).Pool(processes) as pool:
         for part in pool.imap(partial(_tokenize_chunk, tokenizer), chunks):
             done += [[sys.intern(token) for token in tokens] for tokens in part]
     return done
@@ -153,7 +155,7 @@ def _tokenize_chunk(tokenizer: Callable[[str], list[str]], texts: list[str]) -> 
     return [tokenizer(text) for text in texts]
 
 
-# cell 457e94c7 f8a086 · From text to tokens: words, and pieces of words
+# cell c803718e f8a086 · Byte-pair encoding, fit for use
 _RUNS = re.compile(r"▁?(?:[^\W\d_]+|\d+|[^\w▁]+|_+)|▁")
 
 
@@ -163,7 +165,7 @@ def split_runs(text: str) -> list[str]:
     return _RUNS.findall(marked)
 
 
-# cell 4c4b1413 bbaa18 · From text to tokens: words, and pieces of words
+# cell 8452fdf8 bbaa18 · Byte-pair encoding, fit for use
 class _Corpus:
     """The different runs of a text as lists of symbols, and where each pair of symbols occurs."""
 
@@ -228,7 +230,7 @@ def merge_pair(symbols: Sequence[str], pair: tuple[str, str]) -> list[str]:
     return merged
 
 
-# cell 71778ce4 f0604f · From text to tokens: words, and pieces of words
+# cell 3ebd444d f0604f · Byte-pair encoding, fit for use
 class BytePairTokenizer:
     """Split texts into pieces that were learned by joining the most frequent pair, again and again.
 

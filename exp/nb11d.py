@@ -1,24 +1,26 @@
-"""Sentence pairs: from tokens to batches
+"""Sentence pairs: from a dictionary that learned itself to batches
 
-By the end you will have pairs of sentences in padded batches whose padding changes nothing, a split that leaks nothing, and a dictionary that learned itself by counting.
+By the end you will have a French–English dictionary that was learned by counting, proof that it is not enough, and everything that a network needs to do better: pairs as numbers, a split that leaks nothing, batches with little padding, and a loss that padding cannot change.
 """
 
-# cell e1b32444 a6284e · Sentence pairs: from tokens to batches
+# cell 84fda89e a6284e · Sentence pairs: from a dictionary that learned itself to batches
 from __future__ import annotations
 
-# generated from nbs/11d_sentence_pairs.ipynb: do not edit · da6082
+# generated from nbs/11d_sentence_pairs.ipynb: do not edit · 53a60d
 __all__ = [
     "SentencePair",
     "read_pairs",
     "questions",
-    "hold_out",
-    "references",
+    "learn_dictionary",
+    "align_words",
     "PAD",
     "UNK",
     "BOS",
     "EOS",
     "SPECIAL_TOKENS",
     "TextVocab",
+    "hold_out",
+    "references",
     "PairDataset",
     "pad_right",
     "collate_pairs",
@@ -28,9 +30,9 @@ __all__ = [
     "masked_loss",
 ]
 
-# cell e1b32444 d52a9c · Sentence pairs: from tokens to batches
+# cell 84fda89e c3109a · Sentence pairs: from a dictionary that learned itself to batches
 import re
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from hashlib import sha256
 from pathlib import Path
@@ -45,7 +47,7 @@ from exp.nb03e import divides_by
 from exp.nb11c import normalize_text, tokenizer_from_state
 
 
-# cell 2c424875 58498f · Sentence pairs: from tokens to batches
+# cell 54f353ed 58498f · Pairs
 class SentencePair(NamedTuple):
     """A sentence and its translation."""
 
@@ -71,7 +73,7 @@ def read_pairs(path: str | Path, change: Callable[[str], str] | None = None) -> 
     return [SentencePair(*map(change, pair)) for pair in pairs] if change else pairs
 
 
-# cell 17f2e63e 78cee6 · Sentence pairs: from tokens to batches
+# cell e311e53d 78cee6 · Pairs
 _ENGLISH_QUESTION, _FRENCH_QUESTION = re.compile(r"Wh[^?.!]+\?"), re.compile(r"[^?.!]+\?")
 
 
@@ -85,39 +87,37 @@ def questions(pairs: Iterable[SentencePair]) -> list[SentencePair]:
             and _FRENCH_QUESTION.fullmatch(pair.source)]
 
 
-# cell cf506487 8ae12a · Sentence pairs: from tokens to batches
-def hold_out(pairs: Sequence[SentencePair], n: int, key: str = "target"
-             ) -> tuple[list[SentencePair], list[SentencePair]]:
-    """Split pairs into (train, held): all pairs with one of `n` chosen questions are held out.
+# cell 7dc91c29 a8ea57 · A dictionary that learns itself
+def learn_dictionary(pairs: Iterable[tuple[Sequence[str], Sequence[str]]], rounds: int = 5
+                     ) -> dict[str, dict[str, float]]:
+    """Learn t(e | f) from pairs of token lists: French token -> English token -> chance.
 
-    The questions are the first `n` different sides `key` of `questions(pairs)` in the order of
-    their sha256: the same ones whatever else the list contains, and in whatever order.
-    Raises: ValueError unless there are more than `n` such questions.
+    The French token "" stands in every sentence, for what has no translation.
+    Source: Brown and others (1993), section 4.1, model 1.
     """
-    if key not in SentencePair._fields:
-        raise ValueError(f"key must be 'source' or 'target', got {key!r}")
-    sides = {normalize_text(getattr(pair, key)) for pair in questions(pairs)}
-    if not 0 < n < len(sides):
-        raise ValueError(f"n must lie in 1..{len(sides) - 1}, with {len(sides)} different "
-                         f"questions, got {n}")
-    chosen = set(sorted(sides, key=lambda side: sha256(side.encode()).hexdigest())[:n])
-    parts: tuple[list[SentencePair], list[SentencePair]] = [], []
-    for pair in pairs:
-        parts[normalize_text(getattr(pair, key)) in chosen].append(pair)
-    return parts
+    pairs, chances = [(["", *source], target) for source, target in pairs], {}
+    for _ in range(rounds):
+        votes: dict[str, Counter[str]] = defaultdict(Counter)
+        for source, target in pairs:
+            rows = [chances.get(f, {}) for f in source]
+            for e in target:
+                weights = [row.get(e, 1e-9) for row in rows]
+                total = sum(weights)
+                for f, weight in zip(source, weights, strict=True):
+                    votes[f][e] += weight / total
+        chances = {f: {e: n / row.total() for e, n in row.items()} for f, row in votes.items()}
+    return chances
 
 
-def references(pairs: Iterable[SentencePair]) -> dict[str, list[str]]:
-    """Collect all translations of each source sentence, in the order of the pairs."""
-    found: dict[str, list[str]] = {}
-    for source, target in pairs:
-        translations = found.setdefault(source, [])
-        if target not in translations:
-            translations.append(target)
-    return found
+# cell bb0263e0 ddb3d9 · A dictionary that learns itself
+def align_words(dictionary: Mapping[str, Mapping[str, float]], source: Sequence[str],
+                target: Sequence[str]) -> list[int]:
+    """Return for each target token the place of the source token that explains it best."""
+    return [max(range(len(source)), key=lambda s: dictionary.get(source[s], {}).get(e, 0.0))
+            for e in target]
 
 
-# cell 687cb831 7edacd · Sentence pairs: from tokens to batches
+# cell 5b2156bc 7edacd · Words as numbers
 PAD, UNK, BOS, EOS = range(4)
 SPECIAL_TOKENS = ("<pad>", "<unk>", "<bos>", "<eos>")
 
@@ -184,7 +184,39 @@ class TextVocab:
         return cls(tokenizer_from_state(state["tokenizer"]), state["tokens"])
 
 
-# cell cdc6937f f49ac4 · Sentence pairs: from tokens to batches
+# cell 6da142c0 8ae12a · A split that does not leak
+def hold_out(pairs: Sequence[SentencePair], n: int, key: str = "target"
+             ) -> tuple[list[SentencePair], list[SentencePair]]:
+    """Split pairs into (train, held): all pairs with one of `n` chosen questions are held out.
+
+    The questions are the first `n` different sides `key` of `questions(pairs)` in the order of
+    their sha256: the same ones whatever else the list contains, and in whatever order.
+    Raises: ValueError unless there are more than `n` such questions.
+    """
+    if key not in SentencePair._fields:
+        raise ValueError(f"key must be 'source' or 'target', got {key!r}")
+    sides = {normalize_text(getattr(pair, key)) for pair in questions(pairs)}
+    if not 0 < n < len(sides):
+        raise ValueError(f"n must lie in 1..{len(sides) - 1}, with {len(sides)} different "
+                         f"questions, got {n}")
+    chosen = set(sorted(sides, key=lambda side: sha256(side.encode()).hexdigest())[:n])
+    parts: tuple[list[SentencePair], list[SentencePair]] = [], []
+    for pair in pairs:
+        parts[normalize_text(getattr(pair, key)) in chosen].append(pair)
+    return parts
+
+
+def references(pairs: Iterable[SentencePair]) -> dict[str, list[str]]:
+    """Collect all translations of each source sentence, in the order of the pairs."""
+    found: dict[str, list[str]] = {}
+    for source, target in pairs:
+        translations = found.setdefault(source, [])
+        if target not in translations:
+            translations.append(target)
+    return found
+
+
+# cell 3eea1119 f49ac4 · From pairs to batches
 class PairDataset:
     """Pairs as numbers: item i is (source, target), two tensors that end in EOS.
 
@@ -221,7 +253,7 @@ def _cut(numbers: list[int], longest: int | None) -> Tensor:
     return torch.tensor(numbers)
 
 
-# cell f64db739 89c2aa · Sentence pairs: from tokens to batches
+# cell b2d61381 89c2aa · From pairs to batches
 def pad_right(rows: Sequence[Tensor]) -> Tensor:
     """Stack sequences of different lengths, the shorter ones filled with PAD on the right.
 
@@ -249,7 +281,7 @@ def collate_pairs(samples: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Ten
     return pad_right(sources), target_in, target_out
 
 
-# cell dbedf422 35ab97 · Sentence pairs: from tokens to batches
+# cell b398e4e6 35ab97 · Batches of similar length
 class SortSampler(Sampler):
     """Read the longest samples first, so that those of similar length meet in a batch."""
 
@@ -302,7 +334,7 @@ class SortishSampler(Sampler):
         return torch.cat([*(whole[n] for n in order), *rest])
 
 
-# cell f2e8808e 8a2cc5 · Sentence pairs: from tokens to batches
+# cell 661ba3ba 8a2cc5 · A loss that padding cannot change
 def count_real(logits: Tensor, target: Tensor) -> Tensor:
     """Count the tokens that are not padding."""
     return (target != PAD).count_nonzero()
