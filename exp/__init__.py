@@ -1147,31 +1147,36 @@ nb11c (subwords): From text to tokens: words, and pieces of words
                            pair, again and again.
     tokenizer_from_state   Make a tokenizer from what its `state()` returned.
 
-nb11d (sentence_pairs): Sentence pairs: from tokens to batches
-    SentencePair    A sentence and its translation.
-    read_pairs      Read `fra.txt`: each line is English, a tab, French; `change` is applied to both
-                    sides.
-    questions       Keep the pairs whose sides are both one question, in English one that begins
-                    with Wh.
-    hold_out        Split pairs into (train, held): all pairs with one of `n` chosen questions are
-                    held out.
-    references      Collect all translations of each source sentence, in the order of the pairs.
-    PAD             = range(4)
-    UNK             = range(4)
-    BOS             = range(4)
-    EOS             = range(4)
-    SPECIAL_TOKENS  = ("<pad>", "<unk>", "<bos>", "<eos>")
-    TextVocab       Number the tokens of texts: 0 to 3 are padding, unknown, beginning and end.
-    PairDataset     Pairs as numbers: item i is (source, target), two tensors that end in EOS.
-    pad_right       Stack sequences of different lengths, the shorter ones filled with PAD on the
-                    right.
-    collate_pairs   Make a batch (source, target_in, target_out): read up to a word, and predict the
-                    next one.
-    SortSampler     Read the longest samples first, so that those of similar length meet in a batch.
-    SortishSampler  Shuffle, sort within pieces of many batches, and shuffle the batches, the
-                    longest first.
-    count_real      Count the tokens that are not padding.
-    masked_loss     Return the mean cross-entropy over all real tokens; padding does not count.
+nb11d (sentence_pairs): Sentence pairs: from a dictionary that learned itself to batches
+    SentencePair      A sentence and its translation.
+    read_pairs        Read `fra.txt`: each line is English, a tab, French; `change` is applied to
+                      both sides.
+    questions         Keep the pairs whose sides are both one question, in English one that begins
+                      with Wh.
+    learn_dictionary  Learn t(e | f) from pairs of token lists: French token -> English token ->
+                      chance.
+    align_words       Return for each target token the place of the source token that explains it
+                      best.
+    PAD               = range(4)
+    UNK               = range(4)
+    BOS               = range(4)
+    EOS               = range(4)
+    SPECIAL_TOKENS    = ("<pad>", "<unk>", "<bos>", "<eos>")
+    TextVocab         Number the tokens of texts: 0 to 3 are padding, unknown, beginning and end.
+    hold_out          Split pairs into (train, held): all pairs with one of `n` chosen questions are
+                      held out.
+    references        Collect all translations of each source sentence, in the order of the pairs.
+    PairDataset       Pairs as numbers: item i is (source, target), two tensors that end in EOS.
+    pad_right         Stack sequences of different lengths, the shorter ones filled with PAD on the
+                      right.
+    collate_pairs     Make a batch (source, target_in, target_out): read up to a word, and predict
+                      the next one.
+    SortSampler       Read the longest samples first, so that those of similar length meet in a
+                      batch.
+    SortishSampler    Shuffle, sort within pieces of many batches, and shuffle the batches, the
+                      longest first.
+    count_real        Count the tokens that are not padding.
+    masked_loss       Return the mean cross-entropy over all real tokens; padding does not count.
 
 nb12b (transformer): The Transformer: attention and little else
     attention_weights             Return how much each query takes from each key: the softmax of
@@ -1192,7 +1197,7 @@ nb12b (transformer): The Transformer: attention and little else
                                   evenly over all tokens.
 """
 
-# generated from the notebooks: do not edit · 10c1e7
+# generated from the notebooks: do not edit · 9c6f7b
 
 import importlib as _importlib
 import importlib.machinery as _machinery
@@ -1336,9 +1341,9 @@ _names = {
                ActivationPenalty generate_text""",
     "nb11c": """normalize_text WordTokenizer physical_cores tokenize_in_processes split_runs
                pairs_in merge_pair BytePairTokenizer tokenizer_from_state""",
-    "nb11d": """SentencePair read_pairs questions hold_out references PAD UNK BOS EOS
-               SPECIAL_TOKENS TextVocab PairDataset pad_right collate_pairs SortSampler
-               SortishSampler count_real masked_loss""",
+    "nb11d": """SentencePair read_pairs questions learn_dictionary align_words PAD UNK BOS EOS
+               SPECIAL_TOKENS TextVocab hold_out references PairDataset pad_right collate_pairs
+               SortSampler SortishSampler count_real masked_loss""",
     "nb12b": """attention_weights scaled_dot_product_attention MultiheadAttention allowed
                sinusoidal_positions TransformerEncoderLayer TransformerDecoderLayer Transformer
                smoothed_sequence_loss""",
@@ -1862,8 +1867,9 @@ if TYPE_CHECKING:  # what editors and type checkers read
     )
     from .nb11d import (
         SentencePair as SentencePair, read_pairs as read_pairs, questions as questions,
-        hold_out as hold_out, references as references, PAD as PAD, UNK as UNK, BOS as BOS,
-        EOS as EOS, SPECIAL_TOKENS as SPECIAL_TOKENS, TextVocab as TextVocab,
+        learn_dictionary as learn_dictionary, align_words as align_words, PAD as PAD,
+        UNK as UNK, BOS as BOS, EOS as EOS, SPECIAL_TOKENS as SPECIAL_TOKENS,
+        TextVocab as TextVocab, hold_out as hold_out, references as references,
         PairDataset as PairDataset, pad_right as pad_right, collate_pairs as collate_pairs,
         SortSampler as SortSampler, SortishSampler as SortishSampler, count_real as count_real,
         masked_loss as masked_loss,
