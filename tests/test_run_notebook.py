@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from nbformat import v4
 
 import run_notebook as runner
+from annotations import annotations, escaped
 from fork_engine import ForkEngine
 from notebooks import ToolError, read
 from outcomes import SHOWN_LIMIT, TEXT_LIMIT, Record, Step, Task, how_it_ended, read_stack
@@ -800,3 +801,18 @@ def test_empty_cells_are_not_run_or_counted(tmp_path):
         results = run_notebook(str(tmp_path / "01_a.ipynb"), engine=engine)
         (task,) = (result.task for result in results)
         assert results.ok and [step.number for step in task.steps] == [1, 2]
+
+
+def test_failures_are_annotations_on_github(tmp_path, monkeypatch, capsys):
+    root = make_project(tmp_path, a1=["x = 0", "# a 50% chance\n1 / x"])
+    path = root / "nbs" / "1.ipynb"
+    path.write_text(json.dumps(json.loads(path.read_text()), indent=1))
+    monkeypatch.chdir(root)
+    results = run_notebook()
+    assert list(annotations(results)) == []
+    monkeypatch.setenv("GITHUB_ACTIONS", "true")
+    (line,) = annotations(results)
+    match = re.fullmatch(r"::error file=nbs/1.ipynb,line=(\d+),title=cell 2 \(\w+\)::(.+)", line)
+    assert "1 / x" in path.read_text().split("\n")[int(match[1]) - 1]
+    assert "ZeroDivisionError" in match[2] and "\n" not in line
+    assert escaped("50%\n") == "50%25%0A"

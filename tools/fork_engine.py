@@ -27,7 +27,9 @@ UNTHREADED = {"OPENBLAS_NUM_THREADS": "1", "JE_ARROW_MALLOC_CONF": "background_t
 class ForkEngine(Engine):
     """Run each notebook in a fork of one warm server."""
 
-    def __init__(self, env: dict[str, str], figures: frozenset[str], modules: list[str]):
+    def __init__(
+        self, env: dict[str, str], modules: list[str], figures: frozenset[str] = frozenset()
+    ):
         super().__init__(env, figures)
         self.lock = threading.Lock()
         self.line, theirs = socket.socketpair()

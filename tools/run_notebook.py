@@ -19,6 +19,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+from annotations import annotations
 from engines import Engine
 from files import write_all
 from follow import follow
@@ -91,9 +92,8 @@ def start(
     with contextlib.suppress(OSError):
         texts += [path.read_text("utf-8", "replace") for path in home.lib.glob("**/*.py")]
     said = "\n".join(texts)
-    return ForkEngine(
-        env, figures, [module for word, module in WARM.items() if re.search(word, said)]
-    )
+    modules = [module for word, module in WARM.items() if re.search(word, said)]
+    return ForkEngine(env, modules, figures)
 
 
 def whole(text: str | None, otherwise: int = 1024) -> int:
@@ -307,6 +307,8 @@ def command(*notebooks, **options) -> None:
             stream.reconfigure(errors="look_alike")
     results = run_notebook(*notebooks, **options)
     told = say(results)
+    for line in annotations(results):
+        say(line)
     with contextlib.suppress(OSError, ValueError):
         sys.stdout.flush()
     if not told:  # a full disk or a closed pipe, of which Python would complain once more
