@@ -3,7 +3,7 @@
 By the end you will have worker processes that read ahead of a training, always in the same order and each with random numbers of its own. If one of them fails or dies, the training stops with an error that says why, and never hangs.
 """
 
-# cell 0271e179 a6284e · Imports
+# cell 0271e179 a6284e · Workers: batches made by other processes
 from __future__ import annotations
 
 # generated from nbs/03a_workers.ipynb: do not edit · 1efba3
@@ -22,7 +22,7 @@ __all__ = [
     "counted",
 ]
 
-# cell 0271e179 f4f28a · Imports
+# cell 0271e179 f4f28a · Workers: batches made by other processes
 import multiprocessing
 import os
 import pickle

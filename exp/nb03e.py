@@ -3,7 +3,7 @@
 By the end you will have metrics that come out the same for every batch size: means that divide by what their function divided by, scores that are not means at all, and one protocol for all of them.
 """
 
-# cell b6f66f3b a6284e · Imports
+# cell b6f66f3b a6284e · Metrics: figures that do not depend on the batches
 from __future__ import annotations
 
 # generated from nbs/03e_metrics.ipynb: do not edit · c90eb1
@@ -22,7 +22,7 @@ __all__ = [
     "figures",
 ]
 
-# cell b6f66f3b 261689 · Imports
+# cell b6f66f3b 261689 · Metrics: figures that do not depend on the batches
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import deepcopy
 from functools import partial

@@ -3,7 +3,7 @@
 By the end you will have a fixed order for everything that happens in a training, and callbacks that hook into it: small classes that know nothing of each other, each checked when it is defined.
 """
 
-# cell 8f8aec18 a6284e · Imports
+# cell 8f8aec18 a6284e · Events: a loop that others can extend
 from __future__ import annotations
 
 # generated from nbs/03f_events.ipynb: do not edit · c8097b
@@ -27,7 +27,7 @@ __all__ = [
     "CollectCallback",
 ]
 
-# cell 8f8aec18 1a5f02 · Imports
+# cell 8f8aec18 1a5f02 · Events: a loop that others can extend
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager

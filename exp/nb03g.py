@@ -3,7 +3,7 @@
 By the end you will have a training that reports without being asked: one line per epoch in a log, a bar in a terminal, a table with its curve in a notebook. And you will have a summary of any model, layer by layer.
 """
 
-# cell c7a470e0 a6284e · Imports
+# cell c7a470e0 a6284e · Progress: a training that shows itself
 from __future__ import annotations
 
 # generated from nbs/03g_progress.ipynb: do not edit · 11f2d2
@@ -23,7 +23,7 @@ __all__ = [
     "summarize",
 ]
 
-# cell c7a470e0 54e29a · Imports
+# cell c7a470e0 54e29a · Progress: a training that shows itself
 import html
 import io
 import os

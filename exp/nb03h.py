@@ -3,7 +3,7 @@
 By the end you will be able to save the state of a training, however deeply its tensors and numbers are nested, in one file that is safe to open and is either complete or absent.
 """
 
-# cell 70867f87 a6284e · Imports
+# cell 70867f87 a6284e · Files: complete, and safe to open
 from __future__ import annotations
 
 # generated from nbs/03h_files.ipynb: do not edit · 046e79
@@ -18,7 +18,7 @@ __all__ = [
     "read_safetensors",
 ]
 
-# cell 70867f87 6a7cd0 · Imports
+# cell 70867f87 6a7cd0 · Files: complete, and safe to open
 import json
 import os
 from collections.abc import Mapping, Sequence

@@ -3,7 +3,7 @@
 By the end you will have guards around a training: they refuse parts that do not fit, catch silent mistakes in the first batch, and add the batch, the shapes and a hint to an error from deep inside PyTorch.
 """
 
-# cell 64fd36a0 a6284e · Imports
+# cell 64fd36a0 a6284e · Guards: errors that say what to do
 from __future__ import annotations
 
 # generated from nbs/03i_guards.ipynb: do not edit · 4a5169
@@ -25,7 +25,7 @@ __all__ = [
     "match_batch",
 ]
 
-# cell 64fd36a0 3b8722 · Imports
+# cell 64fd36a0 3b8722 · Guards: errors that say what to do
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from inspect import signature

@@ -3,7 +3,7 @@
 By the end you will have the scores by which models are compared: confusion matrix, precision, recall and F1, the two curves of a detector with the areas under them, and R². Each takes batches as they come, and equals scikit-learn's.
 """
 
-# cell 6187265c a6284e · Imports
+# cell 6187265c a6284e · Scores: what accuracy hides
 from __future__ import annotations
 
 # generated from nbs/03j_scores.ipynb: do not edit · 566301
@@ -17,7 +17,7 @@ __all__ = [
     "R2Score",
 ]
 
-# cell 6187265c 0d2909 · Imports
+# cell 6187265c 0d2909 · Scores: what accuracy hides
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any

@@ -3,7 +3,7 @@
 By the end you will be able to describe a run (its model, data, loss and settings) in a few lines of text, compare two such descriptions, and name what differs.
 """
 
-# cell d3b4e998 a6284e · Imports
+# cell d3b4e998 a6284e · Fingerprints: telling two runs apart
 from __future__ import annotations
 
 # generated from nbs/03k_fingerprints.ipynb: do not edit · e8f9ee
@@ -17,7 +17,7 @@ __all__ = [
     "compare_runs",
 ]
 
-# cell d3b4e998 a7ee69 · Imports
+# cell d3b4e998 a7ee69 · Fingerprints: telling two runs apart
 import inspect
 import json
 import warnings

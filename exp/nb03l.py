@@ -3,7 +3,7 @@
 By the end you will be able to hand one optimizer what another has gathered for each parameter, even if the two hold their parameters in different orders.
 """
 
-# cell d59932e0 a6284e · Imports
+# cell d59932e0 a6284e · The state of an optimizer, by name
 from __future__ import annotations
 
 # generated from nbs/03l_optimizer_state.ipynb: do not edit · 9c98b6
@@ -16,7 +16,7 @@ __all__ = [
     "takes_one",
 ]
 
-# cell d59932e0 e0955c · Imports
+# cell d59932e0 e0955c · The state of an optimizer, by name
 from collections.abc import Mapping
 from copy import deepcopy
 from inspect import signature

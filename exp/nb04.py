@@ -3,7 +3,7 @@
 By the end you will have a `Learner` that trains any model, and a way to change what happens at any point of a training without touching its loop. Its metrics are exact, and when something goes wrong it leaves everything as it was.
 """
 
-# cell a177f35a a6284e · Imports
+# cell a177f35a a6284e · The Learner: a training loop that reads from top to bottom
 from __future__ import annotations
 
 # generated from nbs/04_callbacks.ipynb: do not edit · dbb15c
@@ -11,7 +11,7 @@ __all__ = [
     "Learner",
 ]
 
-# cell a177f35a f3aade · Imports
+# cell a177f35a f3aade · The Learner: a training loop that reads from top to bottom
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from math import inf

@@ -3,7 +3,7 @@
 By the end you will be able to see at a glance from its curves how a training went, choose what it shows while it runs, and keep the results of every epoch in a file that survives a crash.
 """
 
-# cell f84825e1 a6284e · Imports
+# cell f84825e1 a6284e · Watching a training: curves, and a log that survives
 from __future__ import annotations
 
 # generated from nbs/04a_watching.ipynb: do not edit · 96e675
@@ -13,7 +13,7 @@ __all__ = [
     "CSVLogger",
 ]
 
-# cell f84825e1 289e37 · Imports
+# cell f84825e1 289e37 · Watching a training: curves, and a log that survives
 import csv
 import time
 from collections.abc import Mapping

@@ -3,7 +3,7 @@
 By the end you will be able to train on a GPU by adding one word, keep gradients in bounds, train with batches larger than the memory holds, and let a training stop by itself.
 """
 
-# cell ae6c2ed0 a6284e · Imports
+# cell ae6c2ed0 a6284e · Everyday callbacks: devices, gradients, stopping
 from __future__ import annotations
 
 # generated from nbs/04b_everyday_callbacks.ipynb: do not edit · cca358
@@ -23,7 +23,7 @@ __all__ = [
     "EarlyStopping",
 ]
 
-# cell ae6c2ed0 3a185b · Imports
+# cell ae6c2ed0 3a185b · Everyday callbacks: devices, gradients, stopping
 import os
 import warnings
 from collections.abc import Iterable, Mapping

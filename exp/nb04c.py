@@ -3,7 +3,7 @@
 By the end you will be able to save the weights of a model, load all or some of another model's weights, and send a model with everything it needs to predict, in one file that is safe to open.
 """
 
-# cell 7cf2aa79 a6284e · Imports
+# cell 7cf2aa79 a6284e · Saving: weights, and models that travel
 from __future__ import annotations
 
 # generated from nbs/04c_saving.ipynb: do not edit · c0410c
@@ -18,7 +18,7 @@ __all__ = [
     "load_exported",
 ]
 
-# cell 7cf2aa79 0520fe · Imports
+# cell 7cf2aa79 0520fe · Saving: weights, and models that travel
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module

@@ -3,7 +3,7 @@
 By the end you will have trainings that can be killed at any moment and resume as if nothing had happened, to the last bit, that keep their best weights, and that refuse the folder of another run.
 """
 
-# cell a09b0626 a6284e · Imports
+# cell a09b0626 a6284e · Checkpoints: a training that survives
 from __future__ import annotations
 
 # generated from nbs/04d_checkpoints.ipynb: do not edit · 4efcc1
@@ -17,7 +17,7 @@ __all__ = [
     "SaveBest",
 ]
 
-# cell a09b0626 40ffc0 · Imports
+# cell a09b0626 40ffc0 · Checkpoints: a training that survives
 import re
 import warnings
 from collections.abc import Iterable, Iterator, Mapping

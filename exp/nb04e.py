@@ -3,7 +3,7 @@
 By the end you will be able to give parts of a model their own learning rate, freeze and unfreeze them, follow any of PyTorch's schedulers, average weights, and validate as often as you like.
 """
 
-# cell 3579890a a6284e · Imports
+# cell 3579890a a6284e · Recipes: what most trainings need at some point, each in a few lines
 from __future__ import annotations
 
 # generated from nbs/04e_recipes.ipynb: do not edit · 258602
@@ -20,7 +20,7 @@ __all__ = [
     "ValidateEvery",
 ]
 
-# cell 3579890a 01eb63 · Imports
+# cell 3579890a 01eb63 · Recipes: what most trainings need at some point, each in a few lines
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext

@@ -3,7 +3,7 @@
 By the end you will be able to follow a training in TensorBoard or any other tracker, train models that take their inputs by name, use optimizers that evaluate the loss several times a step, and hand a training to scikit-learn.
 """
 
-# cell 764afe02 a6284e · Imports
+# cell 764afe02 a6284e · Working with other tools: loggers, dicts, closures, scikit-learn
 from __future__ import annotations
 
 # generated from nbs/04f_other_tools.ipynb: do not edit · e94651
@@ -13,7 +13,7 @@ __all__ = [
     "LearnerEstimator",
 ]
 
-# cell 764afe02 d26b41 · Imports
+# cell 764afe02 d26b41 · Working with other tools: loggers, dicts, closures, scikit-learn
 from collections.abc import Callable, Mapping
 from importlib.util import find_spec
 from inspect import signature

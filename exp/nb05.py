@@ -3,7 +3,7 @@
 By the end you will have seen why a learning rate should fall while a network trains, and you will have schedules for any setting of the optimizer, with one cycle, equal to PyTorch's at every step, measured against constant rates and a plain cosine.
 """
 
-# cell 2d81e2ab a6284e · Imports
+# cell 2d81e2ab a6284e · Annealing: a learning rate for every moment
 from __future__ import annotations
 
 # generated from nbs/05_anneal.ipynb: do not edit · 67f872
@@ -23,7 +23,7 @@ __all__ = [
     "fit_one_cycle",
 ]
 
-# cell 2d81e2ab c3d7fc · Imports
+# cell 2d81e2ab c3d7fc · Annealing: a learning rate for every moment
 import math
 from bisect import bisect_right
 from collections.abc import Iterable, Sequence

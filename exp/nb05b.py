@@ -3,7 +3,7 @@
 By the end you will know when a learning rate is too large, exactly for a bowl and within seconds for any model, with a tool that leaves no trace in the weights, the optimizer or the random numbers.
 """
 
-# cell c23cc91d a6284e · Imports
+# cell c23cc91d a6284e · The learning-rate finder
 from __future__ import annotations
 
 # generated from nbs/05b_lr_find.ipynb: do not edit · 3a6469
@@ -17,7 +17,7 @@ __all__ = [
     "bowl_limit",
 ]
 
-# cell c23cc91d eafd4f · Imports
+# cell c23cc91d eafd4f · The learning-rate finder
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager

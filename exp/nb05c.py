@@ -3,7 +3,7 @@
 By the end you will have built RMSprop, Adam, AdamW and LAMB from parts that combine freely, each equal to PyTorch's version or to its paper, and you will have seen what every part is for.
 """
 
-# cell 50fee2b7 a6284e · Imports
+# cell 50fee2b7 a6284e · Optimizers: a step made of parts
 from __future__ import annotations
 
 # generated from nbs/05c_optimizers.ipynb: do not edit · 2503b3
@@ -26,7 +26,7 @@ __all__ = [
     "LAMB",
 ]
 
-# cell 50fee2b7 1dbad7 · Imports
+# cell 50fee2b7 1dbad7 · Optimizers: a step made of parts
 import math
 from collections.abc import Callable, Iterable
 from typing import Any

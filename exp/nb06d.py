@@ -3,7 +3,7 @@
 By the end you will have one function that reads any picture file as a tensor, upright and with the channels you ask for, an error that names the file when it cannot, and measured advice for loading thousands of pictures quickly.
 """
 
-# cell f5068292 a6284e · Imports
+# cell f5068292 a6284e · Pictures from files
 from __future__ import annotations
 
 # generated from nbs/06d_pictures.ipynb: do not edit · fb34fe
@@ -15,7 +15,7 @@ __all__ = [
     "unreadable_images",
 ]
 
-# cell f5068292 1a17e8 · Imports
+# cell f5068292 1a17e8 · Pictures from files
 import io
 import os
 from collections.abc import Iterable

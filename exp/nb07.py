@@ -3,7 +3,7 @@
 By the end you will have a `DataBlock` that turns a folder, a table or a list into batches of pictures, labels, points, numbers or words, shows you every step on the way, and reads every tensor back into something you can look at.
 """
 
-# cell 4ab15155 a6284e · Imports
+# cell 4ab15155 a6284e · The data block: from files to batches
 from __future__ import annotations
 
 # generated from nbs/07_data_block.ipynb: do not edit · c87dcb
@@ -15,7 +15,7 @@ __all__ = [
     "DataBlock",
 ]
 
-# cell 4ab15155 1cba05 · Imports
+# cell 4ab15155 1cba05 · The data block: from files to batches
 import copy
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager

@@ -3,7 +3,7 @@
 By the end you will have transforms that crop, turn and flip whole batches of pictures and change their light, on any device, move the points in them along, and resample only once, and you will have measured what they are worth when pictures are few: fewer than half the mistakes, from the same hundred digits.
 """
 
-# cell fda7acda a6284e · Imports
+# cell fda7acda a6284e · Augmentation: more pictures from the ones you have
 from __future__ import annotations
 
 # generated from nbs/07a_augmentation.ipynb: do not edit · 8bf039
@@ -24,7 +24,7 @@ __all__ = [
     "predict_augmented",
 ]
 
-# cell fda7acda cd55b6 · Imports
+# cell fda7acda cd55b6 · Augmentation: more pictures from the ones you have
 import copy
 import math
 import random

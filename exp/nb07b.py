@@ -3,7 +3,7 @@
 By the end you will have the worst mistakes of any trained network as pictures, with what it looked at; a table of which classes it confuses; and the items whose label is probably wrong. One pass finds them all, and it needs no more memory for a million items than for a thousand.
 """
 
-# cell d21cb69e a6284e · Imports
+# cell d21cb69e a6284e · What a network gets wrong, and why
 from __future__ import annotations
 
 # generated from nbs/07b_interpretation.ipynb: do not edit · 62ac42
@@ -17,7 +17,7 @@ __all__ = [
     "class_activation_map",
 ]
 
-# cell d21cb69e fe5646 · Imports
+# cell d21cb69e fe5646 · What a network gets wrong, and why
 import heapq
 import inspect
 from collections.abc import Callable, Mapping, Sequence

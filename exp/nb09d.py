@@ -3,7 +3,7 @@
 By the end you will have a loader for training on a table that does not fit in memory, from Parquet files or from a database, in one process or several, with preprocessing that is fitted in one pass.
 """
 
-# cell 9fe22add a6284e · Imports
+# cell 9fe22add a6284e · Tables larger than memory
 from __future__ import annotations
 
 # generated from nbs/09d_large_tables.ipynb: do not edit · 43ad21
@@ -19,7 +19,7 @@ __all__ = [
     "DatabaseBlocks",
 ]
 
-# cell 9fe22add 1b25c0 · Imports
+# cell 9fe22add 1b25c0 · Tables larger than memory
 import random
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence

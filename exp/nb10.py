@@ -3,7 +3,7 @@
 By the end you will have four language models of growing power, each trained, judged against the best possible loss, and used to invent names; and you will have measured what made each better than the one before.
 """
 
-# cell 45d081c2 a6284e · Imports
+# cell 45d081c2 a6284e · Makemore: names, letter by letter
 from __future__ import annotations
 
 # generated from nbs/10_makemore.ipynb: do not edit · 73b5ac
@@ -25,7 +25,7 @@ __all__ = [
     "run_sweep",
 ]
 
-# cell 45d081c2 0aedd1 · Imports
+# cell 45d081c2 0aedd1 · Makemore: names, letter by letter
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
