@@ -1,6 +1,7 @@
 """The project as a whole: what the README shows is true, and what is imported gets installed."""
 
 import ast
+import json
 import os
 import re
 import subprocess
@@ -179,3 +180,47 @@ def test_make_refuses_an_old_python(tmp_path):
     )
     assert done.returncode != 0 and "Python 3.11 or newer is needed" in done.stderr
     assert not (tmp_path / ".venv").exists()
+
+
+# --- recorded results: made by a page, drawn from their files, and not typed ---------------------
+
+RECORDED = sorted((ROOT / "nbs" / "recorded").glob("*.json"))
+PAGES = {path: read(path) for path in find(ROOT / "nbs")}
+# figures of others, and of tries whose runs were not kept, that equal a recorded one by chance
+TYPED = set("0.290 0.116 0.158 0.108 0.152 0.115 0.101 0.093 0.876 0.894 0.925 0.951 0.103".split())
+
+
+def calls(page, function):
+    """The names that a page gives to a function: texts, or patterns where they are put together."""
+    for cell in page.cells:
+        for node in ast.walk(cell.tree) if cell.kind == "code" and cell.tree else ():
+            if isinstance(node, ast.Call) and getattr(node.func, "id", "") == function:
+                parts = getattr(node.args[0], "values", [node.args[0]])
+                yield "".join(re.escape(str(p.value)) if isinstance(p, ast.Constant) else ".+"
+                              for p in parts)  # fmt: skip
+
+
+@pytest.mark.parametrize("file", RECORDED, ids=lambda file: file.stem)
+def test_a_recorded_result_is_made_and_drawn_by_a_page_and_not_typed(file):
+    kept = json.loads(file.read_text("utf-8"))
+    assert {"date", "machine", "mode", "command", "figures"} <= kept.keys()
+    chosen = file.stem == "oxford_pets_splits"  # lists of pictures, drawn once and kept
+    for function in ("record_experiment", "recorded_experiment")[chosen:]:
+        names = [(path, name) for path, page in PAGES.items() for name in calls(page, function)]
+        users = {path for path, name in names if re.fullmatch(name, file.stem)}
+        assert users, f"no page calls {function} for {file.name}"
+    values = [value for value in flat(kept["figures"]) if isinstance(value, float)]
+    for path in users:
+        prose = "\n".join(c.source for c in PAGES[path].cells if c.kind == "markdown")
+        typed = set(re.findall(r"(?<![\w.])\d+\.\d{3,}(?![\w.]*\d)", prose)) - TYPED
+        digits = {number: len(number.split(".")[1]) for number in typed}
+        assert not [n for n, k in digits.items() if any(f"{v:.{k}f}" == n for v in values)]
+
+
+def flat(nest):
+    """Every value in nested dicts and lists."""
+    if isinstance(nest, dict | list):
+        for item in nest.values() if isinstance(nest, dict) else nest:
+            yield from flat(item)
+    else:
+        yield nest
