@@ -1178,6 +1178,36 @@ nb11d (sentence_pairs): Sentence pairs: from a dictionary that learned itself to
     count_real        Count the tokens that are not padding.
     masked_loss       Return the mean cross-entropy over all real tokens; padding does not count.
 
+nb12 (translation): Neural translation: from a sentence to a sentence
+    reverse_sentences  Turn each sentence round within its own length; the padding stays behind it.
+    last_words         Pick what stands at the last real word: x (B, S, H), lengths (B,) -> (B, H).
+    join_directions    Put the states of the directions of each layer side by side.
+    GRUEncoder         Read each sentence up to its last real word, in one direction or in both.
+    AdditiveAttention  Take the mean of values, weighted by a small network's score of each query
+                       and key.
+    GRUDecoder         Score the next word after each word read, from a state and, with attention, a
+                       memory.
+    weights_thinned    Set a share of all GRUs' hidden-to-hidden weights to 0, as `WeightDropLSTM`
+                       does.
+    GRUTranslator      Read a sentence with an encoder, and write another one with a decoder, word
+                       by word.
+    TeacherForcing     Set the model's `forcing` before each training batch, as a schedule of the
+                       position says.
+    length_limits      Return the most tokens for each translation, twice the source's + 5; (B, S)
+                       -> (B,).
+    greedy_decode      Write the likeliest word after each other, until the end of each sentence or
+                       its limit.
+    bleu               Return the BLEU, 0 to 100, of translations as plain texts with one or more
+                       references each.
+    forced_attention   Return the weights with which a model looks at the source while it reads a
+                       given target.
+    draw_attention     Draw the source above the target, joined by lines whose depth of colour is
+                       the weight.
+    fill_embedding     Start the rows of an embedding from word vectors; return the tokens that have
+                       none.
+    DecoderPenalty     Add alpha · mean(h²) after dropout and beta · mean((h_t - h_{t-1})²) before
+                       it to the loss.
+
 nb12b (transformer): The Transformer: attention and little else
     attention_weights             Return how much each query takes from each key: the softmax of
                                   their scaled products.
@@ -1197,7 +1227,7 @@ nb12b (transformer): The Transformer: attention and little else
                                   evenly over all tokens.
 """
 
-# generated from the notebooks: do not edit · 9c6f7b
+# generated from the notebooks: do not edit · 1d7d8a
 
 import importlib as _importlib
 import importlib.machinery as _machinery
@@ -1344,6 +1374,9 @@ _names = {
     "nb11d": """SentencePair read_pairs questions learn_dictionary align_words PAD UNK BOS EOS
                SPECIAL_TOKENS TextVocab hold_out references PairDataset pad_right collate_pairs
                SortSampler SortishSampler count_real masked_loss""",
+    "nb12": """reverse_sentences last_words join_directions GRUEncoder AdditiveAttention
+              GRUDecoder weights_thinned GRUTranslator TeacherForcing length_limits
+              greedy_decode bleu forced_attention draw_attention fill_embedding DecoderPenalty""",
     "nb12b": """attention_weights scaled_dot_product_attention MultiheadAttention allowed
                sinusoidal_positions TransformerEncoderLayer TransformerDecoderLayer Transformer
                smoothed_sequence_loss""",
@@ -1412,6 +1445,7 @@ _topics = {
     "language_model": "nb11b",
     "subwords": "nb11c",
     "sentence_pairs": "nb11d",
+    "translation": "nb12",
     "transformer": "nb12b",
 }
 
@@ -1874,6 +1908,16 @@ if TYPE_CHECKING:  # what editors and type checkers read
         SortSampler as SortSampler, SortishSampler as SortishSampler, count_real as count_real,
         masked_loss as masked_loss,
     )
+    from .nb12 import (
+        reverse_sentences as reverse_sentences, last_words as last_words,
+        join_directions as join_directions, GRUEncoder as GRUEncoder,
+        AdditiveAttention as AdditiveAttention, GRUDecoder as GRUDecoder,
+        weights_thinned as weights_thinned, GRUTranslator as GRUTranslator,
+        TeacherForcing as TeacherForcing, length_limits as length_limits,
+        greedy_decode as greedy_decode, bleu as bleu, forced_attention as forced_attention,
+        draw_attention as draw_attention, fill_embedding as fill_embedding,
+        DecoderPenalty as DecoderPenalty,
+    )
     from .nb12b import (
         attention_weights as attention_weights,
         scaled_dot_product_attention as scaled_dot_product_attention,
@@ -1888,7 +1932,8 @@ if TYPE_CHECKING:  # what editors and type checkers read
         nb03b, nb03c, nb03d, nb03e, nb03f, nb03g, nb03h, nb03i, nb03j, nb03k, nb03l, nb04,
         nb04a, nb04b, nb04c, nb04d, nb04e, nb04f, nb05, nb05c, nb06, nb06b, nb06c, nb06d,
         nb06e, nb06f, nb06g, nb07, nb07a, nb07b, nb07c, nb07d, nb08, nb08a, nb08b, nb08c,
-        nb08d, nb09, nb09a, nb09b, nb09c, nb09d, nb09e, nb10, nb11, nb11b, nb11c, nb11d, nb12b,
+        nb08d, nb09, nb09a, nb09b, nb09c, nb09d, nb09e, nb10, nb11, nb11b, nb11c, nb11d, nb12,
+        nb12b,
     )
     exports = nb00
     samples = nb00b
@@ -1951,4 +1996,5 @@ if TYPE_CHECKING:  # what editors and type checkers read
     language_model = nb11b
     subwords = nb11c
     sentence_pairs = nb11d
+    translation = nb12
     transformer = nb12b
