@@ -21,7 +21,7 @@ from websocket import create_connection
 
 import book
 import parts
-from notebooks import ToolError
+from notebooks import ToolError, find
 
 ROOT = Path(__file__).parents[1]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
@@ -97,7 +97,7 @@ def made_up(tmp_path_factory) -> Path:
 def stored(tmp_path_factory) -> Path:
     """The folder of the project's own book, from the outputs stored in nbs/."""
     folder = tmp_path_factory.mktemp("stored")
-    paths = sorted((ROOT / "nbs").glob("*.ipynb"))
+    paths = find(ROOT / "nbs")
     problems = book.write_book(((p, nbformat.read(p, as_version=4), {}) for p in paths), folder)
     assert problems == []
     return folder

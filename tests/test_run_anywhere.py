@@ -136,6 +136,20 @@ def test_nothing_run_is_not_green(tmp_path):
 
 
 @POSIX
+def test_only_numbered_notebooks_where_the_project_says_so(tmp_path):
+    root = make_project(tmp_path, a01_fine=["#export\nx = 1"])
+    (root / "settings.ini").write_text("[DEFAULT]\nlib_path = lib\nnumbered = true\n")
+    write(root / "nbs", "scratch", "1 / 0")
+    write(root / "nbs", "Untitled", "def half_typed(")
+    done = run(root)
+    assert "1 passed, 0 failed" in done.stdout and done.returncode == 0
+    assert "left out: nbs/scratch.ipynb (its name has no number; pass it by name" in done.stdout
+    exporter = [sys.executable, TOOL.with_name("notebook2script.py")]
+    done = subprocess.run(exporter, cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0 and "converted nbs/01_fine.ipynb" in done.stdout
+
+
+@POSIX
 def test_a_notebook_of_another_language_alone(tmp_path):
     root = make_project(tmp_path)
     write(root / "nbs", "1", "print('hello')", kernelspec={"name": "ir", "display_name": "R"})

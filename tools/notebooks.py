@@ -367,13 +367,14 @@ def headings(markdown: str) -> Iterator[tuple[str, str]]:
 def find(folder: str | Path, recursive: bool = True) -> list[Path]:
     """The notebooks of a folder and the folders in it, in reading order.
 
-    Names that begin with a dot or an underscore are left out, of folders too.
+    Names that begin with a dot or an underscore are left out, of folders too; and names without a
+    number, if the project's setting `numbered` says so.
     """
-    found = []
+    found, numbered = [], settings(folder).numbered
     for place, folders, files in os.walk(folder):
         folders[:] = [f for f in folders if recursive and not f.startswith((".", "_"))]
         names = (f for f in files if f.endswith(".ipynb") and not f.startswith((".", "_")))
-        found += [Path(place, name) for name in names]
+        found += [Path(place, f) for f in names if NUMBERED.fullmatch(f[:-6]) or not numbered]
     return sorted(sorted(found), key=lambda path: Notebook(path, (), {}).order)
 
 

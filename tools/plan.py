@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator
 from pathlib import Path
 
-from notebooks import Cell, Notebook, ToolError, read, show
+from notebooks import NUMBERED, Cell, Notebook, ToolError, read, settings, show
 from outcomes import Failure, Outcome, Step, Task
 from reports import Result
 
@@ -31,10 +31,10 @@ TRUE = r"\s*:\s*(true|yes|1)\s*$"
 def below(folder: Path) -> tuple[list[Path], list[Path]]:
     """The notebooks in a folder and its subfolders, and those left out by their names.
 
-    Names that begin with `_` or `.` mark drafts and checkpoints; the folders of a virtual
-    environment are not searched.
+    Names that begin with `_` or `.` mark drafts and checkpoints, and where the setting `numbered`
+    is on, so does a missing number; the folders of a virtual environment are not searched.
     """
-    found, left_out = [], []
+    found, left_out, numbered = [], [], settings(folder).numbered
     for place, folders, files in os.walk(folder):
         here = Path(place)
         folders[:] = sorted(
@@ -44,7 +44,8 @@ def below(folder: Path) -> tuple[list[Path], list[Path]]:
         )  # fmt: skip
         for name in files:
             if name.endswith(".ipynb") and not name.startswith("."):
-                (left_out if name.startswith("_") else found).append(here / name)
+                draft = name.startswith("_") or (numbered and not NUMBERED.fullmatch(name[:-6]))
+                (left_out if draft else found).append(here / name)
     return sorted(found, key=in_order), left_out
 
 

@@ -56,6 +56,11 @@ class Settings:
         return frozenset(words)
 
     @property
+    def numbered(self) -> bool:
+        """Whether only notebooks with a number in front belong to the project."""
+        return self.values.get("numbered", "false").lower() in ("true", "1", "yes")
+
+    @property
     def recursive(self) -> bool:
         return self.values.get("recursive", "true").lower() not in ("false", "0", "no")
 

@@ -71,7 +71,8 @@ def executed(result: Result, counts: bool = False):
                 output.execution_count = made.execution_count
         for volatile in ("execution", "ExecuteTime", "collapsed", "scrolled"):
             made.metadata.pop(volatile, None)
-        if "fold" in cell.directives:  # JupyterLab shows three dots in place of the code
+        # JupyterLab shows three dots in place of the code
+        if "fold" in cell.directives or "### BEGIN SOLUTION" in cell.source:
             made.metadata["jupyter"] = {**made.metadata.get("jupyter", {}), "source_hidden": True}
     for volatile in ("widgets", "vscode"):
         node.metadata.pop(volatile, None)

@@ -222,8 +222,10 @@ def run_notebook(
         paths, left_out = chosen(notebooks, folder)
         paths = timings.slowest_first(paths)
         results = Results([planned(path, **options, **limits) for path in paths])
-        advice = "its name begins with _; pass it by name to run it"
-        results.notes += [f"left out: {show(path)} ({advice})" for path in left_out]
+        for path in left_out:
+            why = "begins with _" if path.name.startswith("_") else "has no number"
+            advice = f"its name {why}; pass it by name to run it"
+            results.notes.append(f"left out: {show(path)} ({advice})")
         return results
 
     kept = save or html  # nobody looks at the pictures of a test

@@ -1,0 +1,39 @@
+"""A filter for git: a notebook without what every run or editor changes.
+
+`make` sets it up in a clone (`filter.notebooks.clean`), and `.gitattributes` says what it is for:
+outputs stay, execution counts, times and versions go, so that reading a notebook changes nothing.
+What is no notebook comes out as it went in.
+"""
+
+import json
+import sys
+
+
+def clean(text: str) -> str:
+    """The text of a notebook's file without counts, times and versions.
+
+    Raises: ValueError if it is not the JSON of a notebook.
+    """
+    try:
+        notebook = json.loads(text)
+        for cell in notebook["cells"]:
+            for part in [cell, *cell.get("outputs", ())]:
+                if "execution_count" in part:
+                    part["execution_count"] = None
+            for volatile in ("execution", "ExecuteTime", "collapsed", "scrolled"):
+                cell["metadata"].pop(volatile, None)
+        for volatile in ("widgets", "vscode"):
+            notebook["metadata"].pop(volatile, None)
+        notebook["metadata"].get("language_info", {}).pop("version", None)
+    except (TypeError, KeyError, AttributeError) as error:
+        raise ValueError(f"not a notebook: {error!r}") from None
+    return json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
+
+
+if __name__ == "__main__":
+    content = sys.stdin.buffer.read()
+    try:
+        content = clean(content.decode("utf-8")).encode("utf-8")
+    except ValueError:
+        pass
+    sys.stdout.buffer.write(content)
