@@ -33,9 +33,14 @@ from exp.nb12 import (
 
 few = settings(max_examples=25, deadline=None)
 sentences = st.lists(st.lists(st.integers(4, 19), min_size=0, max_size=6), min_size=1, max_size=4)
-kinds = st.fixed_dictionaries({
-    "num_layers": st.integers(1, 3), "bidirectional": st.sampled_from(["none", "first", "all"]),
-    "attention": st.sampled_from(["none", "tanh", "relu"]), "tie_weights": st.booleans()})
+kinds = st.fixed_dictionaries(
+    {
+        "num_layers": st.integers(1, 3),
+        "bidirectional": st.sampled_from(["none", "first", "all"]),
+        "attention": st.sampled_from(["none", "tanh", "relu"]),
+        "tie_weights": st.booleans(),
+    }
+)
 
 
 def padded(rows, more=0):
@@ -79,8 +84,8 @@ def test_a_batch_is_its_sentences_one_by_one(rows, kind):
     together = greedy_decode(model, source)
     for row, line in zip(source, together, strict=True):
         alone = greedy_decode(model, row[None])[0]
-        test_eq(line[:len(alone)], alone)
-        assert not line[len(alone):].any()
+        test_eq(line[: len(alone)], alone)
+        assert not line[len(alone) :].any()
 
 
 @few
@@ -180,8 +185,10 @@ def test_reading_true_words_in_a_loop_is_one_call(layers):
     model.forcing = 1 - 1e-12
     test_near(model(source, target_in), at_once)
     model.forcing = 0.0  # now only the first word of the target is read
-    test_eq(model(source, target_in), model(source, target_in.clone().index_fill_(
-        1, torch.tensor([1, 2]), 11)))
+    test_eq(
+        model(source, target_in),
+        model(source, target_in.clone().index_fill_(1, torch.tensor([1, 2]), 11)),
+    )
     test_near(model.eval()(source, target_in), at_once)  # evaluation reads the true words
 
 
@@ -209,8 +216,9 @@ def test_thinned_weights_come_back_after_an_error():
     model = make()
     before = copy.deepcopy(model.state_dict())
     with pytest.raises(ZeroDivisionError), weights_thinned(model, 0.5):
-        assert any(0 in w for gru in model.modules() if isinstance(gru, nn.GRU)
-                   for w in gru._flat_weights)
+        assert any(
+            0 in w for gru in model.modules() if isinstance(gru, nn.GRU) for w in gru._flat_weights
+        )
         raise ZeroDivisionError
     test_eq(model.state_dict(), before)
     assert model.decoder.layers[0]._flat_weights[1] is model.decoder.layers[0].weight_hh_l0
@@ -225,10 +233,19 @@ def test_tied_weights_stay_one_parameter():
 
 
 def learner(model, callbacks, n=10):
-    batch = padded([[5, 6], [7]]), torch.tensor([[BOS, 8, 9], [BOS, 10, PAD]]), \
-        torch.tensor([[8, 9, EOS], [10, EOS, PAD]])
-    return Learner(model, DataLoaders([batch] * n, None), masked_loss, 0.01,
-                   callbacks=callbacks, progress=False)
+    batch = (
+        padded([[5, 6], [7]]),
+        torch.tensor([[BOS, 8, 9], [BOS, 10, PAD]]),
+        torch.tensor([[8, 9, EOS], [10, EOS, PAD]]),
+    )
+    return Learner(
+        model,
+        DataLoaders([batch] * n, None),
+        masked_loss,
+        0.01,
+        callbacks=callbacks,
+        progress=False,
+    )
 
 
 def test_teacher_forcing_falls_and_is_put_back():
@@ -254,8 +271,7 @@ def test_penalty_counts_real_words_only(forcing):
     class Look(DecoderPenalty):
         def after_loss(self, learn):
             plain.append(learn.loss.item())
-            raw, dropped = (torch.cat(parts, 1)
-                            for parts in zip(*model.decoder.kept, strict=True))
+            raw, dropped = (torch.cat(parts, 1) for parts in zip(*model.decoder.kept, strict=True))
             real = [(0, 0), (0, 1), (0, 2), (1, 0), (1, 1)]
             ar = torch.stack([dropped[place] for place in real]).square().mean()
             steps = [raw[b, t + 1] - raw[b, t] for b, t in ((0, 0), (0, 1), (1, 0))]

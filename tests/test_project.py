@@ -69,6 +69,11 @@ def test_the_links_of_the_pages_lead_somewhere():
             assert (ROOT / target).exists(), f"{page}: {target}"
 
 
+def test_each_notebook_leads_to_the_next():
+    notebooks = {path.stem: page for path, page in PAGES.items()}
+    assert contents.links(notebooks, PARTS) == {}, "run `make results`"
+
+
 def test_the_picture_is_small_and_made_by_a_notebook():
     pictures = re.findall(r"!\[[^\]]+\]\((nbs/images/(\w+)-(\w+)\.(?:svg|png))\)", README)
     assert pictures

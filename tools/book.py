@@ -35,7 +35,7 @@ from nbformat import NotebookNode
 
 from front_door import names_of
 from notebooks import Cell, Notebook, find, read
-from parts import Part, duration, minutes, read_parts
+from parts import NEIGHBOURS, Part, duration, minutes, read_parts
 from project import cli, settings, show
 from render import gather
 from search_index import as_script, sections_of
@@ -326,7 +326,7 @@ def prepare(executed: NotebookNode) -> NotebookNode:
     """A copy with the cells that a reader sees; what kind each is stands in `metadata.book`."""
     notebook = nbformat.from_dict({**executed, "cells": []})
     for cell in executed.cells:
-        if not cell.source.strip():
+        if not cell.source.strip() or cell.get("id") == NEIGHBOURS:  # a page has its own links
             continue
         directives = Cell(0, "", cell.cell_type, cell.source).directives
         solution = cell.cell_type == "code" and "### BEGIN SOLUTION" in cell.source

@@ -5,20 +5,22 @@
 The tables, of titles and first sentences, one for each part of the path and of the workshop, go
 between `<!-- notebooks -->` and `<!-- /notebooks -->`. A picture that the README names
 `…/images/NOTEBOOK-CELL.svg` (or `.png`) is written anew from what that cell of that notebook has
-drawn, in the form in which it is stored.
+drawn, in the form in which it is stored. The last cell of each notebook leads to the ones before
+and after it, on the path or in the workshop.
 """
 
 from __future__ import annotations
 
 import base64
+import json
 import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from files import markdown, write_between
+from files import markdown, write_all, write_between
 from notebooks import Notebook, ToolError, cli, find, read, settings, show
-from parts import Part, duration, minutes, misplaced, read_parts
+from parts import NEIGHBOURS, Part, duration, minutes, misplaced, read_parts
 
 
 def table(notebooks: Iterable[Notebook], root: Path) -> str:
@@ -76,8 +78,29 @@ def figure(notebook: Notebook, cell_id: str) -> tuple[bytes, str]:
                     "name another in the README")  # fmt: skip
 
 
+def links(notebooks: dict[str, Notebook], parts: list[Part]) -> dict[Path, str]:
+    """The notebooks whose last cell does not lead to the pages around them, with one that does."""
+    changed = {}
+    for workshop in (False, True):
+        row = [name for part in parts if part.workshop == workshop for name in part.pages]
+        for before, name, after in zip([None, *row], row, [*row[1:], None], strict=False):
+            around = {"Previous": before, "Next": after}
+            words = [f"{word}: [{notebooks[other].title}]({other}.ipynb)"
+                     for word, other in around.items() if other]  # fmt: skip
+            cell = {"cell_type": "markdown", "id": NEIGHBOURS, "metadata": {},
+                    "source": [" · ".join(words)]}  # fmt: skip
+            raw = notebooks[name].raw
+            cells = [c for c in raw["cells"] if c.get("id") != NEIGHBOURS] + [cell] * bool(words)
+            if cells != raw["cells"]:
+                new = json.dumps(
+                    {**raw, "cells": cells}, indent=1, ensure_ascii=False, sort_keys=True
+                )
+                changed[notebooks[name].path.resolve()] = new + "\n"
+    return changed
+
+
 def write_contents(readme: str = "") -> None:
-    """Renew the table and the pictures of README.md; what is right stays as it is."""
+    """Renew tables and pictures of README.md, and the links at the end of each notebook."""
     config = settings()
     target = Path(readme) if readme else config.root / "README.md"
     notebooks = {path.stem: read(path) for path in find(config.nbs)}
@@ -95,6 +118,7 @@ def write_contents(readme: str = "") -> None:
             link = renamed
         (root / link).parent.mkdir(parents=True, exist_ok=True)
         (root / link).write_bytes(picture)
+    write_all(links(notebooks, read_parts(config.nbs)))
     print(f"{show(target)}: {len(notebooks)} notebooks, {len(pictures)} pictures")
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from notebooks import Notebook, ToolError, show
 
 WORDS, LINES = 200, 20  # of prose and of code that a reader takes in within a minute
+NEIGHBOURS = "neighbours"  # the id of the cell that leads to the pages before and after
 KEYS = {"title", "sentence", "needs", "have", "pages"}
 
 
