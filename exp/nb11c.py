@@ -6,7 +6,7 @@ By the end you will have tokenizers for two languages, and you will have built o
 # cell 906179f5 a6284e · From text to tokens: words, and pieces of words
 from __future__ import annotations
 
-# generated from nbs/11c_subwords.ipynb: do not edit · 879b99
+# generated from nbs/11c_subwords.ipynb: do not edit · 725492
 __all__ = [
     "normalize_text",
     "WordTokenizer",
@@ -155,17 +155,39 @@ def _tokenize_chunk(tokenizer: Callable[[str], list[str]], texts: list[str]) -> 
     return [tokenizer(text) for text in texts]
 
 
-# cell c803718e f8a086 · Byte-pair encoding, fit for use
+# cell c803718e b32268 · Byte-pair encoding, fit for use
 _RUNS = re.compile(r"▁?(?:[^\W\d_]+|\d+|[^\w▁]+|_+)|▁")
 
 
 def split_runs(text: str) -> list[str]:
     """Split a text into runs of letters, of digits and of signs; ▁ stands for the space before."""
-    marked = "▁" + normalize_text(text).replace("▁", "_").replace(" ", "▁") if text.strip() else ""
-    return _RUNS.findall(marked)
+    clean = normalize_text(text).replace("▁", "_").replace(" ", "▁")
+    return _RUNS.findall(f"▁{clean}") if clean else []
 
 
-# cell 8452fdf8 bbaa18 · Byte-pair encoding, fit for use
+# cell 6fc861d3 47793b · Byte-pair encoding, fit for use
+def pairs_in(symbols: Sequence[str]) -> list[tuple[str, str]]:
+    """List the neighbours in a run; of `aaa` only one pair, as only one can be joined."""
+    found, last = [], -2
+    for n, pair in enumerate(zip(symbols, symbols[1:], strict=False)):
+        if n == last + 1 and found and found[-1] == pair and pair[0] == pair[1]:
+            continue
+        found.append(pair)
+        last = n
+    return found
+
+
+def merge_pair(symbols: Sequence[str], pair: tuple[str, str]) -> list[str]:
+    """Join each occurrence of a pair of neighbours, from the left."""
+    merged, n = [], 0
+    while n < len(symbols):
+        joins = tuple(symbols[n:n + 2]) == pair
+        merged.append("".join(pair) if joins else symbols[n])
+        n += 1 + joins
+    return merged
+
+
+# cell 8452fdf8 1128b6 · Byte-pair encoding, fit for use
 class _Corpus:
     """The different runs of a text as lists of symbols, and where each pair of symbols occurs."""
 
@@ -207,27 +229,6 @@ class _Corpus:
             self._count(number, 1)
         self.pairs.pop(pair, None)
         self.changed.discard(pair)
-
-
-def pairs_in(symbols: Sequence[str]) -> list[tuple[str, str]]:
-    """List the neighbours in a run; of `aaa` only one pair, as only one can be joined."""
-    found, last = [], -2
-    for n, pair in enumerate(zip(symbols, symbols[1:], strict=False)):
-        if n == last + 1 and found and found[-1] == pair and pair[0] == pair[1]:
-            continue
-        found.append(pair)
-        last = n
-    return found
-
-
-def merge_pair(symbols: Sequence[str], pair: tuple[str, str]) -> list[str]:
-    """Join each occurrence of a pair of neighbours, from the left."""
-    merged, n = [], 0
-    while n < len(symbols):
-        joins = tuple(symbols[n:n + 2]) == pair
-        merged.append("".join(pair) if joins else symbols[n])
-        n += 1 + joins
-    return merged
 
 
 # cell 3ebd444d f0604f · Byte-pair encoding, fit for use

@@ -6,7 +6,7 @@ By the end you will have a French–English dictionary that was learned by count
 # cell 84fda89e a6284e · Sentence pairs: from a dictionary that learned itself to batches
 from __future__ import annotations
 
-# generated from nbs/11d_sentence_pairs.ipynb: do not edit · 53a60d
+# generated from nbs/11d_sentence_pairs.ipynb: do not edit · dbecb0
 __all__ = [
     "SentencePair",
     "read_pairs",
@@ -281,7 +281,7 @@ def collate_pairs(samples: Sequence[tuple[Tensor, Tensor]]) -> tuple[Tensor, Ten
     return pad_right(sources), target_in, target_out
 
 
-# cell b398e4e6 35ab97 · Batches of similar length
+# cell b398e4e6 f321cd · Batches of similar length
 class SortSampler(Sampler):
     """Read the longest samples first, so that those of similar length meet in a batch."""
 
@@ -297,6 +297,7 @@ class SortSampler(Sampler):
         return torch.tensor(order, dtype=torch.int64)
 
 
+# cell c509c57a 071518 · Batches of similar length
 class SortishSampler(Sampler):
     """Shuffle, sort within pieces of many batches, and shuffle the batches, the longest first.
 
