@@ -1208,6 +1208,14 @@ nb12 (translation): Neural translation: from a sentence to a sentence
     DecoderPenalty     Add alpha · mean(h²) after dropout and beta · mean((h_t - h_{t-1})²) before
                        it to the loss.
 
+nb12a (decoding): Decoding: the sentence that a model means
+    Hypothesis   A candidate: its score, the sum of its tokens' log-probabilities, and its tokens.
+    take_rows    Pick rows of all tensors in a nest of dicts, tuples and lists: (B, …) ->
+                 (len(rows), …).
+    beam_search  Keep the `width` likeliest beginnings; return each sentence's complete ones, best
+                 first.
+    Translator   Translate texts: a model, the vocabularies of its two languages, and a beam search.
+
 nb12b (transformer): The Transformer: attention and little else
     attention_weights             Return how much each query takes from each key: the softmax of
                                   their scaled products.
@@ -1227,7 +1235,7 @@ nb12b (transformer): The Transformer: attention and little else
                                   evenly over all tokens.
 """
 
-# generated from the notebooks: do not edit · 1d7d8a
+# generated from the notebooks: do not edit · f8be4b
 
 import importlib as _importlib
 import importlib.machinery as _machinery
@@ -1377,6 +1385,7 @@ _names = {
     "nb12": """reverse_sentences last_words join_directions GRUEncoder AdditiveAttention
               GRUDecoder weights_thinned GRUTranslator TeacherForcing length_limits
               greedy_decode bleu forced_attention draw_attention fill_embedding DecoderPenalty""",
+    "nb12a": """Hypothesis take_rows beam_search Translator""",
     "nb12b": """attention_weights scaled_dot_product_attention MultiheadAttention allowed
                sinusoidal_positions TransformerEncoderLayer TransformerDecoderLayer Transformer
                smoothed_sequence_loss""",
@@ -1446,6 +1455,7 @@ _topics = {
     "subwords": "nb11c",
     "sentence_pairs": "nb11d",
     "translation": "nb12",
+    "decoding": "nb12a",
     "transformer": "nb12b",
 }
 
@@ -1918,6 +1928,10 @@ if TYPE_CHECKING:  # what editors and type checkers read
         draw_attention as draw_attention, fill_embedding as fill_embedding,
         DecoderPenalty as DecoderPenalty,
     )
+    from .nb12a import (
+        Hypothesis as Hypothesis, take_rows as take_rows, beam_search as beam_search,
+        Translator as Translator,
+    )
     from .nb12b import (
         attention_weights as attention_weights,
         scaled_dot_product_attention as scaled_dot_product_attention,
@@ -1933,7 +1947,7 @@ if TYPE_CHECKING:  # what editors and type checkers read
         nb04a, nb04b, nb04c, nb04d, nb04e, nb04f, nb05, nb05c, nb06, nb06b, nb06c, nb06d,
         nb06e, nb06f, nb06g, nb07, nb07a, nb07b, nb07c, nb07d, nb08, nb08a, nb08b, nb08c,
         nb08d, nb09, nb09a, nb09b, nb09c, nb09d, nb09e, nb10, nb11, nb11b, nb11c, nb11d, nb12,
-        nb12b,
+        nb12a, nb12b,
     )
     exports = nb00
     samples = nb00b
@@ -1997,4 +2011,5 @@ if TYPE_CHECKING:  # what editors and type checkers read
     subwords = nb11c
     sentence_pairs = nb11d
     translation = nb12
+    decoding = nb12a
     transformer = nb12b
