@@ -54,6 +54,7 @@ MODULES = {  # used without being built: (from which notebook on, why)
     "notebook2script": ("00", "a tool of this project"),
     "run_notebook": ("00", "a tool of this project"),
     "nb07": ("00", "exported there for show"),
+    "benchmarks": ("12", "the measurements of this project"),
     "__main__": ("00", "the notebook itself"),
     "numba": ("01", "compiles the lesson's loops"),
     "triton": ("01", "compiles the lesson's GPU kernels"),
