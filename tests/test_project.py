@@ -37,8 +37,9 @@ def section(mark: str) -> str:
 
 
 def test_the_table_of_notebooks_is_current():
-    notebooks = [read(path) for path in find(ROOT / "nbs")]
-    assert section("notebooks") == contents.table(notebooks, ROOT), "run `make results`"
+    notebooks = {path.stem: read(path) for path in find(ROOT / "nbs")}
+    current = contents.overview(notebooks, ROOT, ROOT / "nbs")
+    assert section("notebooks") == current, "run `make results`"
 
 
 def test_the_example_prints_what_it_says(tmp_path):
