@@ -816,3 +816,48 @@ def test_failures_are_annotations_on_github(tmp_path, monkeypatch, capsys):
     assert "1 / x" in path.read_text().split("\n")[int(match[1]) - 1]
     assert "ZeroDivisionError" in match[2] and "\n" not in line
     assert escaped("50%\n") == "50%25%0A"
+
+
+def test_parameters_of_a_run(tmp_path, monkeypatch):
+    root = make_project(tmp_path, a1=["n, name = 1, 'a'", "assert (n, name) == (3, 'b')"])
+    raw = nbformat.read(root / "nbs" / "1.ipynb", 4)
+    raw.cells[0].metadata["tags"] = ["parameters"]
+    nbformat.write(raw, root / "nbs" / "1.ipynb")
+    monkeypatch.chdir(root)
+    assert not run_notebook().ok
+    assert run_notebook(params="n=3, name='b'").ok and run_notebook(params={"n": 3, "name": "b"}).ok
+    assert not run_notebook(params="n=2").ok
+    before = (root / "nbs" / "1.ipynb").read_text()
+    run_notebook(params="n=3, name='b'", save=True)
+    after = nbformat.reads((root / "nbs" / "1.ipynb").read_text(), 4)
+    assert after.cells[0].source == nbformat.reads(before, 4).cells[0].source
+    assert "binds n, name" in str(run_notebook(params="m=2"))
+    write(root / "nbs", "1", "x = 1")
+    assert "the tag `parameters`" in str(run_notebook(params="n=2"))
+    for wrong in ("n", "n=m", "n=3,,"):
+        with pytest.raises(ToolError, match="--params is like"):
+            run_notebook(params=wrong)
+
+
+@given(st.lists(st.floats(0.1, 100), min_size=1, max_size=30), st.integers(1, 8), st.data())
+def test_shards_are_all_notebooks_each_once_and_balanced(tmp_path_factory, times, count, data):
+    paths = [Path(f"{i}.ipynb") for i in range(len(times))]
+    timings = Timings.__new__(Timings)
+    forgotten = data.draw(st.sets(st.integers(0, len(times) - 1)))
+    timings.last = {str(p): t for i, (p, t) in enumerate(zip(paths, times, strict=True))
+                    if i not in forgotten}  # fmt: skip
+    parts = [timings.shard(paths, number, count) for number in range(1, count + 1)]
+    assert sorted(path for part in parts for path in part) == sorted(paths)
+    if not forgotten:
+        costs = [sum(times[int(path.stem)] for path in part) for part in parts]
+        assert max(costs) <= sum(times) / count + max(times)
+
+
+def test_a_shard_runs_its_part(tmp_path, monkeypatch):
+    root = make_project(tmp_path, a1=["x = 1"], a2=["x = 1"], a3=["x = 1"])
+    monkeypatch.chdir(root)
+    names = [r.notebook.path.stem for part in ("1/2", "2/2") for r in run_notebook(shard=part)]
+    assert sorted(names) == ["1", "2", "3"]
+    for wrong in ("0/2", "3/2", "1", "a/b"):
+        with pytest.raises(ToolError, match="--shard"):
+            run_notebook(shard=wrong)

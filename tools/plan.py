@@ -6,7 +6,7 @@ import ast
 import glob
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 from notebooks import NUMBERED, Cell, Notebook, ToolError, read, settings, show
@@ -157,18 +157,43 @@ def plan(
     slow: bool = False,
     exported: bool = False,
     flags: frozenset[str] = frozenset(),
+    params: Mapping[str, object] | None = None,
     **limits: float,
 ) -> Task:
-    """The code cells of a notebook as steps to run or to skip."""
+    """The code cells of a notebook as steps to run or to skip.
+
+    `params` are new values for names that the cell tagged `parameters` binds, as papermill has it.
+    """
     steps, never = [], why_skip_all(notebook)
+    given = parameters(notebook, params or {})
     for cell in notebook.cells:
         if cell.number:  # an empty cell has none, as in Jupyter
             instead = exported and cell.exported and cell.code
             source = imported(cell, notebook, package) if instead and not never else cell.source
             tagged = tags(cell)
+            source += given.pop(cell.number, "")
             skip = never or why_skip(cell, device, slow, flags) or ", ".join(tagged & SKIPS)
             steps.append(Step(cell.number, source, skip, not tagged.isdisjoint(RAISES)))
     return Task(str(notebook.path.resolve()), tuple(steps), **limits)
+
+
+def parameters(notebook: Notebook, params: Mapping[str, object]) -> dict[int, str]:
+    """What to add to the cell tagged `parameters`: its number, and the code.
+
+    Raises: ToolError if no cell is so tagged, or it binds no such name.
+    """
+    if not params:
+        return {}
+    cell = next((c for c in notebook.cells if c.number and "parameters" in tags(c)), None)
+    if cell is None:
+        raise ToolError(f"{show(notebook.path)}: --params needs a cell with the tag `parameters`, "
+                        "which binds the names with their usual values")  # fmt: skip
+    if unknown := [name for name in params if name not in cell.names]:
+        valid = ", ".join(sorted(cell.names)) or "nothing"
+        raise ToolError(f"{show(notebook.path)}: --params sets {', '.join(unknown)}, but cell "
+                        f"{cell.number}, tagged `parameters`, binds {valid}")  # fmt: skip
+    lines = [f"{name} = {value!r}" for name, value in params.items()]
+    return {cell.number: "\n".join(["", "# parameters of this run", *lines])}
 
 
 def planned(path: Path, **options) -> Result:

@@ -7,6 +7,7 @@ report_files.py for tools) only read that stream.
 
 from __future__ import annotations
 
+import ast
 import codecs
 import contextlib
 import functools
@@ -129,6 +130,20 @@ class Timings:
 
         return sorted(paths, key=lambda path: -seconds(path))
 
+    def shard(self, paths: list[Path], number: int, count: int) -> list[Path]:
+        """One of `count` parts that take about as long; every machine cuts the same parts.
+
+        A notebook of which no time is known counts as the mean of those with one.
+        """
+        known = {path: self.last.get(show(path)) for path in paths}
+        times = [time for time in known.values() if isinstance(time, int | float)]
+        usual = sum(times) / len(times) if times else 1.0
+        cost = {path: known[path] if known[path] in times else usual for path in paths}
+        parts: list[list[Path]] = [[] for _ in range(count)]
+        for path in sorted(paths, key=lambda path: (-cost[path], show(path))):
+            min(parts, key=lambda part: sum(map(cost.get, part))).append(path)
+        return parts[number - 1]
+
     def keep(self, results: Results) -> None:
         done = [result for result in results if result.status == "passed"]
         self.last |= {show(r.notebook.path): round(r.seconds, 2) for r in done}
@@ -172,6 +187,8 @@ def run_notebook(
     nbs: str = "",
     all: bool = False,
     watch: bool = False,
+    params: str | dict = "",
+    shard: str = "",
 ) -> Results:
     """Run notebooks as tests, each from top to bottom in a process of its own.
 
@@ -197,6 +214,8 @@ def run_notebook(
         nbs: the folder of the notebooks; by default what settings.ini says.
         all: run what passed and did not change, too.
         watch: stay, and after each save export the notebooks and run what it affects.
+        params: n=3,name='x'; new values for what the cell tagged `parameters` binds.
+        shard: 2/5 runs the second of five parts, which take about as long as each other.
     """
     home = settings()
     given_data = data or os.environ.get("EXP_DATA")
@@ -216,10 +235,13 @@ def run_notebook(
     timings = Timings(home, data, device, *["exported"] * exported)
     folder = Path(nbs) if nbs else home.nbs
     options = {"package": home.lib.name, "device": device, "slow": slow, "exported": exported}
+    options["params"] = read_params(params)
+    part = read_shard(shard)
     options["flags"] = frozenset(re.findall(r"\w+", home.values.get("tst_flags", "")))
 
     def prepare() -> Results:
         paths, left_out = chosen(notebooks, folder)
+        paths = timings.shard(paths, *part) if part else paths
         paths = timings.slowest_first(paths)
         results = Results([planned(path, **options, **limits) for path in paths])
         for path in left_out:
@@ -243,7 +265,7 @@ def run_notebook(
             raise ToolError("--watch shows what happens: leave out --save, --html and --junit")
         return follow([folder, home.lib], prepare, start_for, jobs or cores(), memory)
     results = prepare()
-    keys = memory.keys(results) if data == "sample" else {}
+    keys = memory.keys(results) if data == "sample" and not options["params"] else {}
     if keys and not (all or notebooks or save or html or junit):
         memory.recall(results, keys)
         if recalled := sum(result.remembered for result in results):
@@ -256,7 +278,8 @@ def run_notebook(
                 what = f"on this system the kernel engine cannot see {running.unseen}"
                 results.notes.append(what)
             report(results, outcomes(tasks, running, jobs, fail_fast))
-        timings.keep(results)
+        if not part:  # or the next part would be cut otherwise
+            timings.keep(results)
         if keys:
             memory.keep(results, keys)
     results.sort()
@@ -270,6 +293,30 @@ def run_notebook(
                 what = str(error) or type(error).__name__
                 results.problems.append(f"--{option} {target} could not be written: {what}")
     return results
+
+
+def read_params(params: str | dict) -> dict[str, object]:
+    """`n=3,name='x'`, or a dict, as the values of names. Raises: ToolError if it is neither."""
+    if isinstance(params, dict):
+        return params
+    try:
+        call = ast.parse(f"dict({params})", mode="eval").body
+        if call.args or any(keyword.arg is None for keyword in call.keywords):
+            raise ValueError("a value without a name")
+        return {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
+    except (SyntaxError, ValueError, TypeError):
+        raise ToolError(f"--params is like n=3,name='x'; got {params!r}") from None
+
+
+def read_shard(shard: str) -> tuple[int, int] | None:
+    """`2/5` as two numbers. Raises: ToolError if it is not one of so many parts."""
+    if not shard:
+        return None
+    match = re.fullmatch(r"(\d+)/(\d+)", str(shard))
+    if not match or not 1 <= int(match[1]) <= int(match[2]):
+        raise ToolError(f"--shard is the number of a part and how many there are, as in 2/5; "
+                        f"got {shard!r}")  # fmt: skip
+    return int(match[1]), int(match[2])
 
 
 def number(rule: str, value: object, kind: type) -> float:
