@@ -1181,10 +1181,8 @@ nb11d (sentence_pairs): Sentence pairs: from a dictionary that learned itself to
 nb12 (translation): Neural translation: from a sentence to a sentence
     reverse_sentences  Turn each sentence round within its own length; the padding stays behind it.
     last_words         Pick what stands at the last real word: x (B, S, H), lengths (B,) -> (B, H).
-    join_directions    Put the states of the directions of each layer side by side.
     GRUEncoder         Read each sentence up to its last real word, in one direction or in both.
-    AdditiveAttention  Take the mean of values, weighted by a small network's score of each query
-                       and key.
+    Attention          Take the mean of values, weighted by how well each key fits the query.
     GRUDecoder         Score the next word after each word read, from a state and, with attention, a
                        memory.
     weights_thinned    Set a share of all GRUs' hidden-to-hidden weights to 0, as `WeightDropLSTM`
@@ -1235,7 +1233,7 @@ nb12b (transformer): The Transformer: attention and little else
                                   evenly over all tokens.
 """
 
-# generated from the notebooks: do not edit · f8be4b
+# generated from the notebooks: do not edit · b9a7cc
 
 import importlib as _importlib
 import importlib.machinery as _machinery
@@ -1382,9 +1380,9 @@ _names = {
     "nb11d": """SentencePair read_pairs questions learn_dictionary align_words PAD UNK BOS EOS
                SPECIAL_TOKENS TextVocab hold_out references PairDataset pad_right collate_pairs
                SortSampler SortishSampler count_real masked_loss""",
-    "nb12": """reverse_sentences last_words join_directions GRUEncoder AdditiveAttention
-              GRUDecoder weights_thinned GRUTranslator TeacherForcing length_limits
-              greedy_decode bleu forced_attention draw_attention fill_embedding DecoderPenalty""",
+    "nb12": """reverse_sentences last_words GRUEncoder Attention GRUDecoder weights_thinned
+              GRUTranslator TeacherForcing length_limits greedy_decode bleu forced_attention
+              draw_attention fill_embedding DecoderPenalty""",
     "nb12a": """Hypothesis take_rows beam_search Translator""",
     "nb12b": """attention_weights scaled_dot_product_attention MultiheadAttention allowed
                sinusoidal_positions TransformerEncoderLayer TransformerDecoderLayer Transformer
@@ -1920,8 +1918,7 @@ if TYPE_CHECKING:  # what editors and type checkers read
     )
     from .nb12 import (
         reverse_sentences as reverse_sentences, last_words as last_words,
-        join_directions as join_directions, GRUEncoder as GRUEncoder,
-        AdditiveAttention as AdditiveAttention, GRUDecoder as GRUDecoder,
+        GRUEncoder as GRUEncoder, Attention as Attention, GRUDecoder as GRUDecoder,
         weights_thinned as weights_thinned, GRUTranslator as GRUTranslator,
         TeacherForcing as TeacherForcing, length_limits as length_limits,
         greedy_decode as greedy_decode, bleu as bleu, forced_attention as forced_attention,

@@ -6,13 +6,12 @@ By the end you will have a translator from French to English: a network that rea
 # cell 12aa0002 a6284e · Neural translation: from a sentence to a sentence
 from __future__ import annotations
 
-# generated from nbs/12_translation.ipynb: do not edit · 32eef0
+# generated from nbs/12_translation.ipynb: do not edit · 435a95
 __all__ = [
     "reverse_sentences",
     "last_words",
-    "join_directions",
     "GRUEncoder",
-    "AdditiveAttention",
+    "Attention",
     "GRUDecoder",
     "weights_thinned",
     "GRUTranslator",
@@ -60,17 +59,6 @@ def reverse_sentences(x: Tensor, lengths: Tensor) -> Tensor:
 def last_words(x: Tensor, lengths: Tensor) -> Tensor:
     """Pick what stands at the last real word: x (B, S, H), lengths (B,) -> (B, H)."""
     return x[torch.arange(len(x), device=x.device), lengths - 1]
-
-
-# cell 12bb0019 ddca6b · Both directions
-def join_directions(state: Tensor, num_layers: int) -> Tensor:
-    """Put the states of the directions of each layer side by side.
-
-    Shape: state (L·D, B, H), as torch.nn.GRU returns it -> (L, B, D·H).
-    """
-    LD, B, H = state.shape
-    by_layer = state.reshape(num_layers, LD // num_layers, B, H)      # (L, D, B, H)
-    return by_layer.transpose(1, 2).reshape(num_layers, B, -1)        # (L, B, D·H)
 
 
 # cell 12bb0022 a82b80 · Both directions
@@ -126,40 +114,43 @@ class GRUEncoder(nn.Module):
         return torch.cat([x, words], 2), torch.stack(states, 1), real
 
 
-# cell 12bb0029 4fe01f · Attention: look back at the words
-class AdditiveAttention(nn.Module):
-    """Take the mean of values, weighted by a small network's score of each query and key.
+# cell 12bb0029 6cc28e · Attention: look back at the words
+class Attention(nn.Module):
+    """Take the mean of values, weighted by how well each key fits the query.
 
-    `project` prepares the keys, once for a sentence.
+    `kind` is how a fit is scored: "tanh" or "relu", by a small network with that nonlinearity, or
+    "product" of the projected query and the value. `project` makes the keys, once for a sentence.
     Shape: query (B, T, Q), keys (B, S, A), values (B, S, D), real (B, S) of bool -> context
         (B, T, D), weights (B, T, S), 0 in the padding.
-    Source: Bahdanau and others 2015, appendix A.1.2.
-    Differs: the query is the state after the previous word, as in Luong and others 2015.
+    Source: Bahdanau and others 2015, appendix A.1.2; Luong and others 2015, section 3.1.
     """
 
-    def __init__(self, query_size: int, value_size: int, size: int, nonlinearity: str = "tanh"):
+    def __init__(self, query_size: int, value_size: int, size: int, kind: str = "tanh"):
         super().__init__()
-        if nonlinearity not in ("tanh", "relu"):
-            raise ValueError(f"nonlinearity must be tanh or relu, got {nonlinearity!r}")
-        self.nonlinearity = nonlinearity
-        self.ask, self.project = nn.Linear(query_size, size), nn.Linear(value_size, size, False)
-        self.score = nn.Linear(size, 1, bias=False)
+        if kind not in ("tanh", "relu", "product"):
+            raise ValueError(f"kind must be tanh, relu or product, got {kind!r}")
+        self.kind, product = kind, kind == "product"
+        self.ask = nn.Linear(query_size, value_size if product else size)
+        self.project = nn.Sequential() if product else nn.Linear(value_size, size, bias=False)
+        self.score = nn.Sequential() if product else nn.Linear(size, 1, bias=False)
 
     def forward(self, query: Tensor, keys: Tensor, values: Tensor, real: Tensor
                 ) -> tuple[Tensor, Tensor]:
         """Score, normalise over the real words, and average."""
-        both = self.ask(query)[:, :, None] + keys[:, None]             # (B, T, S, A)
-        both = both.tanh() if self.nonlinearity == "tanh" else both.relu()
-        scores = self.score(both)[..., 0].masked_fill(~real[:, None], -math.inf)
-        weights = torch.softmax(scores, -1)                            # (B, T, S)
+        if self.kind == "product":
+            scores = self.ask(query) @ keys.transpose(1, 2)            # (B, T, S)
+        else:
+            both = self.ask(query)[:, :, None] + keys[:, None]         # (B, T, S, A)
+            scores = self.score(both.tanh() if self.kind == "tanh" else both.relu())[..., 0]
+        weights = torch.softmax(scores.masked_fill(~real[:, None], -math.inf), -1)
         return weights @ values, weights
 
 
-# cell 12cc0002 edcd73 · The decoder writes
+# cell 12cc0002 318eb8 · The decoder writes
 class GRUDecoder(nn.Module):
     """Score the next word after each word read, from a state and, with attention, a memory.
 
-    `attention` is "none", "tanh" or "relu", the nonlinearity of its small network.
+    `attention` is "none" or a `kind` of `Attention`.
     Shape: words (B, T) -> logits (B, T, V), the next state, weights (B, T, S) or None.
     """
 
@@ -173,7 +164,7 @@ class GRUDecoder(nn.Module):
             for layer in range(num_layers))
         self.attention, joined = None, hidden_size
         if attention != "none":
-            self.attention = AdditiveAttention(hidden_size, memory_size, hidden_size, attention)
+            self.attention = Attention(hidden_size, memory_size, hidden_size, attention)
             joined += memory_size
         self.join, self.out = nn.Linear(joined, embedding_size), nn.Linear(embedding_size, n_tokens)
         self.scale = 1.0

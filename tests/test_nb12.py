@@ -14,7 +14,7 @@ from exp.nb04 import Learner
 from exp.nb07d import WordVectors
 from exp.nb11d import BOS, EOS, PAD, UNK, masked_loss
 from exp.nb12 import (
-    AdditiveAttention,
+    Attention,
     DecoderPenalty,
     GRUEncoder,
     GRUTranslator,
@@ -24,7 +24,6 @@ from exp.nb12 import (
     fill_embedding,
     forced_attention,
     greedy_decode,
-    join_directions,
     last_words,
     length_limits,
     reverse_sentences,
@@ -37,7 +36,7 @@ kinds = st.fixed_dictionaries(
     {
         "num_layers": st.integers(1, 3),
         "bidirectional": st.sampled_from(["none", "first", "all"]),
-        "attention": st.sampled_from(["none", "tanh", "relu"]),
+        "attention": st.sampled_from(["none", "tanh", "relu", "product"]),
         "tie_weights": st.booleans(),
     }
 )
@@ -142,16 +141,10 @@ def test_encoder_equals_bidirectional_gru(layers):
     wanted, ends = theirs(encoder.embedding(source))
     test_near(outputs[:, :, :6], wanted)
     test_near(outputs[:, :, 6:], encoder.embedding(source))
-    joined = join_directions(ends, layers)
     for n, bridge in enumerate(encoder.bridges):
-        test_near(state[:, n], bridge(joined[n]).tanh())
+        joined = torch.cat([ends[2 * n], ends[2 * n + 1]], 1)  # of this layer, both directions
+        test_near(state[:, n], bridge(joined).tanh())
     assert real.all()
-
-
-def test_a_plain_view_of_the_state_would_mix_sentences():
-    state = torch.arange(12).reshape(6, 2, 1)
-    assert (join_directions(state, 3) % 2 == torch.tensor([[0], [1]])).all()  # one sentence each
-    assert (state.view(3, 2, 2) % 2 != torch.tensor([[0], [1]])).any()
 
 
 def test_only_the_first_layer_reads_both_ways():
@@ -164,15 +157,15 @@ def test_only_the_first_layer_reads_both_ways():
 
 
 def test_attention_is_a_weighted_mean_over_real_words():
-    attention = AdditiveAttention(3, 4, 5)
+    attention = Attention(3, 4, 5)
     query, values = torch.randn(2, 3, 3), torch.randn(2, 6, 4)
     real = torch.arange(6) < torch.tensor([[6], [2]])
     context, weights = attention(query, attention.project(values), values, real)
     test_near(weights.sum(2), torch.ones(2, 3))
     assert not weights[1, :, 2:].any()
     test_near(context, torch.einsum("bts,bsd->btd", weights, values))
-    with pytest.raises(ValueError, match="tanh or relu"):
-        AdditiveAttention(3, 4, 5, "gelu")
+    with pytest.raises(ValueError, match="relu or product"):
+        Attention(3, 4, 5, "gelu")
     with pytest.raises(TypeError, match="no attention"):
         forced_attention(make(), padded([[5]]), torch.tensor([[BOS]]))
 
