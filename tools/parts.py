@@ -68,7 +68,8 @@ def misplaced(parts: Iterable[Part], names: Iterable[str]) -> list[str]:
 
 def minutes(notebook: Notebook) -> float:
     """About how long it takes to read a notebook, without running or changing anything."""
-    words = sum(len(cell.source.split()) for cell in notebook.cells if cell.kind == "markdown")
+    prose = (c for c in notebook.cells if c.kind == "markdown" and c.id != NEIGHBOURS)
+    words = sum(len(cell.source.split()) for cell in prose)
     lines = sum(unfolded(cell) for cell in notebook.cells)
     return words / WORDS + lines / LINES
 
