@@ -1,12 +1,12 @@
 """Training that generalises
 
-By the end you will have a training loop whose numbers can be trusted, three sets of data with a reason for each, and a method: overfit first, then cure the overfitting, in a fixed order.
+By the end you will have a training loop whose numbers can be trusted, three sets of data with a reason for each, a rule for when a difference between two trainings counts, and a method: overfit first, then cure the overfitting, in a fixed order.
 """
 
-# cell 6bf3c1aa a6284e · Imports
+# cell 6bf3c1aa a6284e · Training that generalises
 from __future__ import annotations
 
-# generated from nbs/03c_generalisation.ipynb: do not edit · e325fd
+# generated from nbs/03c_generalisation.ipynb: do not edit · c99d5a
 __all__ = [
     "count_kept",
     "accuracy",
@@ -21,7 +21,7 @@ __all__ = [
     "fit",
 ]
 
-# cell 6bf3c1aa f84903 · Imports
+# cell 6bf3c1aa f84903 · Training that generalises
 import time
 import warnings
 from collections.abc import Callable, Iterable, Iterator
