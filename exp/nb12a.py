@@ -6,7 +6,7 @@ By the end you will have a beam search that never scores below greedy decoding, 
 # cell 12ab0002 a6284e · Decoding: the sentence that a model means
 from __future__ import annotations
 
-# generated from nbs/12a_decoding.ipynb: do not edit · 2f6311
+# generated from nbs/12a_decoding.ipynb: do not edit · f9af93
 __all__ = [
     "Hypothesis",
     "take_rows",
@@ -64,7 +64,17 @@ def _extend(logits: Tensor, scores: Tensor, greedy: Tensor) -> tuple[Tensor, Ten
     return total.gather(1, place), place // V, place % V
 
 
-# cell 12ab0022 689cc9 · All sentences at once
+# cell 12ab0048 a3423f · All sentences at once
+def _limits(source: Tensor, width: int, max_length: int | Tensor | None) -> Tensor:
+    """Return the limit of each sentence (B,), and refuse widths and limits below 1."""
+    limits = length_limits(source) if max_length is None else max_length
+    limits = torch.as_tensor(limits, device=source.device).expand(len(source))
+    if width < 1 or len(source) and limits.min() < 1:
+        raise ValueError(f"width and max_length must be at least 1, got {width} and {max_length}")
+    return limits
+
+
+# cell 12ab0022 0db90c · All sentences at once
 @torch.no_grad()
 def beam_search(model: Any, source: Tensor, width: int = 5, length_penalty: float = 1.0,
                 max_length: int | Tensor | None = None) -> list[list[Hypothesis]]:
@@ -77,10 +87,7 @@ def beam_search(model: Any, source: Tensor, width: int = 5, length_penalty: floa
     Raises: ValueError for a width or a limit below 1.
     Differs: the textbook's beam may lose the greedy beginning, and then end below it.
     """
-    limits = length_limits(source) if max_length is None else max_length
-    limits = torch.as_tensor(limits, device=source.device).expand(len(source))
-    if width < 1 or len(source) and limits.min() < 1:
-        raise ValueError(f"width and max_length must be at least 1, got {width} and {max_length}")
+    limits = _limits(source, width, max_length)
     found: list[list[Hypothesis]] = [[] for _ in source]
     active = torch.arange(len(source), device=source.device)           # (A,): sentences still open
     with evaluating(model):
@@ -97,8 +104,7 @@ def beam_search(model: Any, source: Tensor, width: int = 5, length_penalty: floa
             order = end.long().argsort(dim=1, stable=True)[:, :width]  # what goes on, in order
             last = (n >= limits[active])[:, None]
             ready = (log_p > -math.inf) & (end | last)
-            ready[:, width:] = False
-            for a, c in ready.nonzero().tolist():
+            for a, c in ready[:, :width].nonzero().tolist():
                 tokens = [*written[row[a, c], 1:].tolist(), token[a, c].item()]
                 p = log_p[a, c].item()
                 found[active[a]].append(Hypothesis(p / n ** length_penalty, p, tokens))
