@@ -21,6 +21,7 @@ from nbformat import v4
 
 import run_notebook as runner
 from annotations import annotations, escaped
+from drift import alike
 from fork_engine import ForkEngine
 from notebooks import ToolError, read
 from outcomes import SHOWN_LIMIT, TEXT_LIMIT, Record, Step, Task, how_it_ended, read_stack
@@ -861,3 +862,34 @@ def test_a_shard_runs_its_part(tmp_path, monkeypatch):
     for wrong in ("0/2", "3/2", "1", "a/b"):
         with pytest.raises(ToolError, match="--shard"):
             run_notebook(shard=wrong)
+
+
+def test_drift_compares_what_is_saved_with_what_is_shown(tmp_path, monkeypatch):
+    noisy = "import os\nprint('at', id(object()), 0xfff, os.getpid())"
+    root = make_project(tmp_path, a1=["x = 1.0", "print(f'loss {x:.3f}\\nof 3 runs')", noisy, "x"])
+    monkeypatch.chdir(root)
+    path = root / "nbs" / "1.ipynb"
+    assert "'loss 1.000', and '' is saved" in str(run_notebook(drift=0.01))  # nothing is saved yet
+    raw = nbformat.read(path, 4)
+    raw.cells[2].metadata["tags"] = ["drifts"]
+    nbformat.write(raw, path)
+    run_notebook(save=True)
+    assert run_notebook(drift=0).ok
+    for x, ok in (("1.004", True), ("1.2", False), ("float('nan')", False)):
+        path.write_text(re.sub(r"x = [^\"]+", f"x = {x}", path.read_text()))
+        results = run_notebook(drift=0.01)
+        assert results.ok == ok, str(results)
+    assert "1.ipynb · cell 2" in str(results) and "is saved" in str(results)
+    with pytest.raises(ToolError, match="--drift"):
+        run_notebook(drift="much")
+
+
+@given(
+    st.floats(allow_nan=False, allow_infinity=False, width=32), st.sampled_from(["{:g}", "{:,.2f}"])
+)
+def test_a_line_is_like_itself_and_unlike_another(value, form):
+    line = "loss " + form.format(value)
+    assert alike(line, line, 0.0) and alike(line, line.replace(" ", "   "), 0.0)
+    assert not alike(line, line + " 1", 0.5) and not alike(line, "lose" + line[4:], 0.5)
+    if abs(value) > 1:
+        assert not alike(line, "loss " + form.format(2 * value), 0.1)

@@ -21,6 +21,7 @@ import sys
 from pathlib import Path
 
 from annotations import annotations
+from drift import drifted
 from engines import Engine
 from files import write_all
 from follow import follow
@@ -189,6 +190,7 @@ def run_notebook(
     watch: bool = False,
     params: str | dict = "",
     shard: str = "",
+    drift: float | None = None,
 ) -> Results:
     """Run notebooks as tests, each from top to bottom in a process of its own.
 
@@ -215,6 +217,8 @@ def run_notebook(
         all: run what passed and did not change, too.
         watch: stay, and after each save export the notebooks and run what it affects.
         params: n=3,name='x'; new values for what the cell tagged `parameters` binds.
+        drift: fail where the printed output differs from the saved one, numbers by more than
+            this share, for example 0.05; a cell tagged `drifts` may.
         shard: 2/5 runs the second of five parts, which take about as long as each other.
     """
     home = settings()
@@ -237,6 +241,8 @@ def run_notebook(
     options = {"package": home.lib.name, "device": device, "slow": slow, "exported": exported}
     options["params"] = read_params(params)
     part = read_shard(shard)
+    if drift is not None:
+        drift = number("--drift is the share by which numbers may differ, as in 0.05", drift, float)
     options["flags"] = frozenset(re.findall(r"\w+", home.values.get("tst_flags", "")))
 
     def prepare() -> Results:
@@ -266,7 +272,7 @@ def run_notebook(
         return follow([folder, home.lib], prepare, start_for, jobs or cores(), memory)
     results = prepare()
     keys = memory.keys(results) if data == "sample" and not options["params"] else {}
-    if keys and not (all or notebooks or save or html or junit):
+    if keys and not (all or notebooks or save or html or junit or drift is not None):
         memory.recall(results, keys)
         if recalled := sum(result.remembered for result in results):
             results.notes.append(f"{recalled} unchanged since they passed; --all runs them, too")
@@ -283,6 +289,9 @@ def run_notebook(
         if keys:
             memory.keep(results, keys)
     results.sort()
+    if drift is not None:
+        for result in results:
+            results.problems += drifted(result, drift)
     if save:
         save_outputs(results)
     for option, target, write_report in (("junit", junit, write_junit), ("html", html, write_html)):
