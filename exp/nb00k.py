@@ -135,7 +135,7 @@ def _english_clause(dice: _Dice, clause: _Clause, order: str) -> list[_Piece]:
     return [*head, *main, *_english_rest(dice, clause)]
 
 
-# cell 22636592 ea7012 · A clause in French
+# cell 22636592 343b0d · A clause in French
 _HAVE = "ai as a avons avez ont".split()
 _ARE = {"present": "suis es est sommes êtes sont".split(),
         "past": "étais étais était étions étiez étaient".split()}
@@ -172,12 +172,13 @@ def _participle(verb: _Verb, subject: _Noted, asked: _Noted | None) -> str:
 
 def _french_clause(dice: _Dice, clause: _Clause, order: str, formal: bool,
                    asked: _Noted | None = None) -> list[_Piece]:
-    """Put a clause into French: plain, with "est-ce que", or with subject and verb turned round."""
+    """Put a clause into French: a statement, or a question in one of the orders of words."""
     subject, verb = _french_phrase(dice, clause.subject, formal), clause.verb
     if clause.tense == "past":
         helper = _ARE["present"] if verb.moves else _HAVE
-        first = (helper[subject.person], "past verb" if order in ("plain", "who") else "past")
-        last = [(_participle(verb, subject, asked), "verb past" if order == "plain" else "verb")]
+        one_word = order in ("statement", "who") and not clause.negative  # in English: ate
+        first = (helper[subject.person], "past verb" if one_word else "past")
+        last = [(_participle(verb, subject, asked), "past verb" if one_word else "verb")]
     else:
         first, last = (verb.present[subject.person], "verb"), []
     no, no_more = ([("ne", "not")], [("pas", "not")]) if clause.negative else ([], [])
@@ -265,7 +266,7 @@ def _in_english(dice: _Dice, meaning: _Meaning) -> list[_Piece]:
     return [*ask, *asked, *_english_clause(dice, clause, "question"), *end]
 
 
-# cell 06177465 9cfedc · Sixteen kinds of sentence
+# cell 06177465 538317 · Sixteen kinds of sentence
 def _in_french(dice: _Dice, meaning: _Meaning) -> list[_Piece]:
     """Write the meaning in French: pieces of text with their labels."""
     kind, clause, phrase = meaning.kind, meaning.clause, meaning.phrase
@@ -273,7 +274,7 @@ def _in_french(dice: _Dice, meaning: _Meaning) -> list[_Piece]:
     if phrase and not clause:
         return [*_french_being(dice, meaning, formal), *end]
     if kind == "statement":
-        return [*_french_clause(dice, clause, "plain", formal), *end]
+        return [*_french_clause(dice, clause, "statement", formal), *end]
     if kind == "who":
         ask = [("qui", "ask"), *dice.draw("french", ([], [("est-ce", ""), ("qui", "")]), 0.8)]
         return [*ask, *_french_clause(dice, clause, "who", formal), *end]
