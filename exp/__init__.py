@@ -1231,9 +1231,20 @@ nb12b (transformer): The Transformer: attention and little else
                                   numbers into vectors.
     smoothed_sequence_loss        Return the mean cross-entropy with a share of each target spread
                                   evenly over all tokens.
+
+nb12c (pretraining): Language models first: translating from few pairs
+    TargetLanguageModel   Score the next token from those before it, with two GRU layers.
+    collate_text          Make a batch (tokens, targets) of sentences: read up to a token, and
+                          predict the next.
+    SourceLanguageModel   Score each next token from the left, and each one before it from the
+                          right.
+    collate_both_ways     Make a batch (tokens, targets): what comes next from the left, then what
+                          from the right.
+    PretrainedTranslator  A translator of GRUs around two language models, which become its encoder
+                          and decoder.
 """
 
-# generated from the notebooks: do not edit · b9a7cc
+# generated from the notebooks: do not edit · 0e225f
 
 import importlib as _importlib
 import importlib.machinery as _machinery
@@ -1387,6 +1398,8 @@ _names = {
     "nb12b": """attention_weights scaled_dot_product_attention MultiheadAttention allowed
                sinusoidal_positions TransformerEncoderLayer TransformerDecoderLayer Transformer
                smoothed_sequence_loss""",
+    "nb12c": """TargetLanguageModel collate_text SourceLanguageModel collate_both_ways
+               PretrainedTranslator""",
 }
 _home = {name: module for module, names in _names.items() for name in names.split()}
 
@@ -1455,6 +1468,7 @@ _topics = {
     "translation": "nb12",
     "decoding": "nb12a",
     "transformer": "nb12b",
+    "pretraining": "nb12c",
 }
 
 
@@ -1938,13 +1952,18 @@ if TYPE_CHECKING:  # what editors and type checkers read
         TransformerDecoderLayer as TransformerDecoderLayer, Transformer as Transformer,
         smoothed_sequence_loss as smoothed_sequence_loss,
     )
+    from .nb12c import (
+        TargetLanguageModel as TargetLanguageModel, collate_text as collate_text,
+        SourceLanguageModel as SourceLanguageModel, collate_both_ways as collate_both_ways,
+        PretrainedTranslator as PretrainedTranslator,
+    )
     from . import (
         nb00, nb00b, nb00c, nb00d, nb00e, nb00f, nb00i, nb00k, nb02, nb02b, nb02c, nb03, nb03a,
         nb03b, nb03c, nb03d, nb03e, nb03f, nb03g, nb03h, nb03i, nb03j, nb03k, nb03l, nb04,
         nb04a, nb04b, nb04c, nb04d, nb04e, nb04f, nb05, nb05c, nb06, nb06b, nb06c, nb06d,
         nb06e, nb06f, nb06g, nb07, nb07a, nb07b, nb07c, nb07d, nb08, nb08a, nb08b, nb08c,
         nb08d, nb09, nb09a, nb09b, nb09c, nb09d, nb09e, nb10, nb11, nb11b, nb11c, nb11d, nb12,
-        nb12a, nb12b,
+        nb12a, nb12b, nb12c,
     )
     exports = nb00
     samples = nb00b
@@ -2010,3 +2029,4 @@ if TYPE_CHECKING:  # what editors and type checkers read
     translation = nb12
     decoding = nb12a
     transformer = nb12b
+    pretraining = nb12c
