@@ -1,12 +1,12 @@
 """Initialisation: random weights of the right size
 
-By the end you will have predicted what fifty random layers do to an image and measured that they do it, drawn weights that bring the image through, found out why half of a small network can die in its first steps, and put to the test a change of ReLU that the lecture only proposes.
+By the end you will have predicted what fifty random layers do to an image and measured that they do it, drawn weights that bring the image through, found out why units of a small network die in its first steps, and put to the test a change of ReLU that the lecture only proposes.
 """
 
 # cell ef564caf a6284e · Initialisation: random weights of the right size
 from __future__ import annotations
 
-# generated from nbs/02c_initialisation.ipynb: do not edit · 699b1a
+# generated from nbs/02c_initialisation.ipynb: do not edit · 032681
 __all__ = [
     "fans",
     "glorot_normal",
