@@ -1,29 +1,32 @@
 """Decoding: the sentence that a model means
 
-By the end you will have a beam search that never scores below greedy decoding, for any of this book's translators, and a `Translator`: call it with French, and it answers in English.
+By the end you will have a beam search that never scores below greedy decoding, for any of this book's translators, and a `Translator`: call it with French, and it answers in English, whatever people type; it travels to another machine in one file; and the same code turns dates in words into `1776-07-04`.
 """
 
 # cell 12ab0002 a6284e · Decoding: the sentence that a model means
 from __future__ import annotations
 
-# generated from nbs/12a_decoding.ipynb: do not edit · f9af93
+# generated from nbs/12a_decoding.ipynb: do not edit · 655e46
 __all__ = [
     "Hypothesis",
     "take_rows",
     "beam_search",
     "Translator",
+    "load_translator",
 ]
 
-# cell 12ab0002 d230f2 · Decoding: the sentence that a model means
+# cell 12ab0002 901d7d · Decoding: the sentence that a model means
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from exp.nb03d import evaluating, map_tensors
 from exp.nb04b import model_device
+from exp.nb04c import export_model, load_exported
 from exp.nb11d import BOS, EOS, PAD, UNK, TextVocab, pad_right
 from exp.nb12 import length_limits
 
@@ -118,25 +121,68 @@ def beam_search(model: Any, source: Tensor, width: int = 5, length_penalty: floa
     return [sorted(hypotheses, reverse=True) for hypotheses in found]
 
 
-# cell 12ab0032 1a4745 · The translator
+# cell 12ab0032 38a380 · The translator
+def _has_word(text: str) -> bool:
+    """Return whether there is a letter or a digit in a text."""
+    return any(letter.isalnum() for letter in text)
+
+
 class Translator:
     """Translate texts: a model, the vocabularies of its two languages, and a beam search.
 
     `translator("…")` returns one translation, `translator([…])` a list, in the same order.
-    `width` 1 is greedy; see `beam_search` for `length_penalty`.
+    `width` 1 is greedy; see `beam_search` for `length_penalty`. A line has at most `max_tokens`.
+    Raises: ValueError for a text that cannot be translated, see `why_not`; TypeError for no text.
     """
 
     def __init__(self, model: Any, source_vocab: TextVocab, target_vocab: TextVocab,
-                 width: int = 5, length_penalty: float = 1.0, batch_size: int = 64):
+                 width: int = 5, length_penalty: float = 1.0, batch_size: int = 64,
+                 max_tokens: int = 100):
         self.model, self.source_vocab, self.target_vocab = model, source_vocab, target_vocab
         self.width, self.length_penalty, self.batch_size = width, length_penalty, batch_size
+        self.max_tokens = max_tokens
 
     def __call__(self, text: str | Iterable[str]) -> str | list[str]:
         return self.translate([text])[0] if isinstance(text, str) else self.translate(text)
 
     def translate(self, texts: Iterable[str]) -> list[str]:
-        """Translate each text; the order stays."""
-        return [self._text(best) for best, *_ in self.search(texts)]
+        """Translate each text line by line; lines without a word stay as they are."""
+        if isinstance(texts, str) or not isinstance(texts, Iterable):
+            raise TypeError(f"translate needs a list of texts, got a {type(texts).__name__}; for "
+                            "one text call the translator itself")
+        texts = list(texts)
+        for n, text in enumerate(texts, 1):
+            if reason := self.why_not(text):
+                raise ValueError(f"text {n} of {len(texts)}, {text!r:.60}: {reason}")
+        lines = [text.replace("\r\n", "\n").split("\n") for text in texts]
+        asked = list(dict.fromkeys(line for part in lines for line in part if _has_word(line)))
+        found = (self._text(best) for best, *_ in self.search(asked))
+        known = dict(zip(asked, found, strict=True))
+        return ["\n".join(known.get(line, line.strip()) for line in part) for part in lines]
+
+    def why_not(self, text: str) -> str:
+        """Say why a text cannot be translated, or return "" if it can."""
+        if not isinstance(text, str):
+            raise TypeError(f"a text must be a string, got a {type(text).__name__}: {text!r:.80}")
+        for line in text.splitlines():
+            tokens = self.source_vocab.tokenizer(line)
+            if len(tokens) > self.max_tokens:
+                return (f"a line of {len(tokens)} tokens is longer than max_tokens="
+                        f"{self.max_tokens}; split it into sentences")
+            words = [token for token in tokens if _has_word(token)]
+            if words and not any(word in self.source_vocab.places for word in words):
+                return (f"none of its {len(words)} tokens ({', '.join(words[:3])} …) is known: is "
+                        "it in the language and the script that the translator reads?")
+        return ""
+
+    def save(self, path: str | Path, factory: str | Callable[..., nn.Module],
+             arguments: Mapping[str, Any]) -> Path:
+        """Write everything into one file; `factory(**arguments)` builds the model, untrained."""
+        settings = {name: getattr(self, name) for name in
+                    ("width", "length_penalty", "batch_size", "max_tokens")}
+        return export_model(self.model, path, factory, arguments, {
+            "source": self.source_vocab.state(), "target": self.target_vocab.state(),
+            "settings": settings})
 
     def n_best(self, text: str, n: int | None = None) -> list[tuple[float, str]]:
         """Return the best candidates with their scores: different texts, best first."""
@@ -160,3 +206,18 @@ class Translator:
 
     def _text(self, hypothesis: Hypothesis) -> str:
         return self.target_vocab.decode(hypothesis.tokens)
+
+
+# cell 5b67ef2e 6f8b29 · To another machine
+def load_translator(path: str | Path, device: torch.device | str = "cpu",
+                    trusted: Sequence[str] = ("exp", "torch.nn")) -> Translator:
+    """Read what `Translator.save` wrote.
+
+    Only functions from `trusted` packages are called, since a file could name any.
+    Raises: ValueError for a file that holds no translator, and for another package.
+    """
+    model, extra = load_exported(path, device, trusted)
+    if not isinstance(extra, dict) or set(extra) != {"source", "target", "settings"}:
+        raise ValueError(f"{path} holds a model, but no vocabularies: Translator.save writes both")
+    return Translator(model, TextVocab.from_state(extra["source"]),
+                      TextVocab.from_state(extra["target"]), **extra["settings"])
