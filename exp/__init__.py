@@ -1207,12 +1207,15 @@ nb12 (translation): Neural translation: from a sentence to a sentence
                        it to the loss.
 
 nb12a (decoding): Decoding: the sentence that a model means
-    Hypothesis   A candidate: its score, the sum of its tokens' log-probabilities, and its tokens.
-    take_rows    Pick rows of all tensors in a nest of dicts, tuples and lists: (B, …) ->
-                 (len(rows), …).
-    beam_search  Keep the `width` likeliest beginnings; return each sentence's complete ones, best
-                 first.
-    Translator   Translate texts: a model, the vocabularies of its two languages, and a beam search.
+    Hypothesis       A candidate: its score, the sum of its tokens' log-probabilities, and its
+                     tokens.
+    take_rows        Pick rows of all tensors in a nest of dicts, tuples and lists: (B, …) ->
+                     (len(rows), …).
+    beam_search      Keep the `width` likeliest beginnings; return each sentence's complete ones,
+                     best first.
+    Translator       Translate texts: a model, the vocabularies of its two languages, and a beam
+                     search.
+    load_translator  Read what `Translator.save` wrote.
 
 nb12b (transformer): The Transformer: attention and little else
     attention_weights             Return how much each query takes from each key: the softmax of
@@ -1244,7 +1247,7 @@ nb12c (pretraining): Language models first: translating from few pairs
                           and decoder.
 """
 
-# generated from the notebooks: do not edit · 0e225f
+# generated from the notebooks: do not edit · 59e8de
 
 import importlib as _importlib
 import importlib.machinery as _machinery
@@ -1394,7 +1397,7 @@ _names = {
     "nb12": """reverse_sentences last_words GRUEncoder Attention GRUDecoder weights_thinned
               GRUTranslator TeacherForcing length_limits greedy_decode bleu forced_attention
               draw_attention fill_embedding DecoderPenalty""",
-    "nb12a": """Hypothesis take_rows beam_search Translator""",
+    "nb12a": """Hypothesis take_rows beam_search Translator load_translator""",
     "nb12b": """attention_weights scaled_dot_product_attention MultiheadAttention allowed
                sinusoidal_positions TransformerEncoderLayer TransformerDecoderLayer Transformer
                smoothed_sequence_loss""",
@@ -1941,7 +1944,7 @@ if TYPE_CHECKING:  # what editors and type checkers read
     )
     from .nb12a import (
         Hypothesis as Hypothesis, take_rows as take_rows, beam_search as beam_search,
-        Translator as Translator,
+        Translator as Translator, load_translator as load_translator,
     )
     from .nb12b import (
         attention_weights as attention_weights,
