@@ -1245,9 +1245,21 @@ nb12c (pretraining): Language models first: translating from few pairs
                           from the right.
     PretrainedTranslator  A translator of GRUs around two language models, which become its encoder
                           and decoder.
+
+nb12d (best_translator): The best translator: a recipe, and what each ingredient gives
+    TokenBatches       Batches of pairs of similar length, each of about `tokens` target tokens.
+    collate_even       Make a batch as `collate_pairs` does, with T a multiple of 2 and S of 4.
+    shared_vocab       Learn byte pairs from both sides, and number them in one vocabulary for both
+                       languages.
+    make_recipe_model  Make a GRU with attention, and one table of vectors for source, target and
+                       output.
+    train_translator   Train a model on pairs with the recipe of this page, and return its
+                       translator.
+    Ensemble           Let several models with one vocabulary write together: the mean of their
+                       probabilities.
 """
 
-# generated from the notebooks: do not edit · 59e8de
+# generated from the notebooks: do not edit · eac35b
 
 import importlib as _importlib
 import importlib.machinery as _machinery
@@ -1403,6 +1415,8 @@ _names = {
                smoothed_sequence_loss""",
     "nb12c": """TargetLanguageModel collate_text SourceLanguageModel collate_both_ways
                PretrainedTranslator""",
+    "nb12d": """TokenBatches collate_even shared_vocab make_recipe_model train_translator
+               Ensemble""",
 }
 _home = {name: module for module, names in _names.items() for name in names.split()}
 
@@ -1472,6 +1486,7 @@ _topics = {
     "decoding": "nb12a",
     "transformer": "nb12b",
     "pretraining": "nb12c",
+    "best_translator": "nb12d",
 }
 
 
@@ -1960,13 +1975,18 @@ if TYPE_CHECKING:  # what editors and type checkers read
         SourceLanguageModel as SourceLanguageModel, collate_both_ways as collate_both_ways,
         PretrainedTranslator as PretrainedTranslator,
     )
+    from .nb12d import (
+        TokenBatches as TokenBatches, collate_even as collate_even,
+        shared_vocab as shared_vocab, make_recipe_model as make_recipe_model,
+        train_translator as train_translator, Ensemble as Ensemble,
+    )
     from . import (
         nb00, nb00b, nb00c, nb00d, nb00e, nb00f, nb00i, nb00k, nb02, nb02b, nb02c, nb03, nb03a,
         nb03b, nb03c, nb03d, nb03e, nb03f, nb03g, nb03h, nb03i, nb03j, nb03k, nb03l, nb04,
         nb04a, nb04b, nb04c, nb04d, nb04e, nb04f, nb05, nb05c, nb06, nb06b, nb06c, nb06d,
         nb06e, nb06f, nb06g, nb07, nb07a, nb07b, nb07c, nb07d, nb08, nb08a, nb08b, nb08c,
         nb08d, nb09, nb09a, nb09b, nb09c, nb09d, nb09e, nb10, nb11, nb11b, nb11c, nb11d, nb12,
-        nb12a, nb12b, nb12c,
+        nb12a, nb12b, nb12c, nb12d,
     )
     exports = nb00
     samples = nb00b
@@ -2033,3 +2053,4 @@ if TYPE_CHECKING:  # what editors and type checkers read
     decoding = nb12a
     transformer = nb12b
     pretraining = nb12c
+    best_translator = nb12d
