@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from exp.nb11d import PAD, SentencePair, collate_pairs
 from exp.nb12 import GRUTranslator
-from exp.nb12a import beam_search
+from exp.nb12a import beam_search, load_translator
 from exp.nb12b import Transformer
 from exp.nb12d import (
     Ensemble,
@@ -130,3 +130,16 @@ def test_the_recipe_learns_a_small_language_and_repeats_itself():
     taught = train_translator(PAIRS, seed=1, **options)
     assert taught([pair.source for pair in PAIRS]) == [pair.target for pair in PAIRS]
     assert not taught.model.training
+
+
+def test_it_is_the_same_after_saving_and_its_tables_are_still_one(tmp_path):
+    sizes = {"size": 16, "hidden_size": 12, "dropout": 0.0}
+    taught = train_translator(
+        PAIRS, n_epochs=30, n_pieces=60, tokens=40, max_lr=0.02, average=0.9, half=False, **sizes
+    )
+    n_tokens = len(taught.source_vocab)
+    path = taught.save(tmp_path / "t.zip", make_recipe_model, {"n_tokens": n_tokens, **sizes})
+    again = load_translator(path)
+    texts = [pair.source for pair in PAIRS]
+    assert again(texts) == taught(texts)
+    assert again.model.encoder.embedding.weight is again.model.decoder.out.weight
