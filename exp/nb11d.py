@@ -1,12 +1,12 @@
-"""Sentence pairs: from a dictionary that learned itself to batches
+"""Sentence pairs: from a dictionary learned by counting to batches
 
 By the end you will have a French–English dictionary that was learned by counting, proof that it is not enough, and everything that a network needs to do better: pairs as numbers, a split that leaks nothing, batches with little padding, and a loss that padding cannot change.
 """
 
-# cell 84fda89e a6284e · Sentence pairs: from a dictionary that learned itself to batches
+# cell 84fda89e a6284e · Sentence pairs: from a dictionary learned by counting to batches
 from __future__ import annotations
 
-# generated from nbs/11d_sentence_pairs.ipynb: do not edit · dbecb0
+# generated from nbs/11d_sentence_pairs.ipynb: do not edit · 1f2590
 __all__ = [
     "SentencePair",
     "read_pairs",
@@ -30,7 +30,7 @@ __all__ = [
     "masked_loss",
 ]
 
-# cell 84fda89e c3109a · Sentence pairs: from a dictionary that learned itself to batches
+# cell 84fda89e c3109a · Sentence pairs: from a dictionary learned by counting to batches
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -87,7 +87,7 @@ def questions(pairs: Iterable[SentencePair]) -> list[SentencePair]:
             and _FRENCH_QUESTION.fullmatch(pair.source)]
 
 
-# cell 7dc91c29 a8ea57 · A dictionary that learns itself
+# cell 7dc91c29 a8ea57 · A dictionary from counting
 def learn_dictionary(pairs: Iterable[tuple[Sequence[str], Sequence[str]]], rounds: int = 5
                      ) -> dict[str, dict[str, float]]:
     """Learn t(e | f) from pairs of token lists: French token -> English token -> chance.
@@ -109,7 +109,7 @@ def learn_dictionary(pairs: Iterable[tuple[Sequence[str], Sequence[str]]], round
     return chances
 
 
-# cell bb0263e0 ddb3d9 · A dictionary that learns itself
+# cell bb0263e0 ddb3d9 · A dictionary from counting
 def align_words(dictionary: Mapping[str, Mapping[str, float]], source: Sequence[str],
                 target: Sequence[str]) -> list[int]:
     """Return for each target token the place of the source token that explains it best."""
