@@ -1147,7 +1147,7 @@ nb11c (subwords): From text to tokens: words, and pieces of words
                            pair, again and again.
     tokenizer_from_state   Make a tokenizer from what its `state()` returned.
 
-nb11d (sentence_pairs): Sentence pairs: from a dictionary that learned itself to batches
+nb11d (sentence_pairs): Sentence pairs: from a dictionary learned by counting to batches
     SentencePair      A sentence and its translation.
     read_pairs        Read `fra.txt`: each line is English, a tab, French; `change` is applied to
                       both sides.
@@ -1259,7 +1259,7 @@ nb12d (best_translator): The best translator: a recipe, and what each ingredient
                        probabilities.
 """
 
-# generated from the notebooks: do not edit · eac35b
+# generated from the notebooks: do not edit · a0b11e
 
 import importlib as _importlib
 import importlib.machinery as _machinery
