@@ -1,12 +1,12 @@
 """Bookkeeping: random numbers, modes and means
 
-By the end you will be able to look at a model in the middle of its training without changing the training, to the last bit, and have the means of losses and metrics that the training loop of this book keeps.
+By the end you will be able to look at a model in the middle of its training without changing a single bit of the result, and you will have the running means that the training loop of this book keeps of its losses and metrics.
 """
 
 # cell d1b82cae a6284e · Bookkeeping: random numbers, modes and means
 from __future__ import annotations
 
-# generated from nbs/03d_bookkeeping.ipynb: do not edit · 521c4d
+# generated from nbs/03d_bookkeeping.ipynb: do not edit · bc2a7f
 __all__ = [
     "random_state",
     "set_random_state",
