@@ -1,12 +1,12 @@
 """Language models first: translating from few pairs
 
-By the end you will have started both halves of a translator from language models that never saw a translation, and you will have measured, over three seeds and from 500 pairs to all, what that is worth.
+By the end you will have started both halves of a translator from language models that never saw a translation, measured what that is worth from 500 pairs to all, and let two translators, from the left and from the right, agree on a sentence.
 """
 
 # cell e788ee3e a6284e · Language models first: translating from few pairs
 from __future__ import annotations
 
-# generated from nbs/12c_pretraining.ipynb: do not edit · 123eae
+# generated from nbs/12c_pretraining.ipynb: do not edit · fe2d1d
 __all__ = [
     "TargetLanguageModel",
     "collate_text",
