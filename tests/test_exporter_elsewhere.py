@@ -737,6 +737,14 @@ def test_the_commands_of_the_readme_work_on_a_project_from_nothing(project, inst
         assert f"nbs/{name}.ipynb" in block[1]
     (project / "pyproject.toml").write_text('[project]\nname = "bridges"\nversion = "0.1"\n')
     for name, *arguments in lines[1:]:
+        if name == "pytest":
+            plugin = ["-p", "no:ground_up", "-p", "ground_up_tools.pytest_notebooks"]
+            done = subprocess.run(
+                [sys.executable, "-m", "pytest", *plugin, *arguments], cwd=project,
+                env=os.environ | {"PYTHONPATH": str(installed)}, capture_output=True, text=True,
+            )  # fmt: skip
+            assert "3 passed" in done.stdout, done.stdout + done.stderr
+            continue
         done = command(installed, name, project, *arguments)
         assert done.returncode == 0, done.stdout + done.stderr
 

@@ -61,7 +61,7 @@ class NotebookFile(pytest.File):
 
     def collect(self):
         tools, config = our_tools(), self.config
-        home = tools.project.settings(self.path.parent)
+        home = tools.project.settings(config.invocation_params.dir)
         self.home = home
         limits = {name: tools.run_notebook.seconds(name, None, home)
                   for name in ("timeout", "cell_timeout")}  # fmt: skip
