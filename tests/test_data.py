@@ -264,6 +264,7 @@ KNOWN = {  # on every platform; what depends on a version or the last bit of a f
     "names/names.txt": "0d88adc7056eba67",
     "movielens_100k/u.data": "8790af99452ae676",
     "movielens_100k/u.item": "cd0b6c1eb9a370da",
+    "fra_eng/fra.txt": "9f57dbc3a101fdae",
     "rossmann/train.csv": "3871f560ae9baecc",
     "rossmann/test.csv": "aaa2ca3612f5a6a4",
     "rossmann/store.csv": "f3bfce8475de8f08",
