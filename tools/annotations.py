@@ -8,7 +8,7 @@ from collections.abc import Iterator
 
 from outcomes import Failure, Outcome
 from project import show
-from reports import Result, Results
+from reports import Result, Results, failing_line
 
 
 def annotations(results: Results) -> Iterator[str]:
@@ -25,8 +25,7 @@ def annotations(results: Results) -> Iterator[str]:
 
 def annotation(result: Result, outcome: Outcome, failure: Failure) -> str:
     cell = result.cell(outcome.number)
-    at = [line for file, line, _ in failure.frames if cell and file == cell.number][-1:]
-    line = line_in_file(result, outcome.number, at[0] if at else 1)
+    line = line_in_file(result, outcome.number, failing_line(failure, outcome.number) or 1)
     place = f"cell {cell.number} ({cell.id}) {cell.heading}".strip() if cell else "as a whole"
     file = escaped(show(result.notebook.path), ":,")
     return f"::error file={file},line={line},title={escaped(place, ':,')}::{escaped(failure.what)}"

@@ -20,13 +20,28 @@ def clean(text: str) -> str:
             for part in [cell, *cell.get("outputs", ())]:
                 if "execution_count" in part:
                     part["execution_count"] = None
-            for volatile in ("execution", "ExecuteTime", "collapsed", "scrolled"):
-                cell["metadata"].pop(volatile, None)
-        for volatile in ("widgets", "vscode"):
-            notebook["metadata"].pop(volatile, None)
-        notebook["metadata"].get("language_info", {}).pop("version", None)
+            tidy_cell(cell["metadata"])
+        tidy_notebook(notebook["metadata"])
     except (TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"not a notebook: {error!r}") from None
+    return as_text(notebook)
+
+
+def tidy_cell(metadata: dict) -> None:
+    """Take out of a cell's metadata what a run or an editor puts there."""
+    for volatile in ("execution", "ExecuteTime", "collapsed", "scrolled"):
+        metadata.pop(volatile, None)
+
+
+def tidy_notebook(metadata: dict) -> None:
+    """Take out of a notebook's metadata what a run or an editor puts there."""
+    for volatile in ("widgets", "vscode"):
+        metadata.pop(volatile, None)
+    metadata.get("language_info", {}).pop("version", None)
+
+
+def as_text(notebook: dict) -> str:
+    """A notebook as its file holds it: laid out as Jupyter does."""
     return json.dumps(notebook, indent=1, ensure_ascii=False, sort_keys=True) + "\n"
 
 

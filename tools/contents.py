@@ -12,12 +12,12 @@ and after it, on the path or in the workshop.
 from __future__ import annotations
 
 import base64
-import json
 import os
 import re
 from collections.abc import Iterable
 from pathlib import Path
 
+from clean_notebook import as_text
 from files import markdown, write_all, write_between
 from notebooks import Notebook, ToolError, cli, find, read, settings, show
 from parts import NEIGHBOURS, Part, duration, minutes, misplaced, read_parts
@@ -92,10 +92,7 @@ def links(notebooks: dict[str, Notebook], parts: list[Part]) -> dict[Path, str]:
             raw = notebooks[name].raw
             cells = [c for c in raw["cells"] if c.get("id") != NEIGHBOURS] + [cell] * bool(words)
             if cells != raw["cells"]:
-                new = json.dumps(
-                    {**raw, "cells": cells}, indent=1, ensure_ascii=False, sort_keys=True
-                )
-                changed[notebooks[name].path.resolve()] = new + "\n"
+                changed[notebooks[name].path.resolve()] = as_text({**raw, "cells": cells})
     return changed
 
 

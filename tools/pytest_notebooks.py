@@ -43,9 +43,9 @@ def pytest_configure(config: pytest.Config) -> None:
 
 
 def pytest_collect_file(file_path: Path, parent: pytest.Collector) -> pytest.Collector | None:
-    chosen = [Path(path).resolve() for path in parent.config.getoption("notebooks")]
     if file_path.suffix != ".ipynb" or ".ipynb_checkpoints" in file_path.parts:
         return None
+    chosen = [Path(path).resolve() for path in parent.config.getoption("notebooks")]
     if not {file_path.resolve(), *file_path.resolve().parents} & set(chosen):
         return None
     return NotebookFile.from_parent(parent, path=file_path)

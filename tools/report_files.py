@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 from xml.etree import ElementTree
 
+from clean_notebook import tidy_cell, tidy_notebook
 from files import write_all
 from notebooks import ToolError, read, show
 from outcomes import Step
@@ -69,14 +70,11 @@ def executed(result: Result, counts: bool = False):
             keep_lightest(output)
             if output.output_type == "execute_result":
                 output.execution_count = made.execution_count
-        for volatile in ("execution", "ExecuteTime", "collapsed", "scrolled"):
-            made.metadata.pop(volatile, None)
+        tidy_cell(made.metadata)
         # JupyterLab shows three dots in place of the code
         if "fold" in cell.directives or "### BEGIN SOLUTION" in cell.source:
             made.metadata["jupyter"] = {**made.metadata.get("jupyter", {}), "source_hidden": True}
-    for volatile in ("widgets", "vscode"):
-        node.metadata.pop(volatile, None)
-    node.metadata.get("language_info", {}).pop("version", None)
+    tidy_notebook(node.metadata)
     return node
 
 

@@ -146,8 +146,7 @@ def explain(result: Result, outcome: Outcome, failure: Failure) -> str:
     place = " · ".join(filter(None, [show(result.notebook.path), *where]))
     lines = ["", "─" * 80, place]
     if cell:
-        at = [line for file, line, _ in failure.frames if file == cell.number][-1:]
-        lines += marked(source(result, cell.number), at[0] if at else 0)
+        lines += marked(source(result, cell.number), failing_line(failure, cell.number))
     if len(failure.frames) > 1 or any(file != outcome.number for file, *_ in failure.frames):
         lines += ["", *(trace(result, *frame) for frame in failure.frames)]
     printed = "".join(o["text"] for o in outcome.outputs if o["output_type"] == "stream")
@@ -155,6 +154,11 @@ def explain(result: Result, outcome: Outcome, failure: Failure) -> str:
         rows = [row if len(row) <= WIDTH else f"… {row[-WIDTH:]}" for row in printed.splitlines()]
         lines += ["", "printed last:", *(f"    {row}" for row in rows[-5:])]
     return "\n".join([*lines, "", failure.what])
+
+
+def failing_line(failure: Failure, number: int) -> int:
+    """The line of a cell at which it failed; 0 where that is not known."""
+    return next((line for file, line, _ in reversed(failure.frames) if file == number), 0)
 
 
 def source(result: Result, number: int) -> list[str]:
