@@ -311,9 +311,10 @@ def test_raises_wants_a_function():
 # --- the module ----------------------------------------------------------------------------------
 
 
-def test_import_loads_nothing_heavy():
+@pytest.mark.parametrize("module", ["nb00", "nb00i"])
+def test_import_loads_nothing_heavy(module):
     code = (
-        "import sys, exp.nb00\n"
+        f"import sys, exp.{module}\n"
         "heavy = {'torch', 'numpy', 'matplotlib', 'pandas', 'filelock'} & set(sys.modules)\n"
         "assert not heavy, heavy"
     )

@@ -5,8 +5,6 @@ import json
 import math
 import os
 import pickle
-import subprocess
-import sys
 import time
 from multiprocessing import get_context
 from pathlib import Path
@@ -24,8 +22,6 @@ from exp.nb00i import (
     recorded_experiment,
     timed,
 )
-
-ROOT = Path(__file__).parents[1]
 
 
 def fail(error):
@@ -275,16 +271,3 @@ def test_an_experiment_that_cannot_be_kept_leaves_the_old_figures(project):
         record_experiment("../rates", {})
     with pytest.raises(FileNotFoundError, match="--slow"):
         recorded_experiment("unknown")
-
-
-# --- the module ----------------------------------------------------------------------------------
-
-
-def test_import_loads_nothing_heavy():
-    code = (
-        "import sys, exp.nb00i\n"
-        "heavy = {'torch', 'numpy', 'matplotlib', 'pandas', 'filelock'} & set(sys.modules)\n"
-        "assert not heavy, heavy"
-    )
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
-    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
