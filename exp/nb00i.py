@@ -187,12 +187,14 @@ def build_folder() -> Path:
     return next(homes, here) / "build"
 
 
-# cell d4668547 62a7de · Results
+# cell d4668547 368b00 · Results
 def record_result(name: str, value: float, target: str | None = None, source: str = "",
-                  unit: str = "", strict: bool = True) -> None:
+                  unit: str = "", strict: bool = True, headline: bool = False,
+                  recorded: dict[str, Any] | None = None) -> None:
     """Record a figure: print it, keep it in build/results.json, and fail if it misses its target.
 
-    `target` is a sign and a number (">= 0.992"), `source` is where the target comes from.
+    `target` is a sign and a number (">= 0.992"), `source` is where the target comes from. A
+    `headline` goes into the README. A figure of a `recorded` experiment has its data and device.
     Raises: AssertionError if `strict` and the target is missed; ValueError if the value is not
     finite or the target cannot be read.
     """
@@ -201,8 +203,10 @@ def record_result(name: str, value: float, target: str | None = None, source: st
         raise ValueError(f"a result must be a finite number, got {value} for {name!r}")
     met = None if target is None else _parse_target(target)(value)
     notebook, mode, device = _circumstances()
+    if recorded is not None:
+        mode, device = recorded["mode"], recorded["device"]
     entry = {"notebook": notebook, "name": name, "value": value, "unit": unit, "target": target,
-             "met": met, "mode": mode, "device": device, "source": source}
+             "met": met, "mode": mode, "device": device, "source": source, "headline": headline}
     key = " | ".join((notebook, name, mode, device))
     _merge_json(build_folder() / "results.json", {key: entry})
     verdict = "" if target is None else f" (target {target}: {'met' if met else 'MISSED'})"

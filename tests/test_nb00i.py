@@ -144,6 +144,7 @@ def test_result_is_kept_with_its_circumstances(project, monkeypatch, capsys):
     assert results(project) == {"04_callbacks | accuracy | full | cuda": {
         "notebook": "04_callbacks", "name": "accuracy", "value": 0.5, "unit": "%",
         "target": ">= 0.25", "met": True, "mode": "full", "device": "cuda", "source": "a paper",
+        "headline": False,
     }}  # fmt: skip
     assert capsys.readouterr().out == "accuracy: 0.5 % (target >= 0.25: met)\n"
 
@@ -161,6 +162,13 @@ def test_defaults_and_merging(project, monkeypatch):
         "interactive | b | sample | cpu": 2,
     }
     assert results(project)["interactive | a | sample | cpu"]["met"] is None
+
+
+def test_a_headline_of_a_recorded_experiment_has_its_data(project, monkeypatch):
+    monkeypatch.setenv("EXP_NOTEBOOK", "04_callbacks")
+    record_result("a", 1, headline=True, recorded={"mode": "full", "device": "cuda"})
+    entry = results(project)["04_callbacks | a | full | cuda"]
+    assert (entry["mode"], entry["device"], entry["headline"]) == ("full", "cuda", True)
 
 
 def test_build_is_here_without_settings(tmp_path, monkeypatch):

@@ -5,7 +5,9 @@ import subprocess
 import sys
 from pathlib import Path
 
+import nbformat
 import pytest
+from nbformat.v4 import new_notebook
 
 import results as tool
 from files import fill
@@ -19,7 +21,7 @@ README = f"# Title\r\n\nbefore\n{START}\nold\n{END}\nafter é\n"
 def entry(notebook="01_matmul", name="speed", **other):
     return {
         "notebook": notebook, "name": name, "value": 53124.7, "unit": "×", "target": ">= 50000",
-        "met": True, "mode": "sample", "device": "cpu", "source": "", **other,
+        "met": True, "mode": "sample", "device": "cpu", "source": "", "headline": True, **other,
     }  # fmt: skip
 
 
@@ -28,6 +30,9 @@ def project(tmp_path, monkeypatch):
     """A project with a README: its folder, and a function that records results."""
     (tmp_path / "settings.ini").write_text("[DEFAULT]\n")
     (tmp_path / "build").mkdir()
+    (tmp_path / "nbs").mkdir()
+    for name in ("01_matmul", "02_x"):
+        nbformat.write(new_notebook(), tmp_path / "nbs" / f"{name}.ipynb")
     (tmp_path / "README.md").write_bytes(README.encode())
     monkeypatch.chdir(tmp_path)
 
@@ -42,16 +47,33 @@ def test_table_between_the_marks(project, capsys):
     root, record = project
     loss = entry(name="loss", value=0.123456, unit="", target=None, met=None)
     full = entry(name="loss", value=0.25, unit="nats", target="< 1", mode="full", source="5 s")
-    record(entry(), loss, full, entry(mode="full", device="cuda"))
+    record(entry(), loss, full, entry(mode="full", device="cuda"), entry(name="x", headline=False))
     write_results()
     assert (root / "README.md").read_bytes().decode() == README.replace("old", (
-        "| notebook | figure | sample data | full data | device | source |\n"
+        "| notebook | figure | sample data | full data | target | source |\n"
         "| --- | --- | ---: | ---: | --- | --- |\n"
-        "| 01_matmul | loss | 0.1235 | 0.25 nats (< 1) | cpu | full: 5 s |\n"
-        "| 01_matmul | speed | 53,125 × (>= 50000) |  | cpu |  |\n"
-        "| 01_matmul | speed |  | 53,125 × (>= 50000) | cuda |  |"
+        "| [01_matmul](nbs/01_matmul.ipynb) | loss | 0.1235 | 0.25 nats | full: < 1 | full: 5 s |\n"
+        "|  | speed | 53,125 × |  | >= 50000 |  |\n"
+        "|  | speed (cuda) |  | 53,125 × | >= 50000 |  |"
     ))  # fmt: skip
-    assert capsys.readouterr().out == "README.md: 4 results, 0 missed their target\n"
+    assert capsys.readouterr().out == "README.md: 4 headlines, 0 missed their target\n"
+
+
+def test_a_run_on_the_sample_keeps_the_figures_of_the_full_data(project):
+    root, record = project
+    stale, gone = entry(name="renamed", mode="full"), entry("03_gone", mode="full")
+    record(entry(mode="full", value=1.0), stale, gone, entry("02_x", mode="full", value=3.0))
+    write_results()
+    record(entry(value=2.0), entry(name="other", headline=False))
+    write_results()
+    kept = read_results(root / "nbs" / "results.json")
+    assert [(e["notebook"], e["name"], e["mode"], e["value"]) for e in kept] == [
+        ("01_matmul", "speed", "full", 1.0), ("01_matmul", "speed", "sample", 2.0),
+        ("02_x", "speed", "full", 3.0),
+    ]  # fmt: skip
+    record(entry(value=2.0, headline=False), entry(mode="full", headline=False))
+    write_results()
+    assert [e["notebook"] for e in read_results(root / "nbs" / "results.json")] == ["02_x"]
 
 
 def test_written_once(project):
@@ -80,8 +102,8 @@ def test_missed_targets_say_so(project, capsys):
     root, record = project
     record(entry(met=False))
     write_results()
-    assert "53,125 × (>= 50000, **missed**)" in (root / "README.md").read_text("utf-8")
-    assert "1 results, 1 missed" in capsys.readouterr().out
+    assert "53,125 × **missed**" in (root / "README.md").read_text("utf-8")
+    assert "1 headlines, 1 missed" in capsys.readouterr().out
 
 
 def test_cells_stay_cells():
@@ -145,6 +167,6 @@ def test_as_a_command(project):
         return done.returncode, done.stdout + done.stderr
 
     (root / "OTHER.md").write_text(README, "utf-8")
-    assert run("--readme", "OTHER.md") == (0, "OTHER.md: 1 results, 0 missed their target\n")
+    assert run("--readme", "OTHER.md") == (0, "OTHER.md: 1 headlines, 0 missed their target\n")
     code, text = run("--results", "nowhere.json")
     assert code == 1 and "nowhere.json is not there" in text and "Traceback" not in text

@@ -1,22 +1,25 @@
-"""Write the table of results in the README from what the notebooks recorded.
+"""Write the headlines of the notebooks into the README.
 
     python tools/results.py [--results build/results.json] [--readme README.md]
 
-`exp.nb00i.record_result` collects the figures; this replaces what stands between `<!-- results -->`
-and `<!-- /results -->` by a table of them. Figures recorded outside of a notebook's run stay out.
+`exp.nb00i.record_result` collects the figures of a run. Those marked as headlines are kept in
+`results.json` beside the notebooks, so that the figures of a run on the full data outlive later
+runs on the sample; of them is made what stands between `<!-- results -->` and `<!-- /results -->`.
+Figures recorded outside of a notebook's run stay out.
 """
 
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable
 from itertools import groupby
 from pathlib import Path
 
-from files import markdown, write_between
-from notebooks import NUMBERED, ToolError, cli, settings, show
+from files import markdown, write_all, write_between
+from notebooks import NUMBERED, ToolError, cli, find, settings, show
 
-COLUMNS = ("notebook", "figure", "sample data", "full data", "device", "source")
+COLUMNS = ("notebook", "figure", "sample data", "full data", "target", "source")
 
 
 def read_results(path: Path) -> list[dict]:
@@ -41,46 +44,72 @@ def _order(entry: dict) -> tuple:
     return int(number), letter, entry["name"], entry["device"], entry["mode"]
 
 
-def table(entries: Iterable[dict]) -> str:
+def headlines(old: Iterable[dict], new: Iterable[dict], names: Iterable[str]) -> list[dict]:
+    """The headlines to keep, of the notebooks `names`: the new ones, and what they do not replace.
+
+    An old one stays as long as its notebook still records a figure of that name.
+    """
+    found, names = {_key(entry): entry for entry in new}, set(names)
+    alive = {(entry["notebook"], entry["name"]) for entry in found.values()}
+    ran = {notebook for notebook, _ in alive}
+    for entry in old:
+        if entry["notebook"] not in ran or (entry["notebook"], entry["name"]) in alive:
+            found.setdefault(_key(entry), entry)
+    kept = (entry for entry in found.values() if entry.get("headline"))
+    return sorted((entry for entry in kept if entry["notebook"] in names), key=_order)
+
+
+def _key(entry: dict) -> str:
+    return " | ".join(entry[part] for part in ("notebook", "name", "mode", "device"))
+
+
+def table(entries: Iterable[dict], folder: str = "nbs") -> str:
     """The figures as a Markdown table, both modes side by side, each with its target.
 
     A target that was missed says so.
     """
-    rows = [COLUMNS]
+    rows, before = [COLUMNS], ""
     for _, group in groupby(entries, lambda entry: _order(entry)[:-1]):
         modes = {entry["mode"]: entry for entry in group}
         one = next(iter(modes.values()))
+        name = one["notebook"]
+        link = "" if name == before else f"[{name}]({folder}/{name}.ipynb)"
+        figure = one["name"] + ("" if one["device"] == "cpu" else f" ({one['device']})")
         values = (_value(modes[mode]) if mode in modes else "" for mode in ("sample", "full"))
-        rows.append((one["notebook"], one["name"], *values, one["device"], _source(modes)))
+        rows.append((link, figure, *values, _both(modes, "target"), _both(modes, "source")))
+        before = name
     return markdown(rows, right=("sample data", "full data"))
 
 
-def _source(modes: dict[str, dict]) -> str:
-    """Where a figure comes from, each mode by its name if that is not the same for both."""
-    sources = {mode: entry["source"] for mode, entry in modes.items()}
-    if len(set(sources.values())) == 1:
-        return next(iter(sources.values()))
-    return "; ".join(f"{mode}: {text}" for mode, text in sorted(sources.items())[::-1] if text)
+def _both(modes: dict[str, dict], key: str) -> str:
+    """What the entries say under a key, each mode by its name if it is not the same for both."""
+    said = {mode: entry[key] or "" for mode, entry in modes.items()}
+    if len(set(said.values())) == 1:
+        return next(iter(said.values()))
+    return "; ".join(f"{mode}: {text}" for mode, text in sorted(said.items())[::-1] if text)
 
 
 def _value(entry: dict) -> str:
-    """A figure with its unit, and its target in brackets."""
+    """A figure with its unit."""
     value = entry["value"]
     text = f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.4g}"
-    missed = ", **missed**" if entry["met"] is False else ""
-    target = f" ({entry['target']}{missed})" if entry["target"] else ""
-    return f"{text} {entry['unit']}".strip() + target
+    return f"{text} {entry['unit']}".strip() + (" **missed**" if entry["met"] is False else "")
 
 
 def write_results(results: str = "", readme: str = "") -> None:
-    """Write the table of build/results.json into README.md, unless it stands there already."""
-    root = settings().root
-    source = Path(results) if results else root / "build" / "results.json"
-    target = Path(readme) if readme else root / "README.md"
-    entries = read_results(source)
-    write_between(target, table(entries), "results")
+    """Keep the headlines of build/results.json, and write them into README.md."""
+    config = settings()
+    source = Path(results) if results else config.root / "build" / "results.json"
+    target = Path(readme) if readme else config.root / "README.md"
+    store = config.nbs / "results.json"
+    entries = headlines(read_results(store) if store.exists() else [], read_results(source),
+                        (path.stem for path in find(config.nbs)))  # fmt: skip
+    folder = os.path.relpath(config.nbs, target.resolve().parent).replace(os.sep, "/")
+    write_between(target, table(entries, folder), "results")
+    kept = {_key(entry): entry for entry in entries}
+    write_all({store: json.dumps(kept, indent=1, ensure_ascii=False) + "\n"})
     missed = sum(entry["met"] is False for entry in entries)
-    print(f"{show(target)}: {len(entries)} results, {missed} missed their target")
+    print(f"{show(target)}: {len(entries)} headlines, {missed} missed their target")
 
 
 if __name__ == "__main__":
