@@ -11,12 +11,13 @@ endif
 READY := $(VENV)/.ready
 PIP := $(PY) -m pip --disable-pip-version-check install -c constraints.txt --only-binary=:all:
 
-.PHONY: help book test test-slow lint check rules unit notebooks exported export lab test-cuda test-pretended bench results clean
+.PHONY: help book test test-slow lint check rules unit notebooks exported export lab test-cuda test-pretended coverage bench results clean
 .NOTPARALLEL:
 
 help:
 	@echo "make book            execute the notebooks and write them as a book: build/book/index.html"
 	@echo "make test            lint, export check, rules, pytest, every notebook as a test (twice)"
+	@echo "make coverage        the lines of exported cells that no notebook runs, by cell"
 	@echo "make test-slow       the tests marked slow: both engines on 280 situations, pairs of callbacks, fuzz"
 	@echo "make lab             open the notebooks in JupyterLab"
 	@echo "make export          write exp/ from the notebooks"
@@ -67,6 +68,9 @@ notebooks: $(READY)
 
 exported: $(READY)
 	@$(PY) tools/run_notebook.py --exported $(if $(CI),--all)
+
+coverage: $(READY)
+	@$(PY) tools/run_notebook.py --coverage build/coverage
 
 export: $(READY)
 	@$(PY) tools/notebook2script.py

@@ -17,7 +17,8 @@ from notebook2script import notebook2script
 from notebooks import settings
 from plan import chosen, planned
 from reports import Results
-from run_notebook import Timings, run_notebook
+from run_notebook import run_notebook
+from timings import Timings
 
 # each with its exported function, and a cell of its own that shows what it and others return
 PAGES = {

@@ -27,7 +27,8 @@ from notebooks import ToolError, read
 from outcomes import SHOWN_LIMIT, TEXT_LIMIT, Record, Step, Task, how_it_ended, read_stack
 from plan import imported, plan, why_skip
 from report_files import save_outputs
-from run_notebook import Timings, outcomes, run_notebook
+from run_notebook import outcomes, run_notebook
+from timings import Timings
 
 TOOL = Path(runner.__file__)
 POSIX = pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")

@@ -22,7 +22,7 @@ from os import _exit, getpid
 from pathlib import Path
 
 from outcomes import Step, Task
-from watch import Watch, encode, end_children, refuse_input, safe_str, shorten
+from watch import Watch, encode, end_children, note_lines, refuse_input, safe_str, shorten
 
 write_raw = os.write
 
@@ -229,6 +229,7 @@ def host(task: Task, line: socket.socket) -> None:
     sys.modules["__mp_main__"] = sys.modules["__main__"]
     watch = Watch(shell)
     watch.attach(loop)
+    note_lines()
     context = contextvars.copy_context()  # of all cells: np.seterr and decimal keep state there
 
     def run(coroutine) -> None:

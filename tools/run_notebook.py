@@ -11,19 +11,19 @@ import ast
 import codecs
 import contextlib
 import functools
-import json
 import math
 import os
 import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 
 from annotations import annotations
+from cover import measure, uncovered
 from drift import drifted
 from engines import Engine
-from files import write_all
 from follow import follow
 from fork_engine import ForkEngine
 from kernel_engine import KernelEngine
@@ -34,6 +34,7 @@ from plan import chosen, planned
 from report_files import save_outputs, write_html, write_junit
 from reports import Results
 from running import outcomes, report, say, stop_on_signal
+from timings import Timings, read_shard
 
 # what a word in a notebook or a module says is worth importing once, in the server
 WARM = {
@@ -71,12 +72,17 @@ def start(
     device: str,
     data: str,
     figures: frozenset[str] = frozenset(),
+    more: Mapping[str, str] | None = None,
 ) -> Engine:
-    """Start an engine whose notebooks share the cores and import from the project's root."""
+    """Start an engine whose notebooks share the cores and import from the project's root.
+
+    `more`: what else they find in their environment.
+    """
     paths = dict.fromkeys([str(home.root), str(home.lib.parent)])
     paths |= dict.fromkeys(filter(None, [os.environ.get("PYTHONPATH")]))
     share = str(max(1, min(cores() // jobs, whole(os.environ.get("OMP_NUM_THREADS")))))
-    env = {f"{library}_NUM_THREADS": share for library in ("OMP", "MKL", "OPENBLAS", "NUMBA")}
+    env = dict(more or {})
+    env |= {f"{library}_NUM_THREADS": share for library in ("OMP", "MKL", "OPENBLAS", "NUMBA")}
     env |= {
         "EXP_DATA": data,
         "EXP_DEVICE": device,
@@ -106,68 +112,6 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-# --- timings ------------------------------------------------------------------------------------
-
-
-class Timings:
-    """How long each notebook took the last time, to start with the slowest.
-
-    Kept in the project's folder build/, or in the user's cache where the folder is no project.
-    """
-
-    def __init__(self, home: Settings, *mode: str):
-        self.file, self.mode = timings_file(home), " ".join(mode)
-        self.all = {}
-        with contextlib.suppress(OSError, ValueError):
-            self.all = json.loads(self.file.read_text("utf-8"))
-        if not isinstance(self.all, dict) or not isinstance(self.all.get(self.mode, {}), dict):
-            self.all = {}
-        self.last = self.all.setdefault(self.mode, {})
-
-    def slowest_first(self, paths: list[Path]) -> list[Path]:
-        def seconds(path: Path) -> float:
-            last = self.last.get(show(path))
-            return last if isinstance(last, int | float) else math.inf
-
-        return sorted(paths, key=lambda path: -seconds(path))
-
-    def shard(self, paths: list[Path], number: int, count: int) -> list[Path]:
-        """One of `count` parts that take about as long; every machine cuts the same parts.
-
-        A notebook of which no time is known counts as the mean of those with one.
-        """
-        known = {path: self.last.get(show(path)) for path in paths}
-        times = [time for time in known.values() if isinstance(time, int | float)]
-        usual = sum(times) / len(times) if times else 1.0
-        cost = {path: known[path] if known[path] in times else usual for path in paths}
-        parts: list[list[Path]] = [[] for _ in range(count)]
-        for path in sorted(paths, key=lambda path: (-cost[path], show(path))):
-            min(parts, key=lambda part: sum(map(cost.get, part))).append(path)
-        return parts[number - 1]
-
-    def keep(self, results: Results) -> None:
-        done = [result for result in results if result.status == "passed"]
-        self.last |= {show(r.notebook.path): round(r.seconds, 2) for r in done}
-        with contextlib.suppress(OSError):  # a read-only checkout
-            write_all({self.file: json.dumps(self.all, indent=1, sort_keys=True)})
-
-
-def timings_file(home: Settings) -> Path:
-    if any((home.root / name).is_file() for name in ("settings.ini", "pyproject.toml")):
-        return home.root / "build" / "timings.json"
-    import hashlib
-    import tempfile
-
-    name = hashlib.sha256(str(home.root).encode("utf-8", "surrogateescape")).hexdigest()[:16]
-    try:
-        from platformdirs import user_cache_dir
-
-        folder = Path(user_cache_dir("run_notebook"))
-    except ImportError:
-        folder = Path(tempfile.gettempdir()) / "run_notebook"
-    return folder / f"{name}.json"
-
-
 # --- the command ---------------------------------------------------------------------------------
 
 
@@ -191,13 +135,14 @@ def run_notebook(
     params: str | dict = "",
     shard: str = "",
     drift: float | None = None,
+    coverage: str = "",
 ) -> Results:
     """Run notebooks as tests, each from top to bottom in a process of its own.
 
     A notebook passes only if each of its cells, but for those marked to be skipped, ran to its end
     and nothing failed on the way: no thread, task, magic or command either. On built-in data what
     passed is remembered, and runs again when something changed that can affect it; notebooks that
-    are named run in any case, and so do all with --save, --html or --junit.
+    are named run in any case, and so do all with --save, --html, --junit or --coverage.
 
     Args:
         notebooks: files; none means all of the folder nbs.
@@ -219,6 +164,8 @@ def run_notebook(
         params: n=3,name='x'; new values for what the cell tagged `parameters` binds.
         drift: fail where the printed output differs from the saved one, numbers by more than
             this share, for example 0.05; a cell tagged `drifts` may.
+        coverage: name the lines of exported cells that nothing runs, and write coverage.py's data
+            and reports into this folder, for example build/coverage; implies --exported.
         shard: 2/5 runs the second of five parts, which take about as long as each other.
     """
     home = settings()
@@ -229,8 +176,10 @@ def run_notebook(
         raise ToolError(f"--data is sample or full, not {data}")
     if engine not in ("", "fork", "kernel"):
         raise ToolError(f"--engine is fork (not on Windows) or kernel, not {engine}")
+    exported = exported or bool(coverage)
     if save and exported:
-        raise ToolError("--save keeps what the notebook's own cells show: leave out --exported")
+        raise ToolError("--save keeps what the notebook's own cells show: leave out "
+                        + ("--coverage" if coverage else "--exported"))  # fmt: skip
     device = pick_device(device or os.environ.get("EXP_DEVICE") or "cpu")
     given = {"timeout": timeout, "cell_timeout": cell_timeout}
     limits = {name: seconds(name, value, home) for name, value in given.items()}
@@ -263,16 +212,18 @@ def run_notebook(
                         f"write some of {', '.join(sorted(FIGURES))}")  # fmt: skip
 
     def start_for(tasks: list[Task], jobs: int) -> Engine:
-        return start(tasks, home, engine, jobs, device, data, figures)
+        more = measure(Path(coverage), home) if coverage else {}
+        return start(tasks, home, engine, jobs, device, data, figures, more)
 
     memory = Memory(home, timings.file, data, device, exported, engine)
     if watch:
-        if save or html or junit:
-            raise ToolError("--watch shows what happens: leave out --save, --html and --junit")
+        if save or html or junit or coverage:
+            raise ToolError("--watch shows what happens: leave out --save, --html, --junit and "
+                            "--coverage")  # fmt: skip
         return follow([folder, home.lib], prepare, start_for, jobs or cores(), memory)
     results = prepare()
     keys = memory.keys(results) if data == "sample" and not options["params"] else {}
-    if keys and not (all or notebooks or save or html or junit or drift is not None):
+    if keys and not (all or notebooks or save or html or junit or coverage or drift is not None):
         memory.recall(results, keys)
         if recalled := sum(result.remembered for result in results):
             results.notes.append(f"{recalled} unchanged since they passed; --all runs them, too")
@@ -284,7 +235,7 @@ def run_notebook(
                 what = f"on this system the kernel engine cannot see {running.unseen}"
                 results.notes.append(what)
             report(results, outcomes(tasks, running, jobs, fail_fast))
-        if not part:  # or the next part would be cut otherwise
+        if not part and not coverage:  # or the next part would be cut otherwise
             timings.keep(results)
         if keys:
             memory.keep(results, keys)
@@ -292,6 +243,8 @@ def run_notebook(
     if drift is not None:
         for result in results:
             results.problems += drifted(result, drift)
+    if coverage and tasks:
+        results.notes += uncovered(results, Path(coverage), home)
     if save:
         save_outputs(results)
     for option, target, write_report in (("junit", junit, write_junit), ("html", html, write_html)):
@@ -315,17 +268,6 @@ def read_params(params: str | dict) -> dict[str, object]:
         return {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords}
     except (SyntaxError, ValueError, TypeError):
         raise ToolError(f"--params is like n=3,name='x'; got {params!r}") from None
-
-
-def read_shard(shard: str) -> tuple[int, int] | None:
-    """`2/5` as two numbers. Raises: ToolError if it is not one of so many parts."""
-    if not shard:
-        return None
-    match = re.fullmatch(r"(\d+)/(\d+)", str(shard))
-    if not match or not 1 <= int(match[1]) <= int(match[2]):
-        raise ToolError(f"--shard is the number of a part and how many there are, as in 2/5; "
-                        f"got {shard!r}")  # fmt: skip
-    return int(match[1]), int(match[2])
 
 
 def number(rule: str, value: object, kind: type) -> float:

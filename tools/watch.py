@@ -286,6 +286,15 @@ def failure_of(error: BaseException, prefix: str = "") -> Failure:
 encode = JSONEncoder(ensure_ascii=False, default=safe_str, skipkeys=True).encode
 
 
+def note_lines() -> None:
+    """Let coverage.py note the lines that this process runs, and those that it starts."""
+    if settings := os.environ.pop("NOTEBOOK_COVERAGE", None):
+        import coverage
+
+        os.environ["COVERAGE_PROCESS_START"] = settings  # not earlier: the server is not measured
+        coverage.process_startup()
+
+
 # --- the end of a notebook's process --------------------------------------------------------------
 
 
@@ -337,6 +346,7 @@ def watch_kernel(stacks: str) -> None:
         watch.stacks = open(stacks, "w")
         faulthandler.enable(watch.stacks)
         faulthandler.register(signal.SIGUSR1, watch.stacks)
+    note_lines()
 
 
 def register(function, *args, **options):
