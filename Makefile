@@ -11,7 +11,7 @@ endif
 READY := $(VENV)/.ready
 PIP := $(PY) -m pip --disable-pip-version-check install -c constraints.txt --only-binary=:all:
 
-.PHONY: help book test test-slow lint check rules unit notebooks exported export lab test-cuda test-pretended coverage bench results clean
+.PHONY: help book test test-slow lint check rules unit notebooks exported export lab test-cuda test-pretended coverage bench results dist clean
 .NOTPARALLEL:
 
 help:
@@ -25,6 +25,7 @@ help:
 	@echo "make test-pretended  the same where there is none: on tensors that pretend to be on one"
 	@echo "make bench           the side-by-side measurements of benchmarks/"
 	@echo "make results         renew the README's tables and pictures from the notebooks and their last run"
+	@echo "make dist            the wheel and the sdist, tried in empty environments: build/dist"
 	@echo "make clean           remove what the commands above made, except .venv"
 
 # A stamp in .venv says that it holds what pyproject.toml and constraints.txt ask for.
@@ -101,6 +102,10 @@ results: $(READY)
 	@$(PY) tools/contents.py
 	@$(PY) tools/check_rules.py --readme README.md >/dev/null
 	@$(PY) tools/results.py
+
+# A source archive and a wheel; what CI publishes has passed in an empty environment.
+dist: $(READY)
+	@$(PY) -m pytest -m slow tests/test_package.py
 
 clean:
 	rm -rf build *.egg-info .pytest_cache .ruff_cache .hypothesis

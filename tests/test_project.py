@@ -43,18 +43,23 @@ def test_the_table_of_notebooks_is_current():
 
 
 def test_the_example_prints_what_it_says(tmp_path):
+    run_example(sys.executable, tmp_path, PYTHONPATH=str(ROOT))
+
+
+def run_example(python, folder: Path, **env: str) -> None:
+    """Run the README's example with this Python, and compare what it prints."""
     example = section("example")
     code = re.search(r"```python\n(.*?)```", example, re.S)[1]
     says = re.search(r"```text\n(.*?)```", example, re.S)[1]
     lines = [line for line in code.splitlines() if line.strip()]
     imports = [line for line in lines if line.startswith(("import ", "from "))]
     assert len(imports) == 1 and len(lines) <= 14
-    (tmp_path / "example.py").write_text(code, "utf-8")
+    (folder / "example.py").write_text(code, "utf-8")
     done = subprocess.run(
-        [sys.executable, "-c", "import runpy; runpy.run_path('example.py')"],
-        cwd=tmp_path, capture_output=True, text=True, timeout=100,
-        env=os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "EXP_DATA": "sample",
-                          "EXP_PROGRESS": "lines"},
+        [python, "-c", "import runpy; runpy.run_path('example.py')"],
+        cwd=folder, capture_output=True, text=True, timeout=200,
+        env=os.environ | {"OMP_NUM_THREADS": "1", "EXP_DATA": "sample",
+                          "EXP_PROGRESS": "lines"} | env,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
     number, percent = re.compile(r"\d+\.\d+|\d+(?=%)"), re.compile(r"\d+(?=%)")
