@@ -543,6 +543,23 @@ def test_why_a_cell_is_skipped(tmp_path):
     assert skipped("cuda", True) == [True, False, False, True, False, False, False]
 
 
+def test_an_answer_to_an_exercise_is_its_readers_own(tmp_path, monkeypatch):
+    """It does not run, does not count, and keeps what the reader's own run showed."""
+    root = make_project(tmp_path, a1=["x = 1", "#exercise\nassert x == 2", "x"])
+    path = root / "nbs" / "1.ipynb"
+    made = nbformat.read(path, 4)
+    made.cells[1].outputs = [v4.new_output("stream", text="not yet")]
+    nbformat.write(made, path)
+    monkeypatch.chdir(root)
+    results = run_notebook(save=True)
+    (result,) = results
+    assert results.ok and [step.number for step in result.task.steps] == [1, 3]
+    _, answer, shown = nbformat.read(path, 4).cells
+    assert answer.outputs[0].text == "not yet" and shown.outputs[0].data["text/plain"] == "1"
+    path.write_text(path.read_text().replace("x == 2", "x == 3"))
+    assert "1 unchanged" in str(run_notebook())
+
+
 # --- the end, however it comes --------------------------------------------------------------------
 
 HANGS = ["import os, subprocess, time\nchild = subprocess.Popen(['sleep', '1000'])\n"

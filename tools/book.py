@@ -330,7 +330,7 @@ def prepare(executed: NotebookNode) -> NotebookNode:
             continue
         directives = Cell(0, "", cell.cell_type, cell.source).directives
         solution = cell.cell_type == "code" and "### BEGIN SOLUTION" in cell.source
-        if "hide" in directives and not solution:  # a solution is folded, never left out
+        if {"hide", "exercise"} & directives.keys() and not solution:  # a solution is only folded
             continue
         kind = "solution" if solution else " ".join(directives)
         shown = {"book": kind, "folded": label(cell.source) if "fold" in directives else ""}

@@ -398,6 +398,8 @@ def read_cell(notebook: Notebook, cell: Cell, number: str, reader: Reader,
     def problem(what: str, remedy: str, line: int = 1) -> Problem:
         return Problem(notebook.path, what, remedy, cell, line)
 
+    if "exercise" in cell.directives:  # its reader may use what there is
+        return
     tree = parse(cell)
     if tree is None:
         if "skip" not in cell.directives:

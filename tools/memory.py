@@ -164,7 +164,8 @@ class Memory:
         around = Surroundings(self.home, [result.notebook.path for result in results])
         keys = {}
         for result in results:
-            cells = [cell for cell in result.notebook.cells if cell.kind == "code"]
+            cells = [cell for cell in result.notebook.cells
+                     if cell.kind == "code" and "exercise" not in cell.directives]  # fmt: skip
             steps = [f"{s.number}\0{s.source}\0{s.skip}\0{s.raises}" for s in result.task.steps]
             text = "\n".join([cell.source for cell in cells] + steps)
             limits = (result.task.timeout, result.task.cell_timeout)

@@ -76,7 +76,7 @@ def minutes(notebook: Notebook) -> float:
 
 def unfolded(cell) -> int:
     """How many lines of code of a cell stand open on a page of the book."""
-    if cell.kind != "code" or {"fold", "hide"} & cell.directives.keys():
+    if cell.kind != "code" or {"fold", "hide", "exercise"} & cell.directives.keys():
         return 0
     if "### BEGIN SOLUTION" in cell.source:
         return 0

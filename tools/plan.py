@@ -167,7 +167,8 @@ def plan(
     steps, never = [], why_skip_all(notebook)
     given = parameters(notebook, params or {})
     for cell in notebook.cells:
-        if cell.number:  # an empty cell has none, as in Jupyter
+        # an empty cell has no number, as in Jupyter; what answers an exercise is its reader's own
+        if cell.number and "exercise" not in cell.directives:
             instead = exported and cell.exported and cell.code
             source = imported(cell, notebook, package) if instead and not never else cell.source
             tagged = tags(cell)

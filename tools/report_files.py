@@ -64,7 +64,8 @@ def executed(result: Result, counts: bool = False):
             continue
         outcome = result.outcomes.get(cell.number)
         made.execution_count = cell.number if counts else None
-        if outcome is None or outcome.status != "skipped":
+        kept = outcome.status == "skipped" if outcome else "exercise" in cell.directives
+        if not kept:
             made.outputs = [nbformat.from_dict(o) for o in (outcome.outputs if outcome else ())]
         for output in made.outputs:
             keep_lightest(output)

@@ -28,7 +28,7 @@ def sections_of(
                 _, anchor, _ = next(anchors, (0, "", ""))
                 found.append([f"{file}#{anchor}", title, plain(text), [], []])
             found[-1][4].append(rest)
-        elif cell.kind == "code" and "hide" not in cell.directives:
+        elif cell.kind == "code" and not {"hide", "exercise"} & cell.directives.keys():
             found[-1][3] += defined(cell)
     return [
         [link, plain(name), heading, " ".join(names), plain(" ".join(texts))]
