@@ -59,7 +59,7 @@ rules: $(READY)
 	@$(PY) tools/check_rules.py
 
 unit: $(READY)
-	@$(PY) -m pytest -m "not slow" -n auto --dist loadfile
+	@$(PY) -m pytest -m "not slow" -n auto --dist loadfile --no-loadscope-reorder
 
 test-slow: $(READY)
 	@$(PY) -m pytest -m slow
