@@ -61,18 +61,20 @@ nb00b (samples): Samples: made-up data with a known truth
                          0..255 with a border.
     make_mnist           Write scikit-learn's digits as the four files of MNIST: 1,545 for training,
                          252 for testing.
-    names_chain          Count the votes for each next letter: context of three letters -> (letters,
-                         their votes).
+    NAME_START           = "....."
+    remember_letter      Return what the chain remembers after one more letter, in five signs.
+    names_chain          Count the tickets for each next letter: what is remembered -> (letters,
+                         their tickets).
     draw_name            Draw one name, letter by letter, until its end is drawn.
     make_names           Write names drawn independently from the chain, one per line, as
                          `names.txt`.
-    expected_visits      Solve v = s + Qᵀ v: how often a name passes through each context, on
+    expected_visits      Sum s + Qᵀs + (Qᵀ)²s + …: how often a name passes through each state, on
                          average.
-    conditional_entropy  Compute the lowest possible loss of a model that sees the last `seen`
-                         letters of a context.
+    conditional_entropy  Compute the lowest possible loss of a model that sees `view(state)` instead
+                         of the state.
     NamesTruth           What is known about the chain that draws the names.
-    names_truth          Compute the chain's chances, how often it visits each context, and the
-                         lowest losses.
+    names_truth          Compute chances, visits and the least losses of models that see up to
+                         `longest` letters.
     make_nietzsche       Write this Python's own language reference as one long text,
                          `nietzsche.txt`.
     MovieLensTruth       What is known about the ratings; users and items in the order of their ids,
@@ -1259,7 +1261,7 @@ nb12d (best_translator): The best translator: a recipe, and what each ingredient
                        probabilities.
 """
 
-# generated from the notebooks: do not edit · a0b11e
+# generated from the notebooks: do not edit · 179596
 
 import importlib as _importlib
 import importlib.machinery as _machinery
@@ -1272,9 +1274,9 @@ _names = {
                cache_path DataError download_file file_sha256 check_sha256 check_files
                unpack_archive missing_files is_complete provide_folder sample_version data_path
                is_available describe""",
-    "nb00b": """stored_gzip idx_bytes enlarge_digits make_mnist names_chain draw_name make_names
-               expected_visits conditional_entropy NamesTruth names_truth make_nietzsche
-               MovieLensTruth movielens_truth make_movielens_100k""",
+    "nb00b": """stored_gzip idx_bytes enlarge_digits make_mnist NAME_START remember_letter
+               names_chain draw_name make_names expected_visits conditional_entropy NamesTruth
+               names_truth make_nietzsche MovieLensTruth movielens_truth make_movielens_100k""",
     "nb00c": """SHAPES PATTERNS COLOURS Canvas draw_thing DrawnClass imagenette_truth
                save_picture make_imagenette DrawnBreed oxford_pets_truth draw_pet
                make_oxford_pets SceneObject draw_scene pascal_2007_truth make_pascal_2007
@@ -1560,10 +1562,10 @@ if TYPE_CHECKING:  # what editors and type checkers read
     )
     from .nb00b import (
         stored_gzip as stored_gzip, idx_bytes as idx_bytes, enlarge_digits as enlarge_digits,
-        make_mnist as make_mnist, names_chain as names_chain, draw_name as draw_name,
-        make_names as make_names, expected_visits as expected_visits,
-        conditional_entropy as conditional_entropy, NamesTruth as NamesTruth,
-        names_truth as names_truth, make_nietzsche as make_nietzsche,
+        make_mnist as make_mnist, NAME_START as NAME_START, remember_letter as remember_letter,
+        names_chain as names_chain, draw_name as draw_name, make_names as make_names,
+        expected_visits as expected_visits, conditional_entropy as conditional_entropy,
+        NamesTruth as NamesTruth, names_truth as names_truth, make_nietzsche as make_nietzsche,
         MovieLensTruth as MovieLensTruth, movielens_truth as movielens_truth,
         make_movielens_100k as make_movielens_100k,
     )

@@ -3,12 +3,14 @@
 By the end you will have programs that write digits, names, a text and film ratings, the same bytes on every machine, and you will know for names and ratings the lowest loss that any model can reach.
 """
 
-# generated from nbs/00b_samples.ipynb: do not edit · 6b126d
+# generated from nbs/00b_samples.ipynb: do not edit · c1dc15
 __all__ = [
     "stored_gzip",
     "idx_bytes",
     "enlarge_digits",
     "make_mnist",
+    "NAME_START",
+    "remember_letter",
     "names_chain",
     "draw_name",
     "make_names",
@@ -22,15 +24,16 @@ __all__ = [
     "make_movielens_100k",
 ]
 
-# cell 9f1e7706 64b014 · Samples: made-up data with a known truth
+# cell 9f1e7706 267bda · Samples: made-up data with a known truth
 import random
 import struct
 import zlib
 from collections import Counter, defaultdict
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass
 from functools import cache
 from itertools import accumulate
-from math import comb, fsum, log
+from math import comb, fsum, inf, log
 from pathlib import Path
 
 import numpy as np
@@ -135,33 +138,63 @@ _GIVEN_NAMES = """
 """.split()
 
 
-# cell 77e810da 40e31d · Names
+# cell 77e810da aa55a9 · Names
+_KIND = {**dict.fromkeys("eiy", "L"), **dict.fromkeys("aou", "D")}  # light and dark vowels
+NAME_START = "....."  # what the chain remembers before the first letter
+
+
+def remember_letter(memory: str, letter: str) -> str:
+    """Return what the chain remembers after one more letter, in five signs.
+
+    They are the last three signs of the pattern; `=` if the name keeps to a kind of vowel, `~` if
+    it alternates; `L` or `D`, the kind of its last vowel.
+    """
+    habit = ("=" if letter <= "j" else "~") if memory == NAME_START else memory[3]
+    kind = _KIND.get(letter)
+    return memory[1:3] + ("*" if kind else letter) + habit + (kind or memory[4])
+
+
+# cell cedd92be 7fcdb2 · Names
 @cache
 def names_chain() -> dict[str, tuple[str, tuple[int, ...]]]:
-    """Count the votes for each next letter: context of three letters -> (letters, their votes).
-
-    A letter gets three votes each time it follows all three letters in the list of given names,
-    and one each time it follows the last two of them; "." begins and ends a name.
-    """
-    after_three, after_two = defaultdict(Counter), defaultdict(Counter)
+    """Count the tickets for each next letter: what is remembered -> (letters, their tickets)."""
+    follows = defaultdict(Counter)  # three signs of the pattern -> the next sign, in the list
     for name in _GIVEN_NAMES:
-        text = f"...{name}."
-        for i, letter in enumerate(text[3:]):
-            after_three[text[i : i + 3]][letter] += 3
-            after_two[text[i + 1 : i + 3]][letter] += 1
-    votes = {c: after_three[c] + after_two[c[1:]] for c in sorted(after_three)}
-    return {c: ("".join(sorted(v)), tuple(v[x] for x in sorted(v))) for c, v in votes.items()}
+        text = f"...{''.join('*' if x in _KIND else x for x in name)}."
+        for i, sign in enumerate(text[3:]):
+            follows[text[i : i + 3]][sign] += 1
+    vowels = Counter(x for name in _GIVEN_NAMES for x in name if x in _KIND)
+    size = Counter()  # how many vowels of each kind
+    for vowel, n in vowels.items():
+        size[_KIND[vowel]] += n
+    chain, todo = {}, [NAME_START]
+    for memory in todo:  # grows while it is read
+        if memory in chain:
+            continue
+        kind, keeps = memory[4], memory[3] == "="
+        tickets = {sign: n * 32 * size["L"] * size["D"]
+                   for sign, n in follows[memory[:3]].items() if sign != "*"}
+        for vowel, n in vowels.items() if "*" in follows[memory[:3]] else ():
+            other = size.total() - size[_KIND[vowel]]
+            right = 16 if kind == "." else 31 if (_KIND[vowel] == kind) == keeps else 1
+            tickets[vowel] = follows[memory[:3]]["*"] * right * n * other
+        chain[memory] = ("".join(sorted(tickets)), tuple(tickets[x] for x in sorted(tickets)))
+        todo += [remember_letter(memory, x) for x in chain[memory][0] if x != "."]
+    return chain
 
 
-# cell f6307cf4 fa9af7 · Names
+# cell f6307cf4 0230d1 · Names
 def draw_name(rng: random.Random) -> str:
     """Draw one name, letter by letter, until its end is drawn."""
-    name = ""
-    while not name.endswith("."):
-        letters, votes = names_chain()[f"...{name}"[-3:]]
-        ticket = int(rng.random() * sum(votes))
-        name += next(x for x, end in zip(letters, accumulate(votes), strict=True) if ticket < end)
-    return name[:-1]
+    name, memory = "", NAME_START
+    while True:
+        letters, tickets = names_chain()[memory]
+        ticket = rng.randrange(sum(tickets))
+        letter = next(x for x, end in zip(letters, accumulate(tickets), strict=True)
+                      if ticket < end)
+        if letter == ".":
+            return name
+        name, memory = name + letter, remember_letter(memory, letter)
 
 
 def make_names(folder: Path, n_names: int = 32_033, seed: int = 42) -> None:
@@ -171,35 +204,48 @@ def make_names(folder: Path, n_names: int = 32_033, seed: int = 42) -> None:
     (folder / "names.txt").write_bytes(text.encode("ascii"))
 
 
-# cell 356a5ccd 78c043 · The least possible loss
-def expected_visits(chances: dict[str, dict[str, float]]) -> dict[str, float]:
-    """Solve v = s + Qᵀ v: how often a name passes through each context, on average."""
-    place = {context: i for i, context in enumerate(chances)}
-    start, flow = np.zeros(len(place)), np.eye(len(place))  # flow becomes 1 - Qᵀ
-    start[place["..."]] = 1
-    for context, row in chances.items():
-        for letter, p in row.items():
+# cell 356a5ccd 96b3ff · The least possible loss
+def expected_visits(chances: Callable[[Hashable], dict[str, float]], start: Hashable,
+                    step: Callable[[Hashable, str], Hashable]) -> dict[Hashable, float]:
+    """Sum s + Qᵀs + (Qᵀ)²s + …: how often a name passes through each state, on average.
+
+    `chances(state)` are those of the next letter, `step(state, letter)` is the state after it.
+    """
+    place, todo, edges = {start: 0}, [start], []
+    for state in todo:  # grows while it is read
+        for letter, p in chances(state).items():
             if letter != ".":
-                flow[place[context[1:] + letter], place[context]] -= p
-    return dict(zip(place, np.linalg.solve(flow, start).tolist(), strict=True))
+                following = step(state, letter)
+                if following not in place:
+                    place[following] = len(place)
+                    todo.append(following)
+                edges.append((place[state], place[following], p))
+    source, target, p = (np.array(column) for column in zip(*edges, strict=True))
+    passing = np.eye(1, len(place))[0]
+    visits = passing.copy()
+    while passing.sum() > 1e-13:
+        passing = np.bincount(target, passing[source] * p, len(place))
+        visits += passing
+    return dict(zip(place, visits.tolist(), strict=True))
 
 
-# cell 111adc9d 20eb5b · The least possible loss
-def conditional_entropy(chances: dict[str, dict[str, float]], visits: dict[str, float],
-                        seen: int) -> float:
-    """Compute the lowest possible loss of a model that sees the last `seen` letters of a context.
+# cell 111adc9d 621efd · The least possible loss
+def conditional_entropy(chances: Callable[[Hashable], dict[str, float]],
+                        visits: dict[Hashable, float],
+                        view: Callable[[Hashable], Hashable]) -> float:
+    """Compute the lowest possible loss of a model that sees `view(state)` instead of the state.
 
     Units: nats per letter, the end of a name counted as a letter.
     """
     together = defaultdict(Counter)
-    for context, row in chances.items():
-        for letter, p in row.items():
-            together[context[3 - seen :]][letter] += visits[context] * p
+    for state, n in visits.items():
+        for letter, p in chances(state).items():
+            together[view(state)][letter] += n * p
     nats = sum(-n * log(n / row.total()) for row in together.values() for n in row.values())
     return nats / sum(visits.values())
 
 
-# cell c0fd4ac6 ca9d4a · The least possible loss
+# cell c0fd4ac6 7d84ba · The least possible loss
 @dataclass(frozen=True)
 class NamesTruth:
     """What is known about the chain that draws the names.
@@ -207,24 +253,50 @@ class NamesTruth:
     Units: losses in nats per letter, the end of a name counted as a letter.
     """
 
-    chances: dict[str, dict[str, float]]  # context of three -> next letter -> chance
-    visits: dict[str, float]  # context -> how often a name passes through it, on average
+    chances: dict[str, dict[str, float]]  # what is remembered -> next letter -> chance
+    visits: dict[str, float]  # how often a name passes through it, on average
     best_loss: tuple[float, ...]  # entry k: the least loss of a model that sees the last k letters
+    entropy_rate: float  # the lowest possible loss of any model
 
     @property
-    def entropy_rate(self) -> float:
-        """The lowest possible loss of any model."""
-        return self.best_loss[-1]
+    def letters_per_name(self) -> float:
+        """The average length of a name, its end included."""
+        return sum(self.visits.values())
+
+    @property
+    def nats_per_name(self) -> float:
+        """The entropy of a whole name."""
+        return self.entropy_rate * self.letters_per_name
+
+    def prices(self, name: str) -> list[float]:
+        """Return -ln of the chance of each letter of a name, its end included; inf if it is 0."""
+        memory, found = NAME_START, []
+        for letter in f"{name}.":
+            p = self.chances.get(memory, {}).get(letter, 0.0)
+            found.append(-log(p) if p else inf)
+            memory = remember_letter(memory, letter)
+        return found
+
+
+def _window_loss(chances: dict[str, dict[str, float]], k: int) -> float:
+    """Compute the least loss of a model that sees the last k letters."""
+    def step(state: tuple[str, str], letter: str) -> tuple[str, str]:
+        window, memory = state
+        seen = window + _KIND.get(letter, letter)
+        return seen[len(seen) - k :], remember_letter(memory, letter)
+
+    visits = expected_visits(lambda state: chances[state[1]], ("." * k, NAME_START), step)
+    return conditional_entropy(lambda state: chances[state[1]], visits, lambda state: state[0])
 
 
 @cache
-def names_truth() -> NamesTruth:
-    """Compute the chain's chances, how often it visits each context, and the lowest losses."""
-    chances = {context: {x: n / sum(votes) for x, n in zip(letters, votes, strict=True)}
-               for context, (letters, votes) in names_chain().items()}
-    visits = expected_visits(chances)
-    return NamesTruth(chances, visits,
-                      tuple(conditional_entropy(chances, visits, k) for k in range(4)))
+def names_truth(longest: int = 4) -> NamesTruth:
+    """Compute chances, visits and the least losses of models that see up to `longest` letters."""
+    chances = {memory: {x: n / sum(tickets) for x, n in zip(letters, tickets, strict=True)}
+               for memory, (letters, tickets) in names_chain().items()}
+    visits = expected_visits(chances.get, NAME_START, remember_letter)
+    return NamesTruth(chances, visits, tuple(_window_loss(chances, k) for k in range(longest + 1)),
+                      conditional_entropy(chances.get, visits, lambda memory: memory))
 
 
 # cell 6d12a76f a279c2 · A text

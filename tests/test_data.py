@@ -261,7 +261,7 @@ KNOWN = {  # on every platform; what depends on a version or the last bit of a f
     "mnist/t10k-labels-idx1-ubyte.gz": "fd0fd907f9fb3591",
     "mnist/train-images-idx3-ubyte.gz": "cdde4676f7db17bc",
     "mnist/train-labels-idx1-ubyte.gz": "cbe5ce2de28c14b0",
-    "names/names.txt": "0d88adc7056eba67",
+    "names/names.txt": "9b6980b3f4cd4783",
     "movielens_100k/u.data": "8790af99452ae676",
     "movielens_100k/u.item": "cd0b6c1eb9a370da",
     "fra_eng/fra.txt": "9f57dbc3a101fdae",
@@ -380,15 +380,43 @@ def test_names_truth_is_a_chain_and_what_is_drawn_follows_it(cache):
     truth = nb00b.names_truth()
     for row in truth.chances.values():
         assert abs(sum(row.values()) - 1) < 1e-12 and min(row.values()) > 0
-    assert abs(truth.visits["..."] - 1) < 1e-12 and min(truth.visits.values()) > 0
-    assert list(truth.best_loss) == sorted(truth.best_loss, reverse=True)
+    assert abs(truth.visits[nb00b.NAME_START] - 1) < 1e-12 and min(truth.visits.values()) > 0
+    losses = [*truth.best_loss, truth.entropy_rate]
+    assert losses == sorted(losses, reverse=True)
+    assert truth.best_loss[3] - truth.entropy_rate > 0.05  # what only a longer context can know
     names = (data_path("names") / "names.txt").read_text().split("\n")
     assert len(names) == 32_033 and all(name.isascii() and name.islower() for name in names)
-    steps = [
-        (f"...{name}."[i : i + 3], letter) for name in names for i, letter in enumerate(f"{name}.")
-    ]
-    price = [-np.log(truth.chances[context][letter]) for context, letter in steps]
-    assert abs(np.mean(price) - truth.entropy_rate) < 4 * np.std(price) / np.sqrt(len(price))
+    by_name = [truth.prices(name) for name in names]
+    for prices, mean in (
+        ([price for of_name in by_name for price in of_name], truth.entropy_rate),
+        ([sum(of_name) for of_name in by_name], truth.nats_per_name),
+    ):
+        assert abs(np.mean(prices) - mean) < 4 * np.std(prices) / np.sqrt(len(prices))
+
+
+def test_names_keep_to_a_kind_of_vowel_or_alternate(cache):
+    kept = {True: [0, 0], False: [0, 0]}
+    for name in (data_path("names") / "names.txt").read_text().split("\n"):
+        kinds = [vowel in "eiy" for vowel in name if vowel in "aeiouy"]
+        for before, after in zip(kinds, kinds[1:], strict=False):
+            kept[name[0] <= "j"][before == after] += 1
+    for keeps, (changed, same) in kept.items():
+        share = (same if keeps else changed) / (changed + same)
+        assert abs(share - 31 / 32) < 4 * np.sqrt(31 / 32 / 32 / (changed + same))
+
+
+def test_the_least_losses_of_a_small_chain_are_those_of_all_its_names():
+    """Two letters and a memory of the first: summed over names instead of over states."""
+    row = {"": {"a": 0.5, "b": 0.5}, "a": {"a": 0.7, ".": 0.3}, "b": {"a": 0.2, ".": 0.8}}
+    visits = nb00b.expected_visits(row.get, "", lambda state, letter: state or letter)
+    rate = nb00b.conditional_entropy(row.get, visits, lambda state: state)
+    length = nats = 0.0
+    for first in "ab":
+        for n in range(200):  # the first letter, n times `a`, the end
+            p = 0.5 * row[first]["a"] ** n * row[first]["."]
+            length, nats = length + p * (n + 2), nats - p * np.log(p)
+    assert abs(sum(visits.values()) - length) < 1e-9
+    assert abs(rate * sum(visits.values()) - nats) < 1e-9
 
 
 def test_ratings_follow_their_truth_and_the_real_format(cache):
