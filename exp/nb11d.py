@@ -184,14 +184,14 @@ class TextVocab:
         return cls(tokenizer_from_state(state["tokenizer"]), state["tokens"])
 
 
-# cell 6da142c0 8ae12a · A split that does not leak
+# cell 6da142c0 2abb19 · A split that does not leak
 def hold_out(pairs: Sequence[SentencePair], n: int, key: str = "target"
              ) -> tuple[list[SentencePair], list[SentencePair]]:
-    """Split pairs into (train, held): all pairs with one of `n` chosen questions are held out.
+    """Split pairs into (train, held): every pair that has one of `n` chosen sentences is held out.
 
-    The questions are the first `n` different sides `key` of `questions(pairs)` in the order of
-    their sha256: the same ones whatever else the list contains, and in whatever order.
-    Raises: ValueError unless there are more than `n` such questions.
+    `key` says by which side. Of the different sentences on that side of `questions(pairs)`, those
+    with the `n` smallest sha256 are chosen; neither their order nor other pairs change the choice.
+    Raises: ValueError for another key, or unless there are more than `n` such sentences.
     """
     if key not in SentencePair._fields:
         raise ValueError(f"key must be 'source' or 'target', got {key!r}")
