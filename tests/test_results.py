@@ -71,7 +71,7 @@ def test_a_run_on_the_sample_keeps_the_figures_of_the_full_data(project):
         ("01_matmul", "speed", "full", 1.0), ("01_matmul", "speed", "sample", 2.0),
         ("02_x", "speed", "full", 3.0),
     ]  # fmt: skip
-    record(entry(value=2.0, headline=False), entry(mode="full", headline=False))
+    record(entry(value=2.0, headline=False))
     write_results()
     assert [e["notebook"] for e in read_results(root / "nbs" / "results.json")] == ["02_x"]
 

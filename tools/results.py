@@ -47,16 +47,16 @@ def _order(entry: dict) -> tuple:
 def headlines(old: Iterable[dict], new: Iterable[dict], names: Iterable[str]) -> list[dict]:
     """The headlines to keep, of the notebooks `names`: the new ones, and what they do not replace.
 
-    An old one stays as long as its notebook still records a figure of that name.
+    An old one stays as long as a figure of its name is a headline of its notebook.
     """
-    found, names = {_key(entry): entry for entry in new}, set(names)
-    alive = {(entry["notebook"], entry["name"]) for entry in found.values()}
-    ran = {notebook for notebook, _ in alive}
+    new, names = list(new), set(names)
+    ran = {entry["notebook"] for entry in new}
+    kept = {_key(entry): entry for entry in new if entry.get("headline")}
+    alive = {(entry["notebook"], entry["name"]) for entry in kept.values()}
     for entry in old:
         if entry["notebook"] not in ran or (entry["notebook"], entry["name"]) in alive:
-            found.setdefault(_key(entry), entry)
-    kept = (entry for entry in found.values() if entry.get("headline"))
-    return sorted((entry for entry in kept if entry["notebook"] in names), key=_order)
+            kept.setdefault(_key(entry), entry)
+    return sorted((entry for entry in kept.values() if entry["notebook"] in names), key=_order)
 
 
 def _key(entry: dict) -> str:
