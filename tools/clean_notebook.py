@@ -22,6 +22,8 @@ def clean(text: str) -> str:
                     part["execution_count"] = None
             tidy_cell(cell["metadata"])
         tidy_notebook(notebook["metadata"])
+        for other in ("jupytext", "language_info") * ("kernelspec" in notebook["metadata"]):
+            notebook["metadata"].pop(other, None)  # one style: the kernel says the language, too
     except (TypeError, KeyError, AttributeError) as error:
         raise ValueError(f"not a notebook: {error!r}") from None
     return as_text(notebook)
