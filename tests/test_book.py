@@ -4,28 +4,23 @@ import base64
 import io
 import json
 import re
-import shutil
 import subprocess
 import sys
-import time
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
-from urllib.request import urlopen
 
 import nbformat
 import pytest
+from browser import BROWSER, Browser
 from bs4 import BeautifulSoup
 from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 from PIL import Image
-from websocket import create_connection
 
 import book
 import parts
 from notebooks import ToolError, find
 
 ROOT = Path(__file__).parents[1]
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable")
-BROWSER = next(filter(None, map(shutil.which, BROWSERS)), None)
 
 
 def picture() -> str:
@@ -54,6 +49,7 @@ FIRST = [
         outputs=[display(image_png=picture())],
     ),
     new_markdown_cell("The stripe is teal. There is no more to see.\n\n## Sums\n\nagain"),
+    new_code_cell("#exercise\n# the reader's own", outputs=[display(text_plain="nor that")]),
     new_code_cell(
         "x" * 200,
         outputs=[
@@ -136,98 +132,10 @@ def dangling(folder: Path) -> list[str]:
     return found
 
 
-class Browser:
-    """A headless Chromium that says what a page does, over its debugging protocol."""
-
-    FLAGS = (
-        "--headless --no-sandbox --disable-gpu --no-first-run --disable-sync "
-        "--disable-background-networking --disable-component-update --disable-dev-shm-usage "
-        "--remote-debugging-port=0"
-    ).split()
-    LOOK = """(() => {
-        const root = document.documentElement;
-        return {
-            width: innerWidth, needed: root.scrollWidth, words: root.innerText.split(/\\s+/).length,
-            broken: [...document.images].filter(i => !i.naturalWidth).map(i => i.src),
-        };
-    })()"""
-
-    def __init__(self, profile: Path):
-        self.process = subprocess.Popen(
-            [BROWSER, *self.FLAGS, f"--user-data-dir={profile}", "about:blank"],
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        try:
-            address = profile / "DevToolsActivePort"
-            for _ in range(300):
-                if address.exists() and address.read_text().count("\n"):
-                    break
-                time.sleep(0.1)
-            port = int(address.read_text().split()[0])
-            with urlopen(f"http://127.0.0.1:{port}/json") as answer:
-                page = next(target for target in json.load(answer) if target["type"] == "page")
-            self.socket = create_connection(
-                page["webSocketDebuggerUrl"], timeout=60, suppress_origin=True
-            )
-        except BaseException:
-            self.close()
-            raise
-        self.calls = 0
-        self.events: list[dict] = []
-        for domain in ("Page", "Network", "Log", "Runtime"):
-            self.call(f"{domain}.enable")
-
-    def close(self) -> None:
-        self.process.kill()
-        self.process.wait()
-
-    def call(self, method: str, **params) -> dict:
-        self.calls += 1
-        self.socket.send(json.dumps({"id": self.calls, "method": method, "params": params}))
-        while (message := json.loads(self.socket.recv())).get("id") != self.calls:
-            self.events.append(message)
-        assert "error" not in message, message
-        return message["result"]
-
-    def open(self, path: Path, width: int) -> tuple[dict, list[str]]:
-        """Load a page at a width: what it looks like, and everything that went wrong."""
-        self.resize(width)
-        self.events.clear()
-        self.call("Page.navigate", url=path.resolve().as_uri())
-        while not any(event.get("method") == "Page.loadEventFired" for event in self.events):
-            self.events.append(json.loads(self.socket.recv()))
-        return self.look(), list(filter(None, map(complaint, self.events)))
-
-    def resize(self, width: int) -> None:
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=800,
-                  deviceScaleFactor=1, mobile=width < 600)  # fmt: skip
-
-    def look(self) -> dict:
-        look = self.call("Runtime.evaluate", expression=self.LOOK, returnByValue=True)
-        return look["result"]["value"]
-
-
-def complaint(event: dict) -> str | None:
-    """What an event of the browser says went wrong, or None."""
-    method, params = event["method"], event.get("params", {})
-    if method == "Network.requestWillBeSent" and params["request"]["url"].startswith("http"):
-        return "asks the network: " + params["request"]["url"]
-    if method == "Network.loadingFailed":
-        return "cannot load: " + params["errorText"]
-    if method == "Runtime.exceptionThrown":
-        return params["exceptionDetails"]["exception"]["description"]
-    if method == "Runtime.consoleAPICalled" and params["type"] in ("error", "warning", "assert"):
-        return "console: " + str(params["args"])
-    if method == "Log.entryAdded":
-        return "log: " + params["entry"]["text"]
-    return None
-
-
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory):
     if BROWSER is None:
-        pytest.skip(f"none of {', '.join(BROWSERS)} is here to open the pages in")
+        pytest.skip("no Chromium is here to open the pages in")
     browser = Browser(tmp_path_factory.mktemp("profile"))
     yield browser
     browser.close()
@@ -408,7 +316,7 @@ def test_an_equation_that_cannot_be_set_is_named(tmp_path):
 
 def test_what_a_reader_does_not_see(made_up):
     page = soup(made_up / "01_first.html")
-    assert "not shown" not in page.get_text() and "nor this" not in page.get_text()
+    assert not re.search("not shown|nor this|the reader's own|nor that", page.get_text())
     assert "folded" in page.select_one("details.solution").get_text()
     folded = page.select_one("details.folded")  # the code; what it shows is seen
     assert folded.summary.get_text() == "Code: drawn" and "pass" in folded.get_text()
@@ -427,6 +335,68 @@ def test_nothing_is_loaded_from_the_network(made_up):
 def test_a_picture_says_what_it_shows(made_up):
     image = soup(made_up / "01_first.html").select_one("article img")
     assert image["alt"] == "The stripe is teal."
+
+
+def test_figures_are_numbered_and_referred_to(tmp_path):
+    png = picture()
+    film = new_output("display_data", data={"text/html": '<div class="animation"><img></div>'})
+    table = new_output(
+        "display_data", data={"text/html": f"<img src='data:image/png;base64,{png}'>"}
+    )
+    cells = [
+        new_markdown_cell("# Drawn\n\n> By the end …\n\nSee [Figure](#cell-id=two), [figure]("
+                          "02_x.ipynb#cell-id=film), [the figure](#cell-id=two), "
+                          "[figure](#cell-id=none)."),
+        new_code_cell("1", id="one", outputs=[display(image_png=png), table]),
+        new_code_cell("2", id="two", outputs=[display(image_png=png)] * 2),
+    ]  # fmt: skip
+    other = [
+        new_markdown_cell("# X\n\n> By the end …"),
+        new_code_cell("3", id="film", outputs=[film]),
+    ]
+    pages = []
+    for name, these in {"01c_drawn": cells, "02_x": other}.items():
+        path = tmp_path / f"{name}.ipynb"
+        nbformat.write(new_notebook(cells=these), path)
+        pages.append((path, nbformat.read(path, 4), {}))
+    book.write_book(pages, tmp_path / "book")
+    page = soup(tmp_path / "book" / "01c_drawn.html")
+    assert [c.get_text() for c in page.select("article figcaption")] == [
+        "Figure 1c.1", "Figure 1c.2", "Figure 1c.3"]  # fmt: skip
+    told = [link.get_text() for link in page.select("article p a")]
+    assert told == ["Figure 1c.2", "figure 2.1", "the figure", "figure"]
+    assert page.find("a", string="figure 2.1")["href"] == "02_x.html#cell-id=film"
+    assert len(soup(tmp_path / "book" / "02_x.html").select("figure .animation + figcaption")) == 1
+
+
+def test_an_equation_is_found_by_its_number(tmp_path):
+    text = ("# E\n\n> By the end …\n\n$$a = b \\tag{1}$$\n\nBy equation (1), not equation (2), "
+            "nor `equation (1)`.")  # fmt: skip
+    path = tmp_path / "01_e.ipynb"
+    nbformat.write(new_notebook(cells=[new_markdown_cell(text)]), path)
+    book.write_book([(path, nbformat.read(path, 4), {})], tmp_path / "book")
+    page = soup(tmp_path / "book" / "01_e.html")
+    (link,) = page.select("article p a")
+    assert (link.get_text(), link["href"]) == ("equation (1)", "#equation-1")
+    assert page.find(id="equation-1").math and "not equation (2), nor" in page.article.get_text()
+
+
+def test_pages_lead_to_their_repository_if_it_has_an_address(made_up, tmp_path, monkeypatch):
+    path = tmp_path / "nbs" / "01_first.ipynb"
+    path.parent.mkdir()
+    nbformat.write(new_notebook(cells=FIRST), path)
+    pages = [(path, nbformat.read(path, 4), {})]
+    monkeypatch.chdir(tmp_path)
+    about = '[project]\nname = "x"\n[project.urls]\nRepository = "https://github.com/a/b.git"'
+    (tmp_path / "pyproject.toml").write_text(f"{about}\n[tool.ground-up]\nnbs_path = 'nbs'\n")
+    book.write_book(pages, tmp_path / "book")
+    found = soup(tmp_path / "book" / "01_first.html").select(".outside a")
+    assert [(link.get_text(), link["href"]) for link in found] == [
+        ("notebook", "https://github.com/a/b/blob/HEAD/nbs/01_first.ipynb"),
+        ("run it", "https://mybinder.org/v2/gh/a/b/HEAD?labpath=nbs%2F01_first.ipynb"),
+    ]
+    book.write_book(pages, tmp_path / "book", repository="https://example.org/a/b")
+    assert not soup(tmp_path / "book" / "01_first.html").select(".outside")
 
 
 def test_a_failure_is_marked(made_up):
@@ -464,12 +434,7 @@ def test_command_shows_stored_outputs(made_up, tmp_path):
 
 def test_search_finds_names_headings_and_words_from_a_folder(made_up, browser):
 
-    def run(script):
-        result = browser.call(
-            "Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True
-        )
-        return result["result"].get("value")
-
+    run = browser.run
     browser.open(made_up / "02_other.html", 1250)
     ask = """(async words => {
         const box = document.getElementById("search");

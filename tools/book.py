@@ -10,12 +10,9 @@ MathML, in a font that the book carries with it.
 from __future__ import annotations
 
 import base64
-import importlib.metadata
-import io
 import re
 import sys
 from collections.abc import Iterable
-from copy import deepcopy
 from dataclasses import dataclass, field
 from functools import cached_property
 from html import escape
@@ -23,9 +20,7 @@ from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
 import nbformat
-from bs4 import BeautifulSoup, Tag
-from fontTools import subset
-from fontTools.ttLib import TTFont
+from bs4 import BeautifulSoup
 from jinja2 import Environment, FileSystemLoader, pass_context
 from math_core import LatexError, LatexToMathML
 from nbconvert import HTMLExporter
@@ -34,16 +29,23 @@ from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbformat import NotebookNode
 
 from front_door import names_of
+from math_font import math_font
 from notebooks import Cell, Notebook, find, read
 from parts import NEIGHBOURS, Part, duration, minutes, read_parts
 from project import cli, settings, show
+from references import (
+    caption,
+    link_equations,
+    links_outside,
+    number_figures,
+    refer,
+    relink,
+)
 from render import gather
 from search_index import as_script, sections_of
 
 HERE = Path(__file__).parent / "book"  # the templates and the style sheet
 OURS = '<meta name="generator" content="tools/book.py">'  # marks the pages that may be replaced
-# Glyphs that a browser takes for equations though no text asks for them: italics, and the root.
-UNWRITTEN = [0x210E, 0x221A, *range(0x1D434, 0x1D468), *range(0x1D6E2, 0x1D71C)]
 MATHML = LatexToMathML(fancy_error=False, allow_unreliable_rendering=True)
 
 
@@ -55,6 +57,7 @@ class Page:
     executed: NotebookNode
     status: dict
     problems: list[str] = field(default_factory=list)  # what could not be shown
+    figures: dict[str, str] = field(default_factory=dict)  # the numbers of its cells' figures
 
     @cached_property
     def notebook(self) -> Notebook:
@@ -102,7 +105,9 @@ class BookRenderer(IPythonRenderer):
         self.problems = problems
 
     def block_math(self, body: str) -> str:
-        return f'<div class="equation">{self.typeset(body, block=True)}</div>'
+        tag = re.search(r"\\tag\{(\w+)\}", body)
+        name = f' id="equation-{tag[1]}"' if tag else ""
+        return f'<div class="equation"{name}>{self.typeset(body, block=True)}</div>'
 
     def inline_math(self, body: str) -> str:
         return self.typeset(body, block=False)
@@ -170,13 +175,16 @@ def inline(markdown: str, problems: list[str]) -> str:
 
 
 def write_book(
-    pages: Iterable[tuple[str | Path, NotebookNode, dict]], folder: str | Path
+    pages: Iterable[tuple[str | Path, NotebookNode, dict]],
+    folder: str | Path,
+    repository: str = "",
 ) -> list[str]:
     """Write a page for each notebook, in reading order, and `index.html`; return what went wrong.
 
     `pages` holds (path, executed notebook, status), where status has `status` ("passed", "failed"
     or "skipped") and `seconds`, as far as they are known. Pages that an earlier run left and that
-    have no notebook any more are removed; no other file in the folder is touched.
+    have no notebook any more are removed; no other file in the folder is touched. `repository` is
+    the address of a repository on GitHub, to which the pages then link, and to where it runs.
     """
     book = [Page(Path(path), executed, status) for path, executed, status in pages]
     book.sort(key=lambda page: page.notebook.order)
@@ -184,22 +192,31 @@ def write_book(
     folder.mkdir(parents=True, exist_ok=True)
     templates = Environment(loader=FileSystemLoader(HERE), trim_blocks=True, lstrip_blocks=True)
     templates.filters["markdown"] = lambda text: inline(text, [])
-    front = front_matter(settings().root / "README.md")
+    home = settings()
+    front = front_matter(home.root / "README.md")
+    repository = repository or home.values.get("git_url", "")
     chapters = chapters_of(book)
     shared = {"chapters": chapters, "generator": OURS, **front}
 
     bodies = [finish(page, {other.path.name: other.file for other in book}) for page in book]
+    figures = {page.file: page.figures for page in book}
+    bodies = [(refer(body, figures), sections) for body, sections in bodies]
     names = index_of_names(book, {p.file: body for p, (body, _) in zip(book, bodies, strict=True)})
     files = {"index.html": templates.get_template("contents.html.j2").render(
         **shared, names=names)}  # fmt: skip
     if names:
         files["names.html"] = templates.get_template("names.html.j2").render(
-            **shared, names=names, package=settings().lib.name
+            **shared, names=names, package=home.lib.name
         )
     for page, (body, sections) in zip(book, bodies, strict=True):
         around = neighbours(chapters, page)
         files[page.file] = templates.get_template("page.html.j2").render(
-            **shared, **around, page=page, body=body, sections=sections
+            **shared,
+            **around,
+            page=page,
+            body=body,
+            sections=sections,
+            outside=links_outside(page.path, repository, home.root),
         )
     drawn = "".join(files.values())
     files["book.js"] = (HERE / "book.js").read_text("utf-8")
@@ -313,11 +330,13 @@ def finish(page: Page, files: dict[str, str]) -> tuple[str, list[tuple[int, str,
         link["href"], link["aria-label"] = "#" + heading["id"], "link to this section"
         heading.append(link)
     for link in soup.select("a[href]"):
-        relink(link, files)
+        relink(link, files, page.file)
     for table in soup.select("table"):
         table.wrap(soup.new_tag("div", attrs={"class": "scroll"}))
     for image in soup.select(".jp-OutputArea img"):
         image["alt"] = caption(image)
+    page.figures = number_figures(soup, page.number)
+    link_equations(soup)
     drop_remote(soup, page)
     return exporter.with_code(str(soup)), sections
 
@@ -344,28 +363,6 @@ def label(source: str) -> str:
     return "Code" + (f": {', '.join(names)}" if names else "")
 
 
-def relink(link: Tag, files: dict[str, str]) -> None:
-    """Point a link at the page of the notebook it names; one that leads out of the book is text."""
-    target = urlsplit(link["href"])
-    if target.scheme or target.netloc or not target.path:
-        return
-    path = unquote(target.path)
-    if page := files.get(path.removeprefix("./")):
-        link["href"] = page + (f"#{target.fragment}" if target.fragment else "")
-    else:
-        link.name, link["title"] = "span", path
-        del link["href"]
-
-
-def caption(image: Tag) -> str:
-    """What a figure shows, for those who do not see it: the first sentence below it."""
-    cell = image.find_parent(class_="jp-Cell").find_next(class_="jp-Cell")
-    text = cell.find("p") if cell and "jp-MarkdownCell" in cell["class"] else None
-    source = text or image.find_previous(["h1", "h2", "h3", "h4"]) or image
-    words = " ".join(source.get_text(" ").split()).removesuffix(" #") or "figure"
-    return re.split(r"(?<=[.:;]) ", words)[0]
-
-
 def drop_remote(soup: BeautifulSoup, page: Page) -> None:
     """Take out what outputs would load from the network (matplotlib's player asks for icons)."""
     for tag in soup.select("link[href], script[src], img[src], iframe[src], source[src]"):
@@ -376,63 +373,17 @@ def drop_remote(soup: BeautifulSoup, page: Page) -> None:
             tag.decompose()
 
 
-def math_font(html: str) -> str:
-    """A style rule that carries STIX Two Math, cut down to the characters of the equations."""
-    equations = re.findall(r"<math.*?</math>", html, re.S)
-    if not equations:
-        return ""
-    # found, not imported: only its font is of use here
-    ziamath = importlib.metadata.distribution("ziamath")
-    font_file = ziamath.locate_file("ziamath/fonts/STIXTwoMath-Regular.ttf")
-    options = subset.Options(layout_features=["*"], flavor="woff", notdef_outline=True)
-    font = subset.load_font(str(font_file), options)
-    fit_root(font)
-    cut = subset.Subsetter(options)
-    written = BeautifulSoup("".join(equations), "html.parser").get_text()
-    cut.populate(text=written, unicodes=UNWRITTEN)
-    cut.subset(font)
-    woff = io.BytesIO()
-    subset.save_font(font, woff, options)
-    data = base64.b64encode(woff.getvalue()).decode()
-    return (
-        f'\n@font-face {{ font-family: "Book Math"; src: url(data:font/woff;base64,{data}) }}\n'
-        'math { font-family: "Book Math", math }\n'
-    )
+def stored(*notebooks: str, to: str = "build/book", repository: str = "") -> None:
+    """Write the book from the outputs that the notebooks hold, without running anything.
 
-
-def fit_root(font: TTFont) -> None:
-    """Make the root sign of STIX Two Math fit what stands under it in a browser.
-
-    Its smallest size is twice as high as a letter, and hangs below: one of a letter's height is put
-    before it. And browsers leave room for the widest size: all get the width of the first.
+    Args:
+        notebooks: files; none means all of the project.
+        to: the folder of the book.
+        repository: the address on GitHub that pages link to; by default what pyproject.toml says.
     """
-    root, outlines, widths = font.getBestCmap()[0x221A], font["glyf"], font["hmtx"]
-    variants = font["MATH"].table.MathVariants
-    font["MATH"].table.MathConstants.RadicalVerticalGap.Value = 120
-    sizes = variants.VertGlyphConstruction[variants.VertGlyphCoverage.glyphs.index(root)]
-
-    font.setGlyphOrder([*font.getGlyphOrder(), "root.middle"])
-    outlines["root.middle"], widths["root.middle"] = deepcopy(outlines[root]), widths[root]
-    smallest, middle = sizes.MathGlyphVariantRecord[0], deepcopy(sizes.MathGlyphVariantRecord[0])
-    middle.VariantGlyph = "root.middle"
-    smallest.AdvanceMeasurement = round(0.72 * smallest.AdvanceMeasurement)
-    sizes.MathGlyphVariantRecord.insert(1, middle)
-
-    width = round(0.8 * widths[root][0])
-    glyphs = [size.VariantGlyph for size in sizes.MathGlyphVariantRecord]
-    for name in [*glyphs, *(part.glyph for part in sizes.GlyphAssembly.PartRecords)]:
-        outline, ratio = outlines[name], width / widths[name][0]
-        outline.coordinates.scale((ratio, 0.72 if name == root else 1))
-        outline.coordinates.toInt()
-        outline.recalcBounds(outlines)
-        widths[name] = width, outline.xMin
-
-
-def stored(*notebooks: str, to: str = "build/book") -> None:
-    """Write the book from the outputs that the notebooks hold, without running anything."""
     paths = [Path(path) for path in notebooks] or find(settings().nbs)
     pages = [(path, nbformat.read(path, as_version=4), {}) for path in paths]
-    for problem in write_book(pages, to):
+    for problem in write_book(pages, to, repository):
         print(problem, file=sys.stderr)
     print(f"wrote {show(Path(to) / 'index.html')}")
 

@@ -119,7 +119,9 @@ def all_values(pyproject: dict, ini: dict[str, str]) -> dict[str, str]:
     about, tool = (pyproject.get(name) for name in ("project", "tool"))
     about, tool = (part if isinstance(part, dict) else {} for part in (about, tool))
     nbdev, ours = (tool[name] if isinstance(tool.get(name), dict) else {} for name in TABLES)
-    found = {"lib_name": about.get("name"), "description": about.get("description")}
+    urls = about.get("urls") if isinstance(about.get("urls"), dict) else {}
+    found = {"lib_name": about.get("name"), "description": about.get("description"),
+             "git_url": urls.get("Repository") or urls.get("Source")}  # fmt: skip
     found = {name: value for name, value in found.items() if value}
     return {k: as_text(v) for k, v in {**found, **nbdev, **ini, **ours}.items()}
 
