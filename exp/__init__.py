@@ -670,21 +670,22 @@ nb05c (optimizers): Optimizers: a step made of parts
     LAMB                    Adam whose step, decay included, is as long as the parameter that it
                             changes, times `lr`.
 
-nb06 (cuda_cnn_hooks_init): Convolutions, hooks and a good start
-    show_batch                  Draw the first images of a training batch with their targets; no
-                                random number moves.
-    conv_output_size            Return the number of positions of a window along one axis.
-    windows                     Return a view of every window of the padded images; the border holds
-                                `fill`.
-    conv2d                      Convolve images: make each window a row, each kernel a column, and
-                                multiply the matrices.
-    Conv2d                      Apply `out_channels` learned kernels to every window of the images.
-    max_pool2d                  Return the largest number of each window; without `stride`, windows
-                                do not overlap.
-    avg_pool2d                  Average each window, including the zeros of the border.
-    pooling_matrix              Return the matrix that averages n pixels into m cells, which may
-                                overlap.
-    adaptive_avg_pool2d         Average images of any size into a fixed number of cells.
+nb06 (cuda_cnn_hooks_init): Convolutions: a small window that sees
+    show_batch           Draw the first images of a training batch with their targets; no random
+                         number moves.
+    conv_output_size     Return the number of positions of a window along one axis.
+    windows              Return a view of every window of the padded images; the border holds
+                         `fill`.
+    conv2d               Convolve images: make each window a row, each kernel a column, and multiply
+                         the matrices.
+    Conv2d               Apply `out_channels` learned kernels to every window of the images.
+    max_pool2d           Return the largest number of each window; without `stride`, windows do not
+                         overlap.
+    avg_pool2d           Average each window, including the zeros of the border.
+    pooling_matrix       Return the matrix that averages n pixels into m cells, which may overlap.
+    adaptive_avg_pool2d  Average images of any size into a fixed number of cells.
+
+nb06a (inside_training): Inside a training: activations, gradients, updates
     ForwardHooks                Inside a `with`, call `function(name, module, output)` after each
                                 module's forward pass.
     modules_of_kind             Return the modules of some classes, by name, in the order in which
@@ -699,6 +700,11 @@ nb06 (cuda_cnn_hooks_init): Convolutions, hooks and a good start
                                 layer over the batches.
     plot_activation_histograms  Plot each layer's histograms over the batches, coloured by the log
                                 of the counts.
+    UpdateStatsCallback         Record, step by step, the gradients of each weight and how far the
+                                step moves it.
+    plot_update_stats           Plot each layer's gradients, and its ratio of update to weight, over
+                                the steps.
+    plot_gradient_histograms    Plot each layer's histograms of log10 |gradient| over the steps.
     lsuv                        Scale each layer's weights, from first to last, until its outputs on
                                 a batch have variance 1.
 
@@ -1165,8 +1171,8 @@ nb11d (sentence_pairs): Sentence pairs: from a dictionary learned by counting to
     EOS               = range(4)
     SPECIAL_TOKENS    = ("<pad>", "<unk>", "<bos>", "<eos>")
     TextVocab         Number the tokens of texts: 0 to 3 are padding, unknown, beginning and end.
-    hold_out          Split pairs into (train, held): all pairs with one of `n` chosen questions are
-                      held out.
+    hold_out          Split pairs into (train, held): every pair that has one of `n` chosen
+                      sentences is held out.
     references        Collect all translations of each source sentence, in the order of the pairs.
     PairDataset       Pairs as numbers: item i is (source, target), two tensors that end in EOS.
     pad_right         Stack sequences of different lengths, the shorter ones filled with PAD on the
@@ -1261,7 +1267,7 @@ nb12d (best_translator): The best translator: a recipe, and what each ingredient
                        probabilities.
 """
 
-# generated from the notebooks: do not edit · 179596
+# generated from the notebooks: do not edit · e33784
 
 import importlib as _importlib
 import importlib.machinery as _machinery
@@ -1348,9 +1354,10 @@ _names = {
                moving_average count_step divide_by_recent_size RMSprop average_square
                average_gradient divide_by_root Adam AdamW scale_to_parameter LAMB""",
     "nb06": """show_batch conv_output_size windows conv2d Conv2d max_pool2d avg_pool2d
-              pooling_matrix adaptive_avg_pool2d ForwardHooks modules_of_kind describe_outputs
-              ActivationStats ActivationStatsCallback plot_activation_stats
-              plot_activation_histograms lsuv""",
+              pooling_matrix adaptive_avg_pool2d""",
+    "nb06a": """ForwardHooks modules_of_kind describe_outputs ActivationStats
+               ActivationStatsCallback plot_activation_stats plot_activation_histograms
+               UpdateStatsCallback plot_update_stats plot_gradient_histograms lsuv""",
     "nb06b": """normalize_over BatchNorm LayerNorm GroupNorm conv BasicBlock Bottleneck ResNet
                resnet18 resnet34 resnet50 LayerSummary Summary layer_flops summary""",
     "nb06c": """MixedPrecision ChannelsLast ShareSampler process_device process_group
@@ -1457,6 +1464,7 @@ _topics = {
     "anneal": "nb05",
     "optimizers": "nb05c",
     "cuda_cnn_hooks_init": "nb06",
+    "inside_training": "nb06a",
     "resnet": "nb06b",
     "scale": "nb06c",
     "pictures": "nb06d",
@@ -1775,11 +1783,15 @@ if TYPE_CHECKING:  # what editors and type checkers read
         show_batch as show_batch, conv_output_size as conv_output_size, windows as windows,
         conv2d as conv2d, Conv2d as Conv2d, max_pool2d as max_pool2d, avg_pool2d as avg_pool2d,
         pooling_matrix as pooling_matrix, adaptive_avg_pool2d as adaptive_avg_pool2d,
+    )
+    from .nb06a import (
         ForwardHooks as ForwardHooks, modules_of_kind as modules_of_kind,
         describe_outputs as describe_outputs, ActivationStats as ActivationStats,
         ActivationStatsCallback as ActivationStatsCallback,
         plot_activation_stats as plot_activation_stats,
-        plot_activation_histograms as plot_activation_histograms, lsuv as lsuv,
+        plot_activation_histograms as plot_activation_histograms,
+        UpdateStatsCallback as UpdateStatsCallback, plot_update_stats as plot_update_stats,
+        plot_gradient_histograms as plot_gradient_histograms, lsuv as lsuv,
     )
     from .nb06b import (
         normalize_over as normalize_over, BatchNorm as BatchNorm, LayerNorm as LayerNorm,
@@ -1985,10 +1997,10 @@ if TYPE_CHECKING:  # what editors and type checkers read
     from . import (
         nb00, nb00b, nb00c, nb00d, nb00e, nb00f, nb00i, nb00k, nb02, nb02b, nb02c, nb03, nb03a,
         nb03b, nb03c, nb03d, nb03e, nb03f, nb03g, nb03h, nb03i, nb03j, nb03k, nb03l, nb04,
-        nb04a, nb04b, nb04c, nb04d, nb04e, nb04f, nb05, nb05c, nb06, nb06b, nb06c, nb06d,
-        nb06e, nb06f, nb06g, nb07, nb07a, nb07b, nb07c, nb07d, nb08, nb08a, nb08b, nb08c,
-        nb08d, nb09, nb09a, nb09b, nb09c, nb09d, nb09e, nb10, nb11, nb11b, nb11c, nb11d, nb12,
-        nb12a, nb12b, nb12c, nb12d,
+        nb04a, nb04b, nb04c, nb04d, nb04e, nb04f, nb05, nb05c, nb06, nb06a, nb06b, nb06c,
+        nb06d, nb06e, nb06f, nb06g, nb07, nb07a, nb07b, nb07c, nb07d, nb08, nb08a, nb08b,
+        nb08c, nb08d, nb09, nb09a, nb09b, nb09c, nb09d, nb09e, nb10, nb11, nb11b, nb11c, nb11d,
+        nb12, nb12a, nb12b, nb12c, nb12d,
     )
     exports = nb00
     samples = nb00b
@@ -2024,6 +2036,7 @@ if TYPE_CHECKING:  # what editors and type checkers read
     anneal = nb05
     optimizers = nb05c
     cuda_cnn_hooks_init = nb06
+    inside_training = nb06a
     resnet = nb06b
     scale = nb06c
     pictures = nb06d

@@ -25,7 +25,7 @@ __all__ = [
     "summary",
 ]
 
-# cell 7a477932 a70c79 · Normalisation and residual networks
+# cell 7a477932 6ec4fc · Normalisation and residual networks
 import math
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -35,7 +35,7 @@ import torch
 from torch import Tensor, nn
 
 from exp.nb03d import evaluating, format_html, format_table, random_kept
-from exp.nb06 import ForwardHooks
+from exp.nb06a import ForwardHooks
 
 
 # cell f320bfab 333c42 · Normalise inside, too

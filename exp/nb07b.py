@@ -17,7 +17,7 @@ __all__ = [
     "class_activation_map",
 ]
 
-# cell d21cb69e fe5646 · What a network gets wrong, and why
+# cell d21cb69e 968d8b · What a network gets wrong, and why
 import heapq
 import inspect
 from collections.abc import Callable, Mapping, Sequence
@@ -33,7 +33,7 @@ from exp.nb03c import modes_kept
 from exp.nb03d import map_tensors, random_kept
 from exp.nb03f import Callback
 from exp.nb03j import ConfusionMatrix, show_confusion
-from exp.nb06 import ForwardHooks
+from exp.nb06a import ForwardHooks
 from exp.nb07 import describe_value
 
 

@@ -32,7 +32,7 @@ from exp.nb04b import (
 )
 from exp.nb04d import Checkpoint, SaveBest, load_learner, save_learner
 from exp.nb05 import LinearSchedule, ScheduleCallback
-from exp.nb06 import ActivationStatsCallback
+from exp.nb06a import ActivationStatsCallback
 
 
 def learner(callbacks=(), hidden=8, **options):

@@ -47,7 +47,7 @@ from exp.nb04d import Checkpoint, SaveBest, learner_state
 from exp.nb04e import SchedulerCallback, ValidateEvery, WeightAverage
 from exp.nb04f import ClosureStep, TensorBoardLogger
 from exp.nb05 import CosineSchedule, LinearSchedule, ScheduleCallback
-from exp.nb06 import ActivationStatsCallback
+from exp.nb06a import ActivationStatsCallback
 from exp.nb06c import (
     AverageGradients,
     ChannelsLast,
