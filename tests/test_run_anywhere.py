@@ -147,6 +147,9 @@ def test_only_numbered_notebooks_where_the_project_says_so(tmp_path):
     exporter = [sys.executable, TOOL.with_name("notebook2script.py")]
     done = subprocess.run(exporter, cwd=root, capture_output=True, text=True)
     assert done.returncode == 0 and "converted nbs/01_fine.ipynb" in done.stdout
+    write(root / "nbs", "scratch", "#export\ny = 1")
+    done = subprocess.run(exporter, cwd=root, capture_output=True, text=True)
+    assert done.returncode == 0 and "scratch.ipynb:cell 1 (id0): is left out" in done.stderr
 
 
 @POSIX

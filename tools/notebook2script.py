@@ -101,6 +101,8 @@ def plan(
         for problem in refuse(library)
         if any(problem.path == notebook.path for notebook in mine)
     ]
+    if config.numbered and not chosen:
+        problems += refusals.left_out(sorted({*nbs.glob("[!._]*.ipynb")} - {*paths.values()}))
     notes = tuple(problem for problem in problems if problem.mild)
     problems = [problem for problem in problems if not problem.mild]
     unsound = {problem.path for problem in problems}

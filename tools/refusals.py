@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import ast
+import contextlib
 import re
 import tokenize
 import unicodedata
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from io import StringIO
+from pathlib import Path
 
 from directives import EXPORTS, importable, parse_directive, resembles_export
-from notebooks import Cell, Notebook, Problem
+from notebooks import Cell, Notebook, NotebookError, Problem, read
 from render import Module
 
 UNCOMPILABLE = (SyntaxError, ValueError, RecursionError, MemoryError, OverflowError)
@@ -32,6 +34,16 @@ def bad_target(notebook: Notebook) -> Iterator[Problem]:
         if cell.target and not importable(cell.target):
             what = f"its module {cell.target!r} has an invalid name"
             yield Problem(notebook.path, what, "use letters, digits, _ and dots", cell, 1)
+
+
+def left_out(paths: Iterable[Path]) -> Iterator[Problem]:
+    """Where only numbered notebooks belong to a project, another one's exports are worth a word."""
+    for path in paths:
+        with contextlib.suppress(NotebookError):  # half written: nobody's business
+            if exported := read(path).exported:
+                what = "is left out, for its name has no number, and yet it exports"
+                remedy = f"call it like 99_{path.name}, or leave it as your own"
+                yield Problem(path, what, remedy, exported[0], mild=True)
 
 
 def other_language(notebook: Notebook) -> Iterator[Problem]:
