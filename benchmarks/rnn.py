@@ -31,7 +31,8 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
-from exp import nb11
+import exp
+from exp.nb11 import Recurrent
 
 SIZES = 64, 256, 512
 
@@ -60,7 +61,7 @@ def without_onednn(run: Callable[[], None]) -> Callable[[], None]:
     return plain
 
 
-def products(layer: nb11.Recurrent, x: torch.Tensor) -> Callable[[], None]:
+def products(layer: Recurrent, x: torch.Tensor) -> Callable[[], None]:
     """Only the matrix products of a forward pass: all inputs at once, the state step by step."""
     h = torch.zeros(x.shape[1], layer.hidden_size)
 
@@ -76,7 +77,7 @@ def products(layer: nb11.Recurrent, x: torch.Tensor) -> Callable[[], None]:
 def measure(name: str, size: int, batch_size: int, steps: int, rounds: int) -> dict[str, float]:
     """Median seconds of a step of ours and of PyTorch's, of our forward pass and its products."""
     x = torch.randn(steps, batch_size, size)
-    ours, theirs = getattr(nb11, name)(size, size), getattr(nn, name)(size, size)
+    ours, theirs = getattr(exp, name)(size, size), getattr(nn, name)(size, size)
     theirs.load_state_dict(ours.state_dict())
     runs = {
         "ours": train_step(ours, x),

@@ -1,23 +1,25 @@
-"""Recurrent networks: one cell, any length
+"""Recurrent networks: from three letters to a loop
 
-By the end you will have built recurrent layers, `RNN`, `GRU` and `LSTM`, that equal PyTorch's in output, state and every gradient, and you will have measured what lets such a network remember something for a hundred steps.
+By the end you will have a network that reads any number of letters with the same three matrices, a layer `RNN` that equals PyTorch's in output, state and every gradient, and a measured answer to a well-known piece of advice: does it help to start its recurrent matrix as the identity?
 """
 
-# cell 5e5ee635 a6284e · Recurrent networks: one cell, any length
+# cell 5e5ee635 a6284e · Recurrent networks: from three letters to a loop
 from __future__ import annotations
 
-# generated from nbs/11_rnn.ipynb: do not edit · 2026c1
+# generated from nbs/11_rnn.ipynb: do not edit · 346fc5
 __all__ = [
     "load_nietzsche",
     "sequence_loss",
     "Recurrent",
     "RNN",
-    "GRU",
-    "LSTM",
+    "outputs_and_gradients",
+    "largest_difference",
+    "gradient_lengths",
     "identity_init",
 ]
 
-# cell 5e5ee635 796848 · Recurrent networks: one cell, any length
+# cell 5e5ee635 ddf990 · Recurrent networks: from three letters to a loop
+import copy
 import math
 from typing import Any, ClassVar
 
@@ -30,7 +32,7 @@ from exp.nb03c import count_kept
 from exp.nb03e import divides_by
 
 
-# cell f45c3a4e 82f43d · A text, as numbers
+# cell f45c3a4e 82f43d · Three characters, and the fourth
 def load_nietzsche() -> str:
     """Return the data set `nietzsche` as one text."""
     return (data_path("nietzsche") / "nietzsche.txt").read_text(encoding="utf-8")
@@ -50,7 +52,7 @@ def sequence_loss(logits: Tensor, target: Tensor) -> Tensor:
     return F.cross_entropy(logits.flatten(0, 1), target.flatten())  # (B·T, V), (B·T,)
 
 
-# cell ea7db64c 5bf8cd · A layer
+# cell ea7db64c 105fc2 · A layer
 def _check_sizes(dropout: float, **sizes: int) -> None:
     """Raise ValueError for sizes below 1, and for dropout with a single layer."""
     for name, size in sizes.items():
@@ -62,6 +64,7 @@ def _check_sizes(dropout: float, **sizes: int) -> None:
                          f"{sizes['num_layers']}")
 
 
+# cell 4a257ed6 bb643f · A layer
 def _suffixes(layer: Recurrent, number: int) -> list[str]:
     """Return the suffixes of the names of one layer's weights, one for each direction."""
     return [f"_l{number}", f"_l{number}_reverse"][:layer.directions]
@@ -186,54 +189,48 @@ class RNN(Recurrent):
         return (h.tanh() if self.nonlinearity == "tanh" else h.relu(),)
 
 
-# cell 61092857 c5ba42 · Gates: the GRU
-def _sigmoid(a: Tensor) -> Tensor:
-    """Return 1 / (1 + e^-a), computed with tanh, which cannot overflow."""
-    return (a / 2).tanh() / 2 + 0.5
+# cell a6bce517 13dcb1 · Earned
+def outputs_and_gradients(layer: nn.Module, x: Tensor, state: tuple[Tensor, ...]) -> list[Tensor]:
+    """Return output and last state of a recurrent layer, and all gradients of a loss of them."""
+    x, *state = (part.detach().clone().requires_grad_() for part in (x, *state))
+    torch.manual_seed(3)  # for dropout
+    output, last = layer(x, tuple(state) if len(state) > 1 else state[0])
+    last = last if isinstance(last, tuple) else (last,)
+    loss = sum((part * torch.linspace(-1, 1, part.numel(), dtype=part.dtype).reshape(part.shape)
+                ).sum() for part in (output, *last))  # each number counts differently
+    return [output, *last, *torch.autograd.grad(loss, [x, *state, *layer.parameters()])]
 
 
-# cell 1ed65e7d e16378 · Gates: the GRU
-class GRU(Recurrent):
-    """h' = (1 - z) n + z h, where the update gate z keeps and the reset gate r forgets.
+def largest_difference(ours: Recurrent, theirs: nn.Module, T: int = 5, B: int = 3) -> float:
+    """Load the weights of one layer into the other, run both in float64, gradients included."""
+    ours, theirs = ours.double(), theirs.double()
+    theirs.load_state_dict(ours.state_dict())
+    x = torch.randn((B, T) if ours.batch_first else (T, B), dtype=torch.float64)[:, :, None]
+    x = x * torch.randn(ours.input_size, dtype=torch.float64)
+    state = tuple(torch.randn(ours.num_layers * ours.directions, B, ours.hidden_size,
+                              dtype=torch.float64) for _ in range(ours.n_states))
+    pairs = zip(*(outputs_and_gradients(layer, x, state) for layer in (ours, theirs)), strict=True)
+    return max((a - b).abs().max().item() for a, b in pairs)
 
-    Source: Cho and others 2014, equations 5 to 8; torch.nn.GRU.
-    Differs: in the paper r acts on h before the product with W_hn, here after it.
+
+# cell 9a880e09 bec142 · The same matrix, again and again
+def gradient_lengths(layer: nn.Module, x: Tensor, state: Any = None, seed: int = 0) -> Tensor:
+    """Send a random gradient back from the last state; return its length at each step, the last 1.
+
+    The layer is a recurrent one, with time first; of an LSTM's two states the cell is followed.
+    Shape: x (T, B, I) -> (T,), in float64, since in float32 small squares become 0.
     """
-
-    blocks = 3
-
-    def step(self, from_input: Tensor, state: tuple[Tensor, ...], weight: Tensor,
-             bias: Tensor | None) -> tuple[Tensor, ...]:
-        """Compute a proposal for the new state, and mix it with the old one."""
-        h = state[0]
-        x_r, x_z, x_n = from_input.chunk(3, 1)  # (B, H) each
-        h_r, h_z, h_n = F.linear(h, weight, bias).chunk(3, 1)
-        z = _sigmoid(x_z + h_z)
-        n = (x_n + _sigmoid(x_r + h_r) * h_n).tanh()
-        return ((1 - z) * n + z * h,)
+    layer, states = copy.deepcopy(layer).double(), []
+    for x_t in x.detach().double():
+        state = layer(x_t[None], state)[1]
+        states.append(state[1] if isinstance(state, tuple) else state)
+    towards = torch.randn(states[-1].shape, generator=torch.Generator().manual_seed(seed))
+    gradients = torch.autograd.grad((states[-1] * towards).sum(), states)
+    lengths = torch.stack([g.square().sum().sqrt() for g in gradients])
+    return lengths / lengths[-1]
 
 
-# cell a5e4d5ae b589a8 · Gates and a second state: the LSTM
-class LSTM(Recurrent):
-    """c' = f c + i g and h' = o tanh(c'): gates keep the cell, add to it and show it.
-
-    Its state is the pair (h, c).
-    Source: Hochreiter and Schmidhuber 1997, Gers and others 2000; torch.nn.LSTM.
-    """
-
-    blocks = 4
-    n_states = 2
-
-    def step(self, from_input: Tensor, state: tuple[Tensor, ...], weight: Tensor,
-             bias: Tensor | None) -> tuple[Tensor, ...]:
-        """Forget part of the cell, add to it, show part of it."""
-        h, c = state
-        i, f, g, o = (from_input + F.linear(h, weight, bias)).chunk(4, 1)  # (B, H) each
-        c = _sigmoid(f) * c + _sigmoid(i) * g.tanh()
-        return _sigmoid(o) * c.tanh(), c
-
-
-# cell 9610c6ad 33ec7e · What the gradient loses on its way
+# cell 9610c6ad e53cee · The identity
 @torch.no_grad()
 def identity_init(layer: nn.Module, input_std: float | None = None) -> None:
     """Initialise every layer of an RNN to keep its state: W_h = I, biases 0.
@@ -247,7 +244,7 @@ def identity_init(layer: nn.Module, input_std: float | None = None) -> None:
     if not shapes or any(rows != columns for rows, columns in shapes):
         raise TypeError(f"{type(layer).__name__} is not a plain RNN, which has square weights "
                         f"weight_hh; got {sorted(shapes)}. In a layer with gates, set the bias of "
-                        "its forget or update gate instead")
+                        "its gates instead: gate_bias_init in exp.nb11a")
     for name, w in weights.items():
         if name.startswith("weight_hh"):
             w.copy_(torch.eye(len(w)))

@@ -7,7 +7,7 @@ import torch
 from small_learner import learner
 from torch import nn
 
-from exp import nb03, nb05c, nb06, nb06b, nb10, nb11, nb11b
+from exp import nb03, nb05c, nb06, nb06b, nb10, nb11, nb11a, nb11b
 from exp.nb00 import test_eq, test_near
 from exp.nb03b import DataLoaders
 from exp.nb04 import Learner, map_tensors
@@ -60,8 +60,8 @@ MODULES = {
     "GroupNorm": (lambda: nb06b.GroupNorm(3, 3), IMAGES),
     "resnet18": (lambda: nb06b.resnet18(5), draw(2, 3, 32, 32)),
     "RNN": (lambda: nb11.RNN(3, 4, num_layers=2), draw(5, 2, 3)),
-    "GRU": (lambda: nb11.GRU(3, 4, bidirectional=True), draw(5, 2, 3)),
-    "LSTM": (lambda: nb11.LSTM(3, 4, num_layers=2), draw(5, 2, 3)),
+    "GRU": (lambda: nb11a.GRU(3, 4, bidirectional=True), draw(5, 2, 3)),
+    "LSTM": (lambda: nb11a.LSTM(3, 4, num_layers=2), draw(5, 2, 3)),
     "WeightDropLSTM": (lambda: nb11b.WeightDropLSTM(3, 4), draw(5, 2, 3)),
     "WindowLM": (lambda: nb11b.WindowLM(7, window=3, hidden_size=8), TEXT),
     "RecurrentLM": (lambda: nb11b.RecurrentLM(7, 8, tie_weights=True), TEXT),

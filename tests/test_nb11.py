@@ -10,23 +10,17 @@ from hypothesis import strategies as st
 from torch import nn
 
 from exp.nb00 import test_eq, test_near
-from exp.nb11 import GRU, LSTM, RNN, Recurrent, identity_init, sequence_loss
+from exp.nb11 import (
+    RNN,
+    Recurrent,
+    gradient_lengths,
+    identity_init,
+    outputs_and_gradients,
+    sequence_loss,
+)
+from exp.nb11a import GRU, LSTM
 
 PAIRS = [(RNN, nn.RNN), (GRU, nn.GRU), (LSTM, nn.LSTM)]
-
-
-def outputs_and_gradients(layer, x, state):
-    """Everything that a layer gives, and the gradient of all of it with respect to everything."""
-    x = x.clone().requires_grad_()
-    state = tuple(s.clone().requires_grad_() for s in state)
-    torch.manual_seed(1)
-    output, last = layer(x, state if len(state) > 1 else state[0])
-    last = last if isinstance(last, tuple) else (last,)
-    loss = sum(
-        (part * torch.linspace(-1, 1, part.numel(), dtype=part.dtype).view(part.shape)).sum()
-        for part in (output, *last)
-    )
-    return [output, *last, *torch.autograd.grad(loss, [x, *state, *layer.parameters()])]
 
 
 @settings(max_examples=40, deadline=None)
@@ -200,3 +194,16 @@ def test_sequence_loss_is_the_mean_over_steps():
     for wrong in (target.T, target.flatten(), target[:, :4]):
         with pytest.raises(ValueError, match="need a target"):
             sequence_loss(logits, wrong)
+
+
+def test_gradient_lengths_leave_the_layer_alone_and_follow_the_cell():
+    x = torch.randn(6, 2, 3)
+    for layer in (nn.RNN(3, 4), nn.GRU(3, 4), LSTM(3, 4)):
+        before = copy.deepcopy(layer.state_dict())
+        lengths = gradient_lengths(layer, x)
+        assert lengths.shape == (6,) and lengths[-1] == 1 and lengths.dtype == torch.float64
+        test_eq(dict(layer.state_dict()), dict(before))
+    keeper = nn.RNN(3, 4, nonlinearity="relu")
+    identity_init(keeper)
+    held = torch.rand(1, 2, 4, dtype=torch.float64) + 0.1
+    test_near(gradient_lengths(keeper, torch.zeros(6, 2, 3), held), torch.ones(6))
