@@ -1100,15 +1100,24 @@ nb10 (makemore): Makemore: names, letter by letter
     run_sweep        Try settings until the sweep of this name has `n_trials` finished trials;
                      return the study.
 
-nb11 (rnn): Recurrent networks: one cell, any length
-    load_nietzsche  Return the data set `nietzsche` as one text.
-    sequence_loss   Return the mean cross-entropy over all time steps of all sequences.
-    Recurrent       Layers that read a sequence step by step; a subclass defines `step`.
-    RNN             h' = f(x W_x + h W_h), where f is tanh or relu.
+nb11 (rnn): Recurrent networks: from three letters to a loop
+    load_nietzsche         Return the data set `nietzsche` as one text.
+    sequence_loss          Return the mean cross-entropy over all time steps of all sequences.
+    Recurrent              Layers that read a sequence step by step; a subclass defines `step`.
+    RNN                    h' = f(x W_x + h W_h), where f is tanh or relu.
+    outputs_and_gradients  Return output and last state of a recurrent layer, and all gradients of a
+                           loss of them.
+    largest_difference     Load the weights of one layer into the other, run both in float64,
+                           gradients included.
+    gradient_lengths       Send a random gradient back from the last state; return its length at
+                           each step, the last 1.
+    identity_init          Initialise every layer of an RNN to keep its state: W_h = I, biases 0.
+
+nb11a (gates): Gates: what a network keeps
     GRU             h' = (1 - z) n + z h, where the update gate z keeps and the reset gate r
                     forgets.
     LSTM            c' = f c + i g and h' = o tanh(c'): gates keep the cell, add to it and show it.
-    identity_init   Initialise every layer of an RNN to keep its state: W_h = I, biases 0.
+    gate_bias_init  Set the biases of gates at the start: `z=5` of a GRU, `f=5, i=-5` of an LSTM.
 
 nb11b (language_model): A language model, character by character
     bits_per_character  Convert a loss per character from nats to bits.
@@ -1267,7 +1276,7 @@ nb12d (best_translator): The best translator: a recipe, and what each ingredient
                        probabilities.
 """
 
-# generated from the notebooks: do not edit · e33784
+# generated from the notebooks: do not edit · 2873cd
 
 import importlib as _importlib
 import importlib.machinery as _machinery
@@ -1406,7 +1415,9 @@ _names = {
     "nb10": """read_names CharacterVocab NameSplit split_lines split_by_name make_contexts
               count_targets count_loss draw_characters generate_names ContextMLP
               counted_loaders DeepContextMLP sweep_storage run_sweep""",
-    "nb11": """load_nietzsche sequence_loss Recurrent RNN GRU LSTM identity_init""",
+    "nb11": """load_nietzsche sequence_loss Recurrent RNN outputs_and_gradients
+              largest_difference gradient_lengths identity_init""",
+    "nb11a": """GRU LSTM gate_bias_init""",
     "nb11b": """bits_per_character split_tail TextBatches Reading WindowLM LockedDropout
                WeightDropLSTM RecurrentLM detach StatefulTraining TimeBudget text_bits
                ActivationPenalty generate_text""",
@@ -1489,6 +1500,7 @@ _topics = {
     "estimator": "nb09e",
     "makemore": "nb10",
     "rnn": "nb11",
+    "gates": "nb11a",
     "language_model": "nb11b",
     "subwords": "nb11c",
     "sentence_pairs": "nb11d",
@@ -1936,8 +1948,12 @@ if TYPE_CHECKING:  # what editors and type checkers read
     )
     from .nb11 import (
         load_nietzsche as load_nietzsche, sequence_loss as sequence_loss,
-        Recurrent as Recurrent, RNN as RNN, GRU as GRU, LSTM as LSTM,
+        Recurrent as Recurrent, RNN as RNN, outputs_and_gradients as outputs_and_gradients,
+        largest_difference as largest_difference, gradient_lengths as gradient_lengths,
         identity_init as identity_init,
+    )
+    from .nb11a import (
+        GRU as GRU, LSTM as LSTM, gate_bias_init as gate_bias_init,
     )
     from .nb11b import (
         bits_per_character as bits_per_character, split_tail as split_tail,
@@ -1999,8 +2015,8 @@ if TYPE_CHECKING:  # what editors and type checkers read
         nb03b, nb03c, nb03d, nb03e, nb03f, nb03g, nb03h, nb03i, nb03j, nb03k, nb03l, nb04,
         nb04a, nb04b, nb04c, nb04d, nb04e, nb04f, nb05, nb05c, nb06, nb06a, nb06b, nb06c,
         nb06d, nb06e, nb06f, nb06g, nb07, nb07a, nb07b, nb07c, nb07d, nb08, nb08a, nb08b,
-        nb08c, nb08d, nb09, nb09a, nb09b, nb09c, nb09d, nb09e, nb10, nb11, nb11b, nb11c, nb11d,
-        nb12, nb12a, nb12b, nb12c, nb12d,
+        nb08c, nb08d, nb09, nb09a, nb09b, nb09c, nb09d, nb09e, nb10, nb11, nb11a, nb11b, nb11c,
+        nb11d, nb12, nb12a, nb12b, nb12c, nb12d,
     )
     exports = nb00
     samples = nb00b
@@ -2061,6 +2077,7 @@ if TYPE_CHECKING:  # what editors and type checkers read
     estimator = nb09e
     makemore = nb10
     rnn = nb11
+    gates = nb11a
     language_model = nb11b
     subwords = nb11c
     sentence_pairs = nb11d
