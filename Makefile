@@ -53,7 +53,7 @@ lint: $(READY)
 	  { echo "run: $(PY) -m ruff format tools tests benchmarks" >&2; exit 1; }
 
 check: $(READY)
-	@$(PY) tools/notebook2script.py --check
+	@$(PY) tools/notebook2script.py --check || { echo "run: make export" >&2; exit 1; }
 
 rules: $(READY)
 	@$(PY) tools/check_rules.py
