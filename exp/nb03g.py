@@ -138,7 +138,7 @@ def thin(values: Tensor, n: int = 1000) -> tuple[Tensor, Tensor]:
     return torch.arange(len(means)) * width + (width - 1) / 2, means
 
 
-# cell cba4bc37 2da905 · A curve
+# cell cba4bc37 e4d261 · A curve
 def plot_losses(recorder: Recorder, ax: Any = None, smooth: int = 20) -> Any:
     """Draw the loss of each training batch, its running mean, and the loss of each validation."""
     recorder = getattr(recorder, "recorder", recorder)  # a Learner has one
@@ -148,7 +148,8 @@ def plot_losses(recorder: Recorder, ax: Any = None, smooth: int = 20) -> Any:
     if len(losses) > smooth:
         sums = torch.cat([torch.zeros(1), losses.double().cumsum(0)])
         places, means = thin((sums[smooth:] - sums[:-smooth]) / smooth)
-        ax.plot(places + smooth - 1, means, color="C0", label=f"training, mean of last {smooth}")
+        middle = places + (smooth - 1) / 2  # of the batches that the mean is taken over
+        ax.plot(middle, means, color="C0", label=f"training, mean of {smooth}")
     pairs = zip(recorder.epoch_ends, recorder.epochs, strict=True)
     valid = [(end, results["valid_loss"]) for end, results in pairs if "valid_loss" in results]
     if valid:

@@ -68,7 +68,7 @@ from exp.nb03i import (
 )
 
 
-# cell 5c5a3c8e a36aa1 · The Learner
+# cell 5c5a3c8e 296477 · The Learner of this library
 class Learner:
     """A model, its data, a loss and an optimizer, and the callbacks that take part in training.
 
@@ -143,7 +143,7 @@ class Learner:
                     pass
         except Cancel as cancel:
             raise RuntimeError(f"{type(cancel).__name__} was raised at an event that it cannot "
-                               "cancel; see the table in 04_callbacks") from cancel
+                               "cancel; see the table in 04g_every_case") from cancel
 
     def _run_epochs(self, train: Any, valid: Any) -> None:
         """Run the epochs that are left; without `train`, only the validation of one."""

@@ -39,7 +39,7 @@ from exp.nb03h import check_file_place
 from exp.nb04 import Learner
 
 
-# cell 8f79f052 6d8dd6 · Curves
+# cell 8f79f052 6d8dd6 · Metrics, rates and momentum
 def plot_metrics(recorder: Recorder, *names: str, ax: Any = None) -> Any:
     """Draw metrics after each epoch, training dashed; without names, all of them but the loss.
 
@@ -66,7 +66,7 @@ def plot_metrics(recorder: Recorder, *names: str, ax: Any = None) -> Any:
     return ax
 
 
-# cell 44106016 a44eb6 · Curves
+# cell 44106016 a44eb6 · Metrics, rates and momentum
 def plot_rates(recorder: Recorder, axes: Any = None) -> Any:
     """Draw the learning rate of each parameter group, and the momentum, at each training batch."""
     left, right = new_axes(2) if axes is None else axes

@@ -1,26 +1,26 @@
 """Everyday callbacks: devices, gradients, stopping
 
-By the end you will be able to train on a GPU by adding one word, keep gradients in bounds, train with batches larger than the memory holds, and let a training stop by itself.
+By the end you will be able to keep gradients in bounds, let a training stop by itself, train with batches larger than the memory holds, and move all of it to a GPU by adding one word.
 """
 
 # cell ae6c2ed0 a6284e · Everyday callbacks: devices, gradients, stopping
 from __future__ import annotations
 
-# generated from nbs/04b_everyday_callbacks.ipynb: do not edit · cca358
+# generated from nbs/04b_everyday_callbacks.ipynb: do not edit · fb2cf0
 __all__ = [
-    "default_device",
-    "to_device",
-    "model_device",
-    "DeviceCallback",
     "clip_gradients",
     "trained_parameters",
     "GradientClip",
-    "GradientAccumulation",
     "StopOnNaN",
     "Monitor",
     "known_mode",
     "check_best_files",
     "EarlyStopping",
+    "GradientAccumulation",
+    "default_device",
+    "to_device",
+    "model_device",
+    "DeviceCallback",
 ]
 
 # cell ae6c2ed0 3a185b · Everyday callbacks: devices, gradients, stopping
@@ -39,66 +39,6 @@ from exp.nb03d import check_counts, gather_objects, map_tensors
 from exp.nb03f import Callback, CancelFit, PostponeStep
 from exp.nb03h import check_file_place
 from exp.nb04 import Learner
-
-
-# cell 02018ca4 ec8717 · Devices
-def default_device() -> torch.device:
-    """Return the device to train on: EXP_DEVICE if that is set, else a GPU if there is one.
-
-    Raises: ValueError unless EXP_DEVICE is cpu or cuda; RuntimeError if it asks for a GPU that is
-        not there.
-    """
-    wanted = os.environ.get("EXP_DEVICE", "")
-    there = torch.cuda.is_available()
-    if wanted not in ("", "cpu", "cuda"):
-        raise ValueError(f"EXP_DEVICE must be cpu or cuda, got {wanted!r}")
-    if wanted == "cuda" and not there:
-        raise RuntimeError("EXP_DEVICE is cuda, but PyTorch finds no GPU; unset it or set it to "
-                           "cpu, or install a PyTorch with CUDA, and a driver")
-    return torch.device(wanted or ("cuda" if there else "cpu"))
-
-
-# cell 9f603a74 f85de8 · Devices
-def to_device(x: Any, device: torch.device | str) -> Any:
-    """Move a tensor, or all tensors in lists, tuples and dicts; leave everything else as it is."""
-    to_gpu = torch.device(device).type == "cuda"  # the other way, a copy could be read too early
-    return map_tensors(lambda t: t.to(device, non_blocking=to_gpu), x)
-
-
-# cell 0a7369b9 71eb8a · Devices
-def model_device(model: Any) -> torch.device:
-    """Return the device of a model's tensors; the CPU if it has none, such as a function."""
-    tensors = getattr(model, "state_dict", dict)().values()
-    return next((t.device for t in tensors), torch.device("cpu"))
-
-
-# cell 019cedcc b5443b · Devices
-class DeviceCallback(Callback):
-    """Move the model before the fit, and each batch before it is used, to a device."""
-
-    order = -100
-    evaluates = True
-
-    def __init__(self, device: torch.device | str | None = None):
-        self.device = torch.device(device) if device is not None else default_device()
-
-    def before_fit(self, learn: Learner) -> None:
-        learn.model.to(self.device)
-        if isinstance(learn.loss_func, nn.Module):
-            learn.loss_func.to(self.device)  # its class weights, if it has any
-        if any(_is_elsewhere(state, p) for p, state in learn.opt.state.items()):
-            learn.opt.load_state_dict(learn.opt.state_dict())  # moves the state to its parameters
-
-    def before_batch(self, learn: Learner) -> None:
-        learn.inputs = to_device(learn.inputs, self.device)
-        learn.target = to_device(learn.target, self.device)
-
-
-# cell b841e4ba 5e266f · Devices
-def _is_elsewhere(state: Mapping[str, Any], p: Tensor) -> bool:
-    """Whether the optimizer keeps something of a parameter's shape on another device."""
-    return any(isinstance(t, Tensor) and t.shape == p.shape and t.device != p.device
-               for t in state.values())
 
 
 # cell fd8c1463 839e97 · Gradients in bounds
@@ -154,52 +94,6 @@ class GradientClip(Callback):
 
     def cleanup_fit(self, learn: Learner) -> None:
         self.norm = None
-
-
-# cell 40f234ac 7c9229 · Large batches in little memory
-class GradientAccumulation(Callback):
-    """Step once every `n_batches` batches, with the mean gradient of all their items.
-
-    At the end of an epoch it steps with what there is.
-    """
-
-    order = 50  # before a callback that looks at the whole gradient
-
-    def __init__(self, n_batches: int):
-        check_counts(n_batches=n_batches)
-        self.n_batches, self.unit, self._loss = n_batches, 1, None
-
-    def after_loss(self, learn: Learner) -> None:
-        if learn.training:
-            if not learn.step_batches:
-                self.unit = learn.loss_weight  # so that the numbers keep their usual size
-            self._loss = learn.loss
-            learn.loss = learn.loss * _ratio(learn.loss_weight, self.unit)
-
-    def after_backward(self, learn: Learner) -> None:
-        if self._loss is not None:
-            learn.loss, self._loss = self._loss, None
-        is_last = learn.exhausted or learn.batch_index + 1 == learn.n_batches
-        if learn.step_batches < self.n_batches and not is_last:
-            raise PostponeStep
-        for p in trained_parameters(learn):
-            if p.grad is not None:
-                p.grad.mul_(_ratio(self.unit, learn.step_weight))
-
-    def cleanup_fit(self, learn: Learner) -> None:
-        self._loss = None
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"unit": self.unit}
-
-    def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self.unit = state["unit"]
-
-
-# cell 96c21aeb 5e6808 · Large batches in little memory
-def _ratio(a: Tensor | float, b: Tensor | float) -> Tensor | float:
-    """Divide in double precision, so that the ratio of two counts is exact in any model."""
-    return (a.double() if isinstance(a, Tensor) else a) / b
 
 
 # cell 9432d953 3da31a · Stopping by itself
@@ -365,3 +259,109 @@ class EarlyStopping(Monitor):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         super().load_state_dict(state)
         self.waited = state["waited"]
+
+
+# cell 40f234ac 7c9229 · Large batches in little memory
+class GradientAccumulation(Callback):
+    """Step once every `n_batches` batches, with the mean gradient of all their items.
+
+    At the end of an epoch it steps with what there is.
+    """
+
+    order = 50  # before a callback that looks at the whole gradient
+
+    def __init__(self, n_batches: int):
+        check_counts(n_batches=n_batches)
+        self.n_batches, self.unit, self._loss = n_batches, 1, None
+
+    def after_loss(self, learn: Learner) -> None:
+        if learn.training:
+            if not learn.step_batches:
+                self.unit = learn.loss_weight  # so that the numbers keep their usual size
+            self._loss = learn.loss
+            learn.loss = learn.loss * _ratio(learn.loss_weight, self.unit)
+
+    def after_backward(self, learn: Learner) -> None:
+        if self._loss is not None:
+            learn.loss, self._loss = self._loss, None
+        is_last = learn.exhausted or learn.batch_index + 1 == learn.n_batches
+        if learn.step_batches < self.n_batches and not is_last:
+            raise PostponeStep
+        for p in trained_parameters(learn):
+            if p.grad is not None:
+                p.grad.mul_(_ratio(self.unit, learn.step_weight))
+
+    def cleanup_fit(self, learn: Learner) -> None:
+        self._loss = None
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"unit": self.unit}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self.unit = state["unit"]
+
+
+# cell 96c21aeb 5e6808 · Large batches in little memory
+def _ratio(a: Tensor | float, b: Tensor | float) -> Tensor | float:
+    """Divide in double precision, so that the ratio of two counts is exact in any model."""
+    return (a.double() if isinstance(a, Tensor) else a) / b
+
+
+# cell 02018ca4 ec8717 · Devices
+def default_device() -> torch.device:
+    """Return the device to train on: EXP_DEVICE if that is set, else a GPU if there is one.
+
+    Raises: ValueError unless EXP_DEVICE is cpu or cuda; RuntimeError if it asks for a GPU that is
+        not there.
+    """
+    wanted = os.environ.get("EXP_DEVICE", "")
+    there = torch.cuda.is_available()
+    if wanted not in ("", "cpu", "cuda"):
+        raise ValueError(f"EXP_DEVICE must be cpu or cuda, got {wanted!r}")
+    if wanted == "cuda" and not there:
+        raise RuntimeError("EXP_DEVICE is cuda, but PyTorch finds no GPU; unset it or set it to "
+                           "cpu, or install a PyTorch with CUDA, and a driver")
+    return torch.device(wanted or ("cuda" if there else "cpu"))
+
+
+# cell 9f603a74 f85de8 · Devices
+def to_device(x: Any, device: torch.device | str) -> Any:
+    """Move a tensor, or all tensors in lists, tuples and dicts; leave everything else as it is."""
+    to_gpu = torch.device(device).type == "cuda"  # the other way, a copy could be read too early
+    return map_tensors(lambda t: t.to(device, non_blocking=to_gpu), x)
+
+
+# cell 0a7369b9 71eb8a · Devices
+def model_device(model: Any) -> torch.device:
+    """Return the device of a model's tensors; the CPU if it has none, such as a function."""
+    tensors = getattr(model, "state_dict", dict)().values()
+    return next((t.device for t in tensors), torch.device("cpu"))
+
+
+# cell 019cedcc b5443b · Devices
+class DeviceCallback(Callback):
+    """Move the model before the fit, and each batch before it is used, to a device."""
+
+    order = -100
+    evaluates = True
+
+    def __init__(self, device: torch.device | str | None = None):
+        self.device = torch.device(device) if device is not None else default_device()
+
+    def before_fit(self, learn: Learner) -> None:
+        learn.model.to(self.device)
+        if isinstance(learn.loss_func, nn.Module):
+            learn.loss_func.to(self.device)  # its class weights, if it has any
+        if any(_is_elsewhere(state, p) for p, state in learn.opt.state.items()):
+            learn.opt.load_state_dict(learn.opt.state_dict())  # moves the state to its parameters
+
+    def before_batch(self, learn: Learner) -> None:
+        learn.inputs = to_device(learn.inputs, self.device)
+        learn.target = to_device(learn.target, self.device)
+
+
+# cell b841e4ba 5e266f · Devices
+def _is_elsewhere(state: Mapping[str, Any], p: Tensor) -> bool:
+    """Whether the optimizer keeps something of a parameter's shape on another device."""
+    return any(isinstance(t, Tensor) and t.shape == p.shape and t.device != p.device
+               for t in state.values())
