@@ -522,21 +522,11 @@ nb04a (watching): Watching a training: curves, and a log that survives
     CSVLogger     Write the results of each epoch as a row of a CSV file, at once.
 
 nb04b (everyday_callbacks): Everyday callbacks: devices, gradients, stopping
-    default_device        Return the device to train on: EXP_DEVICE if that is set, else a GPU if
-                          there is one.
-    to_device             Move a tensor, or all tensors in lists, tuples and dicts; leave everything
-                          else as it is.
-    model_device          Return the device of a model's tensors; the CPU if it has none, such as a
-                          function.
-    DeviceCallback        Move the model before the fit, and each batch before it is used, to a
-                          device.
     clip_gradients        Scale all gradients by one number so that their common norm is at most
                           `max_norm`.
     trained_parameters    List the parameters of all the optimizer's groups.
     GradientClip          Limit the norm of all gradients together; `norm` is the last one before it
                           was limited.
-    GradientAccumulation  Step once every `n_batches` batches, with the mean gradient of all their
-                          items.
     StopOnNaN             End the fit with a warning, before the step, when the loss is no longer a
                           finite number.
     Monitor               Watch one result of each epoch; the base of callbacks that act on the best
@@ -547,6 +537,16 @@ nb04b (everyday_callbacks): Everyday callbacks: devices, gradients, stopping
                           be meant.
     EarlyStopping         End the fit when the monitored result has not improved for `patience`
                           epochs in a row.
+    GradientAccumulation  Step once every `n_batches` batches, with the mean gradient of all their
+                          items.
+    default_device        Return the device to train on: EXP_DEVICE if that is set, else a GPU if
+                          there is one.
+    to_device             Move a tensor, or all tensors in lists, tuples and dicts; leave everything
+                          else as it is.
+    model_device          Return the device of a model's tensors; the CPU if it has none, such as a
+                          function.
+    DeviceCallback        Move the model before the fit, and each batch before it is used, to a
+                          device.
 
 nb04c (saving): Saving: weights, and models that travel
     unwrapped          Return the model inside torch.compile, DataParallel or
@@ -1276,7 +1276,7 @@ nb12d (best_translator): The best translator: a recipe, and what each ingredient
                        probabilities.
 """
 
-# generated from the notebooks: do not edit · 2873cd
+# generated from the notebooks: do not edit · 0494db
 
 import importlib as _importlib
 import importlib.machinery as _machinery
@@ -1345,9 +1345,9 @@ _names = {
     "nb03l": """group_names load_optimizer_state check_groups match_groups SameGroups takes_one""",
     "nb04": """Learner""",
     "nb04a": """plot_metrics plot_rates CSVLogger""",
-    "nb04b": """default_device to_device model_device DeviceCallback clip_gradients
-               trained_parameters GradientClip GradientAccumulation StopOnNaN Monitor
-               known_mode check_best_files EarlyStopping""",
+    "nb04b": """clip_gradients trained_parameters GradientClip StopOnNaN Monitor known_mode
+               check_best_files EarlyStopping GradientAccumulation default_device to_device
+               model_device DeviceCallback""",
     "nb04c": """unwrapped save_weights read_weights check_weights_fit LoadReport load_weights
                export_model load_exported""",
     "nb04d": """learner_state restore_learner save_learner load_learner checkpoint_files
@@ -1740,12 +1740,12 @@ if TYPE_CHECKING:  # what editors and type checkers read
         plot_metrics as plot_metrics, plot_rates as plot_rates, CSVLogger as CSVLogger,
     )
     from .nb04b import (
+        clip_gradients as clip_gradients, trained_parameters as trained_parameters,
+        GradientClip as GradientClip, StopOnNaN as StopOnNaN, Monitor as Monitor,
+        known_mode as known_mode, check_best_files as check_best_files,
+        EarlyStopping as EarlyStopping, GradientAccumulation as GradientAccumulation,
         default_device as default_device, to_device as to_device, model_device as model_device,
-        DeviceCallback as DeviceCallback, clip_gradients as clip_gradients,
-        trained_parameters as trained_parameters, GradientClip as GradientClip,
-        GradientAccumulation as GradientAccumulation, StopOnNaN as StopOnNaN,
-        Monitor as Monitor, known_mode as known_mode, check_best_files as check_best_files,
-        EarlyStopping as EarlyStopping,
+        DeviceCallback as DeviceCallback,
     )
     from .nb04c import (
         unwrapped as unwrapped, save_weights as save_weights, read_weights as read_weights,
