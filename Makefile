@@ -11,6 +11,14 @@ endif
 READY := $(VENV)/.ready
 PIP := $(PY) -m pip --disable-pip-version-check install -c constraints.txt --only-binary=:all:
 
+# Where HOME is missing or read-only, as in some containers, caches and settings go into build/home.
+ifneq ($(OS),Windows_NT)
+  ifneq ($(shell test -w "$$HOME" && echo yes),yes)
+    export HOME := $(CURDIR)/build/home
+    $(shell mkdir -p build/home)
+  endif
+endif
+
 .PHONY: help book test test-slow lint check rules unit notebooks exported export lab test-cuda test-pretended coverage bench results dist clean
 .NOTPARALLEL:
 

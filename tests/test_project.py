@@ -242,6 +242,16 @@ def test_make_refuses_an_old_python(tmp_path):
     assert not (tmp_path / ".venv").exists()
 
 
+def test_make_does_without_a_home_that_can_be_written(tmp_path):
+    (tmp_path / "Makefile").write_bytes((ROOT / "Makefile").read_bytes())
+    (tmp_path / "more").write_text("show:\n\t@echo $$HOME\n")
+    command = ["make", "-f", "Makefile", "-f", "more", "show"]
+    for home, used in ((tmp_path, tmp_path), ("/proc/no/home", tmp_path / "build" / "home")):
+        done = subprocess.run(command, cwd=tmp_path, env=os.environ | {"HOME": str(home)},
+                              capture_output=True, text=True)  # fmt: skip
+        assert Path(done.stdout.strip()) == used and used.is_dir(), done.stderr
+
+
 # --- recorded results: made by a page, drawn from their files, and not typed ---------------------
 
 RECORDED = sorted((ROOT / "nbs" / "recorded").glob("*.json"))
