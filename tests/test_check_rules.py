@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 import check_rules as rules
-from check_rules import FREE, METHODS, canonical, check, check_rules
+from check_rules import check, check_rules
+from game import FREE, METHODS, canonical
 from notebooks import NotebookError, ToolError, find, read
 
 TOOL = Path(rules.__file__)
