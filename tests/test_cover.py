@@ -65,6 +65,9 @@ def test_each_run_starts_anew_and_tells_of_the_notebooks_it_ran(project):
     assert "nothing to cover" in run_notebook("nbs/3_plain.ipynb", coverage="cov").notes[0]
     notes = run_notebook("nbs/1_sign.ipynb", coverage="cov").notes
     assert notes[0].endswith("nothing runs line 6, 8") and notes[1].startswith("5 of 7 lines")
+    save(project / "nbs" / "1_sign.ipynb", SIGN, "import os\nos._exit(1)")
+    notes = run_notebook("nbs/1_sign.ipynb", coverage="cov").notes
+    assert "no data: no notebook came to its end" in notes[-1]
 
 
 def test_coverage_is_of_modules_and_so_of_no_run_that_is_saved_or_watched(project):

@@ -77,7 +77,9 @@ def uncovered(results: Results, folder: Path, home: Settings) -> Iterator[str]:
                 told = ranges(line for *_, line in lines if line)
                 place = f"{show(notebook.path)} · cell {cell.number} ({cell.id})"
                 yield f"{place}: nothing runs line {told or '?'}"
-    if total:
+    if total and not found.get_data().measured_files():
+        yield "coverage.py has no data: no notebook came to its end"
+    elif total:
         found.html_report()
         found.json_report()
         share = f"{total - missed:,} of {total:,} lines of exported cells ran"
