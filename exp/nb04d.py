@@ -48,7 +48,7 @@ from exp.nb04b import Monitor, check_best_files, model_device, to_device
 from exp.nb04c import check_weights_fit, load_weights, save_weights, unwrapped
 
 
-# cell 67dc4cb0 55d903 · The whole training
+# cell 67dc4cb0 55d903 · What has to be kept?
 def learner_state(learn: Learner) -> dict[str, Any]:
     """Gather everything that the next step of a training depends on."""
     named = _named_parameters(learn)
@@ -63,7 +63,7 @@ def learner_state(learn: Learner) -> dict[str, Any]:
             "counts": counts, "random": random_state(learn.loaders)}
 
 
-# cell 7dc0cceb 050872 · The whole training
+# cell 7dc0cceb 050872 · What has to be kept?
 def _parts_of(learn: Learner) -> dict[str, Any]:
     """Name what has to be the same for a state to fit, besides the model."""
     return {"optimizer": type(learn.opt).__name__,
@@ -90,7 +90,7 @@ def _restore_callbacks(learn: Learner, states: list[Mapping[str, Any]]) -> None:
             callback.load_state_dict(left.pop(places[0])["state"])
 
 
-# cell b60fe3b0 a472cc · The whole training
+# cell b60fe3b0 a472cc · What has to be kept?
 def _named_parameters(learn: Learner) -> dict[str, Tensor]:
     """Return the parameters of the model, and of a loss that has some, by name."""
     loss = learn.loss_func
@@ -99,7 +99,7 @@ def _named_parameters(learn: Learner) -> dict[str, Tensor]:
             **{f"loss.{name}": p for name, p in own.items()}}
 
 
-# cell ea37bf2d 1a21b9 · The whole training
+# cell ea37bf2d 1a21b9 · What has to be kept?
 def restore_learner(learn: Learner, state: Mapping[str, Any], path: str | Path = "the state",
                     new_fit: bool = False, epoch_start: Mapping[str, Any] | None = None) -> None:
     """Put a learner into a state that `learner_state` returned.
@@ -138,13 +138,13 @@ def restore_learner(learn: Learner, state: Mapping[str, Any], path: str | Path =
         set_random_state(state["random"], learn.loaders)
 
 
-# cell bbbb8118 6a8eef · The whole training
+# cell bbbb8118 6a8eef · What has to be kept?
 def save_learner(learn: Learner, path: str | Path) -> Path:
     """Write model, optimizer, callbacks' states and random numbers into a file."""
     return write_state(path, learner_state(learn))
 
 
-# cell 92bf07c4 e628c8 · The whole training
+# cell 92bf07c4 e628c8 · What has to be kept?
 def load_learner(learn: Learner, path: str | Path) -> None:
     """Read model, optimizer and callbacks' states from a file, to train on with a *new* fit.
 
