@@ -190,7 +190,7 @@ def plot_activation_histograms(stats: ActivationStats, title: str = "Outputs of 
     _plot_histograms(stats, title, "output")
 
 
-# cell 3fbcc35a a6dc63 · The way back: gradients and updates
+# cell 3fbcc35a 1a16d1 · The way back: gradients and updates
 class UpdateStatsCallback(Callback):
     """Record, step by step, the gradients of each weight and how far the step moves it.
 
@@ -205,8 +205,7 @@ class UpdateStatsCallback(Callback):
     order, only_watches = 95, True  # when nothing changes the gradients any more
 
     def __init__(self, bins: int = 40, limits: tuple[float, float] = (-9.0, 1.0)):
-        self.bins, self.limits = bins, limits
-        self.names: list[str] = []
+        self.bins, self.limits, self.names = bins, limits, []
 
     def before_fit(self, learn: Learner) -> None:
         trains = {id(p) for p in trained_parameters(learn)}
@@ -215,8 +214,7 @@ class UpdateStatsCallback(Callback):
         if not self._weights:
             raise ValueError("no weight with two axes or more is trained; is the model frozen?")
         self.names = list(self._weights)
-        self._numbers: dict[str, list[Tensor]] = {name: [] for name in self.names}
-        self._counts: dict[str, list[Tensor]] = {name: [] for name in self.names}
+        self._numbers, self._counts = ({name: [] for name in self.names} for _ in range(2))
 
     def after_backward(self, learn: Learner) -> None:
         self._before = {name: p.detach().clone() for name, p in self._weights.items()}
