@@ -103,14 +103,8 @@ def test_no_page_of_the_path_has_long_stretches_of_code(page):
     assert parts.stretches(read(ROOT / "nbs" / f"{page}.ipynb")) == []
 
 
-# pages that are being rewritten: they get their cells for answers last
-REWRITTEN = re.compile(r"00e|04[a-d]?_|05|06[bc]?_|06a|10|11|12")
-
-
 @pytest.mark.parametrize("path", find(ROOT / "nbs"), ids=lambda path: path.stem)
 def test_each_check_of_an_exercise_speaks_and_has_a_cell_for_the_answer(path):
-    if REWRITTEN.match(path.stem):
-        pytest.skip("is being rewritten")
     page = read(path)
     last = max(i for i, c in enumerate(page.cells) if re.search("^## Exercises", c.source, re.M))
     cells = [c for c in page.cells[last:] if c.kind == "code"]
