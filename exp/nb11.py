@@ -1,12 +1,12 @@
 """Recurrent networks: from three letters to a loop
 
-By the end you will have a network that reads any number of letters with the same three matrices, a layer `RNN` that equals PyTorch's in output, state and every gradient, and a measured answer to a well-known piece of advice: does it help to start its recurrent matrix as the identity?
+By the end you will have a network that reads any number of letters with the same three matrices, a layer `RNN` that equals PyTorch's in output, state and every gradient, and a measured answer to a well-known piece of advice: does it help to start the recurrent matrix as the identity?
 """
 
 # cell 5e5ee635 a6284e · Recurrent networks: from three letters to a loop
 from __future__ import annotations
 
-# generated from nbs/11_rnn.ipynb: do not edit · 346fc5
+# generated from nbs/11_rnn.ipynb: do not edit · 1b55af
 __all__ = [
     "load_nietzsche",
     "sequence_loss",
