@@ -1,12 +1,12 @@
 """Normalisation and residual networks
 
-By the end you will have built batch normalisation and its relatives, equal to PyTorch's in training and in evaluation, residual networks of any depth that can load published weights, and a table of what each layer costs.
+By the end you will have built batch normalisation and its relatives, equal to PyTorch's in training and in evaluation, and residual networks of any depth that can load published weights; you will have measured what norms cure and what shortcuts cure, and have a table of what each layer of a network costs.
 """
 
 # cell 7a477932 a6284e · Normalisation and residual networks
 from __future__ import annotations
 
-# generated from nbs/06b_resnet.ipynb: do not edit · 5f45d0
+# generated from nbs/06b_resnet.ipynb: do not edit · 7ca193
 __all__ = [
     "normalize_over",
     "BatchNorm",
@@ -38,7 +38,7 @@ from exp.nb03d import evaluating, format_html, format_table, random_kept
 from exp.nb06a import ForwardHooks
 
 
-# cell f320bfab 333c42 · Normalise inside, too
+# cell f320bfab 333c42 · The same, ready for use
 def normalize_over(x: Tensor, dims: tuple[int, ...], eps: float = 1e-5) -> Tensor:
     """Subtract the mean over some axes and divide by the root of variance plus `eps`.
 
@@ -59,7 +59,7 @@ def _check_channel_axis(x: Tensor, channels: int) -> None:
         raise ValueError(f"x must be (B, {channels}, …), got {tuple(x.shape)}")
 
 
-# cell 85a47149 ee8ad1 · Normalise inside, too
+# cell 85a47149 ee8ad1 · The same, ready for use
 class BatchNorm(nn.Module):
     """Normalise each channel over batch and positions; in evaluation, by the running statistics.
 
