@@ -1,12 +1,12 @@
 """Scale: half precision and many processes
 
-By the end you will be able to run a training in half precision, with another memory layout, compiled, or on several processes at once, each by changing one line, and you will know how far its result may differ.
+By the end you will be able to run a training in half precision, with another memory layout, compiled, or on several processes at once, each by changing one line, and you will have measured what each change costs or saves on your machine, three times, and how far the result may differ.
 """
 
 # cell 852a8a91 a6284e · Scale: half precision and many processes
 from __future__ import annotations
 
-# generated from nbs/06c_scale.ipynb: do not edit · c84db0
+# generated from nbs/06c_scale.ipynb: do not edit · 07a26f
 __all__ = [
     "MixedPrecision",
     "ChannelsLast",
@@ -136,7 +136,7 @@ def _by_pixel(x: Tensor) -> Tensor:
     return x.contiguous(memory_format=torch.channels_last) if x.ndim == 4 else x
 
 
-# cell 90275cef ae8149 · Many processes, one model
+# cell 90275cef ae8149 · The machinery
 class ShareSampler(Sampler):
     """Sample one process's share of each global batch of an order.
 
@@ -166,7 +166,7 @@ class ShareSampler(Sampler):
         return torch.cat([batch[self.rank::self.world_size] for batch in batches])
 
 
-# cell 0a004626 6d18b2 · Many processes, one model
+# cell 0a004626 6d18b2 · The machinery
 def _all_sum(tensor: Tensor) -> Tensor:
     """Return the sum over all processes, on the device where they exchange it."""
     if process_rank()[1] > 1:
@@ -175,7 +175,7 @@ def _all_sum(tensor: Tensor) -> Tensor:
     return tensor
 
 
-# cell 15f5c7e4 09649a · Many processes, one model
+# cell 15f5c7e4 09649a · The machinery
 def process_device() -> torch.device:
     """Return the device of this process: as `default_device`, but a GPU for each process.
 
@@ -191,7 +191,7 @@ def process_device() -> torch.device:
     return torch.device("cuda", local)
 
 
-# cell 4d19cf96 b91130 · Many processes, one model
+# cell 4d19cf96 b91130 · The machinery
 @contextmanager
 def process_group(**options: Any) -> Iterator[tuple[int, int]]:
     """Join the processes that torchrun started, and leave them at the end.
@@ -216,7 +216,7 @@ def process_group(**options: Any) -> Iterator[tuple[int, int]]:
         torch.distributed.destroy_process_group()
 
 
-# cell ffe42b64 6f7d3f · Many processes, one model
+# cell ffe42b64 6f7d3f · The machinery
 def shared_loaders(train: Any, valid: Any, batch_size: int = 64, seed: int = 42,
                    **options: Any) -> DataLoaders:
     """Return loaders of this process's share; `batch_size` counts the items of all processes.
@@ -233,7 +233,7 @@ def shared_loaders(train: Any, valid: Any, batch_size: int = 64, seed: int = 42,
                        DataLoader(valid, 2 * local, sampler=checked, **options))
 
 
-# cell d3fbfc1f bec93c · Many processes, one model
+# cell d3fbfc1f bec93c · The machinery
 def _meet(numbers: Sequence[float], leaving: bool = False) -> list[float]:
     """Return the sums of these numbers over all processes.
 
@@ -250,7 +250,7 @@ def _meet(numbers: Sequence[float], leaving: bool = False) -> list[float]:
     return sums[:len(numbers)]
 
 
-# cell 7d025d16 672caf · Many processes, one model
+# cell 7d025d16 672caf · The machinery
 class AverageGradients(Callback):
     """Average the gradients of all processes before the step, weighted by what each divided by.
 
@@ -279,7 +279,7 @@ class AverageGradients(Callback):
                 p.grad.copy_(part.view_as(p))
 
 
-# cell fd77697a 8d89db · Many processes, one model
+# cell fd77697a 8d89db · The machinery
 def _check_joined() -> None:
     if not torch.distributed.is_initialized():
         raise RuntimeError(f"torchrun has started {process_rank()[1]} processes, which have not "
@@ -327,7 +327,7 @@ def _check_shares(learn: Learner) -> None:
                              "shared_loaders(train, valid), or with a DistributedSampler")
 
 
-# cell 24ac2390 0a03e4 · Many processes, one model
+# cell 24ac2390 0a03e4 · The machinery
 class DistributedCallback(Callback):
     """Train one model on several processes: equal copies, averaged gradients, metrics over all.
 
