@@ -251,7 +251,9 @@ def test_make_does_without_a_home_that_can_be_written(tmp_path):
 RECORDED = sorted((ROOT / "nbs" / "recorded").glob("*.json"))
 PAGES = {path: read(path) for path in find(ROOT / "nbs")}
 # figures of others, and of tries whose runs were not kept, that equal a recorded one by chance
-TYPED = set("0.001 0.290 0.116 0.158 0.108 0.152 0.115 0.101 0.093 0.876 0.894 0.925 0.951 0.103".split())
+TYPED = set(
+    "0.001 0.290 0.116 0.158 0.108 0.152 0.115 0.101 0.093 0.876 0.894 0.925 0.951 0.103".split()
+)
 
 
 def calls(page, function):
