@@ -1123,15 +1123,19 @@ nb11b (language_model): A language model, character by character
     bits_per_character  Convert a loss per character from nats to bits.
     split_tail          Split a text into its beginning and its last `share`, to test on what comes
                         later.
-    TextBatches         Batches of a text in which each row continues where it stopped in the batch
-                        before.
     Reading             What a language model returns: scores for the next character, and the state
                         to continue from.
+    number_contexts     Write each k characters in a row as the digits of one number.
+    CountLM             Score the next character by what followed the last characters in a text.
+    text_bits           Return the mean bits per character of a text that is read in order, with the
+                        state handed on.
+    generate_text       Read the prompt, then draw `n` characters, each of which is the next input;
+                        return all.
+    TextBatches         Batches of a text in which each row continues where it stopped in the batch
+                        before.
     WindowLM            Score the next character from the last `window` ones, with one hidden layer.
     LockedDropout       Dropout with one mask for all time steps of a batch, and a new mask for each
                         batch.
-    WeightDropLSTM      An LSTM that sets a share of its hidden-to-hidden weights to 0 in each call
-                        during training.
     RecurrentLM         Score the next character after each step, with a state that remembers what
                         was read.
     detach              Detach all tensors of a state: the same numbers, without a gradient through
@@ -1139,12 +1143,8 @@ nb11b (language_model): A language model, character by character
     StatefulTraining    Pass a model its own state from the batch before, detached.
     TimeBudget          End the fit after some seconds of training, with one cycle of the learning
                         rate over them.
-    text_bits           Return the mean bits per character of a text that is read in order, with the
-                        state handed on.
-    ActivationPenalty   Add alpha · mean(h²) after dropout, and beta · mean((h_t - h_{t-1})²) before
-                        it, to the loss.
-    generate_text       Read the prompt, then draw `n` characters, each of which is the next input;
-                        return all.
+    language_learner    Make a Learner that reads a text in rows, with a state, AdamW and clipped
+                        gradients.
 
 nb11c (subwords): From text to tokens: words, and pieces of words
     normalize_text         Write a text with plain spaces and straight quotes, composed letters, and
@@ -1194,6 +1194,21 @@ nb11d (sentence_pairs): Sentence pairs: from a dictionary learned by counting to
                       longest first.
     count_real        Count the tokens that are not padding.
     masked_loss       Return the mean cross-entropy over all real tokens; padding does not count.
+
+nb11e (long_run): The long run: what limits a language model
+    WeightDropLSTM     An LSTM that sets a share of its hidden-to-hidden weights to 0 in each call
+                       during training.
+    ActivationPenalty  Add alpha · mean(h²) after dropout, and beta · mean((h_t - h_{t-1})²) before
+                       it, to the loss.
+    forecast_bits      Return the bits of each character of a text but the first, read in order.
+    text_features      Return numbers that describe each place of a text, after its character has
+                       been read.
+    read_states        Return the state of every unit after every character; of an LSTM its cells.
+    correlations       Return the correlation of each unit with a feature: (N, U), (N,) -> (U,).
+    best_units         Find, on the first half, the unit that follows each feature best; measure it
+                       on the second.
+    readout            Fit a weighted sum of all units to a feature, on the first half; return it
+                       for the whole.
 
 nb12 (translation): Neural translation: from a sentence to a sentence
     reverse_sentences  Turn each sentence round within its own length; the padding stays behind it.
@@ -1276,7 +1291,7 @@ nb12d (best_translator): The best translator: a recipe, and what each ingredient
                        probabilities.
 """
 
-# generated from the notebooks: do not edit · 0494db
+# generated from the notebooks: do not edit · 591f3b
 
 import importlib as _importlib
 import importlib.machinery as _machinery
@@ -1418,14 +1433,16 @@ _names = {
     "nb11": """load_nietzsche sequence_loss Recurrent RNN outputs_and_gradients
               largest_difference gradient_lengths identity_init""",
     "nb11a": """GRU LSTM gate_bias_init""",
-    "nb11b": """bits_per_character split_tail TextBatches Reading WindowLM LockedDropout
-               WeightDropLSTM RecurrentLM detach StatefulTraining TimeBudget text_bits
-               ActivationPenalty generate_text""",
+    "nb11b": """bits_per_character split_tail Reading number_contexts CountLM text_bits
+               generate_text TextBatches WindowLM LockedDropout RecurrentLM detach
+               StatefulTraining TimeBudget language_learner""",
     "nb11c": """normalize_text WordTokenizer physical_cores tokenize_in_processes split_runs
                pairs_in merge_pair BytePairTokenizer tokenizer_from_state""",
     "nb11d": """SentencePair read_pairs questions learn_dictionary align_words PAD UNK BOS EOS
                SPECIAL_TOKENS TextVocab hold_out references PairDataset pad_right collate_pairs
                SortSampler SortishSampler count_real masked_loss""",
+    "nb11e": """WeightDropLSTM ActivationPenalty forecast_bits text_features read_states
+               correlations best_units readout""",
     "nb12": """reverse_sentences last_words GRUEncoder Attention GRUDecoder weights_thinned
               GRUTranslator TeacherForcing length_limits greedy_decode bleu forced_attention
               draw_attention fill_embedding DecoderPenalty""",
@@ -1504,6 +1521,7 @@ _topics = {
     "language_model": "nb11b",
     "subwords": "nb11c",
     "sentence_pairs": "nb11d",
+    "long_run": "nb11e",
     "translation": "nb12",
     "decoding": "nb12a",
     "transformer": "nb12b",
@@ -1956,12 +1974,12 @@ if TYPE_CHECKING:  # what editors and type checkers read
         GRU as GRU, LSTM as LSTM, gate_bias_init as gate_bias_init,
     )
     from .nb11b import (
-        bits_per_character as bits_per_character, split_tail as split_tail,
-        TextBatches as TextBatches, Reading as Reading, WindowLM as WindowLM,
-        LockedDropout as LockedDropout, WeightDropLSTM as WeightDropLSTM,
-        RecurrentLM as RecurrentLM, detach as detach, StatefulTraining as StatefulTraining,
-        TimeBudget as TimeBudget, text_bits as text_bits,
-        ActivationPenalty as ActivationPenalty, generate_text as generate_text,
+        bits_per_character as bits_per_character, split_tail as split_tail, Reading as Reading,
+        number_contexts as number_contexts, CountLM as CountLM, text_bits as text_bits,
+        generate_text as generate_text, TextBatches as TextBatches, WindowLM as WindowLM,
+        LockedDropout as LockedDropout, RecurrentLM as RecurrentLM, detach as detach,
+        StatefulTraining as StatefulTraining, TimeBudget as TimeBudget,
+        language_learner as language_learner,
     )
     from .nb11c import (
         normalize_text as normalize_text, WordTokenizer as WordTokenizer,
@@ -1977,6 +1995,12 @@ if TYPE_CHECKING:  # what editors and type checkers read
         PairDataset as PairDataset, pad_right as pad_right, collate_pairs as collate_pairs,
         SortSampler as SortSampler, SortishSampler as SortishSampler, count_real as count_real,
         masked_loss as masked_loss,
+    )
+    from .nb11e import (
+        WeightDropLSTM as WeightDropLSTM, ActivationPenalty as ActivationPenalty,
+        forecast_bits as forecast_bits, text_features as text_features,
+        read_states as read_states, correlations as correlations, best_units as best_units,
+        readout as readout,
     )
     from .nb12 import (
         reverse_sentences as reverse_sentences, last_words as last_words,
@@ -2016,7 +2040,7 @@ if TYPE_CHECKING:  # what editors and type checkers read
         nb04a, nb04b, nb04c, nb04d, nb04e, nb04f, nb05, nb05c, nb06, nb06a, nb06b, nb06c,
         nb06d, nb06e, nb06f, nb06g, nb07, nb07a, nb07b, nb07c, nb07d, nb08, nb08a, nb08b,
         nb08c, nb08d, nb09, nb09a, nb09b, nb09c, nb09d, nb09e, nb10, nb11, nb11a, nb11b, nb11c,
-        nb11d, nb12, nb12a, nb12b, nb12c, nb12d,
+        nb11d, nb11e, nb12, nb12a, nb12b, nb12c, nb12d,
     )
     exports = nb00
     samples = nb00b
@@ -2081,6 +2105,7 @@ if TYPE_CHECKING:  # what editors and type checkers read
     language_model = nb11b
     subwords = nb11c
     sentence_pairs = nb11d
+    long_run = nb11e
     translation = nb12
     decoding = nb12a
     transformer = nb12b

@@ -1,45 +1,49 @@
 """A language model, character by character
 
-By the end you will have language models that read a text in order without losing their place, a table that compares them, after the same training time, in bits per character, and new text written by the best.
+By the end you will have language models that read a text in order without losing their place, a table that compares them with plain counting after the same training time, in bits per character, and pages of new text that they wrote.
 """
 
 # cell 0922d374 a6284e · A language model, character by character
 from __future__ import annotations
 
-# generated from nbs/11b_language_model.ipynb: do not edit · 9d087d
+# generated from nbs/11b_language_model.ipynb: do not edit · 3d0eb1
 __all__ = [
     "bits_per_character",
     "split_tail",
-    "TextBatches",
     "Reading",
+    "number_contexts",
+    "CountLM",
+    "text_bits",
+    "generate_text",
+    "TextBatches",
     "WindowLM",
     "LockedDropout",
-    "WeightDropLSTM",
     "RecurrentLM",
     "detach",
     "StatefulTraining",
     "TimeBudget",
-    "text_bits",
-    "ActivationPenalty",
-    "generate_text",
+    "language_learner",
 ]
 
-# cell 0922d374 46896b · A language model, character by character
+# cell 0922d374 f8b9df · A language model, character by character
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any, ClassVar, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from exp.nb03b import DataLoaders
 from exp.nb03d import evaluating, gather_objects, map_tensors
 from exp.nb03f import Callback, CancelFit
 from exp.nb04 import Learner
-from exp.nb04b import model_device, to_device
+from exp.nb04b import DeviceCallback, GradientClip, model_device, to_device
 from exp.nb05 import CombinedSchedule, CosineSchedule, set_hyperparameter
 from exp.nb10 import CharacterVocab, draw_characters
+from exp.nb11 import sequence_loss
 
 
 # cell 33975c85 c682e3 · Bits, on what comes later
@@ -58,6 +62,125 @@ def split_tail(codes: Tensor, share: float = 0.1) -> tuple[Tensor, Tensor]:
         raise ValueError(f"share={share} of {len(codes)} characters leaves one of the two parts "
                          "empty; both parts need at least one character")
     return codes[:cut], codes[cut:]
+
+
+# cell 55f29a1c 927d5e · Bits, on what comes later
+class Reading(NamedTuple):
+    """What a language model returns: scores for the next character, and the state to continue from.
+
+    Shape: logits (T, B, V); raw and dropped (T, B, H), the last layer's output before and after
+        dropout, or None for models without such a layer.
+    """
+
+    logits: Tensor
+    state: Any
+    raw: Tensor | None = None
+    dropped: Tensor | None = None
+
+
+# cell text0004 a5b75c · Counting first
+def number_contexts(codes: Tensor, k: int, n_characters: int) -> Tensor:
+    """Write each k characters in a row as the digits of one number.
+
+    Shape: codes (n, …) -> (n - k + 1, …).
+    """
+    powers = n_characters ** torch.arange(k - 1, -1, -1, device=codes.device)
+    return (codes.unfold(0, k, 1) * powers).sum(-1)
+
+
+# cell text0006 d03b34 · Counting first
+class CountLM(nn.Module):
+    """Score the next character by what followed the last characters in a text.
+
+    Contexts of `order` characters are counted, and shorter ones where those say little.
+    Shape: x (T, B) -> logits (T, B, V), logarithms of probabilities. The text is preceded by
+        character 0.
+    Raises: ValueError for a discount outside (0, 1], and for contexts too long for 64 bits.
+    Source: Kneser and Ney 1995; Chen and Goodman 1999, equation 23, here with one discount.
+    """
+
+    def __init__(self, codes: Tensor, n_characters: int, order: int = 6, discount: float = 0.9):
+        super().__init__()
+        if not 0 < discount <= 1 or order < 0 or n_characters ** (order + 1) >= 2 ** 62:
+            raise ValueError(f"CountLM needs 0 < discount <= 1, order >= 0, and n_characters ** "
+                             f"(order + 1) below 2 ** 62, got discount={discount}, order={order}, "
+                             f"n_characters={n_characters}")
+        self.n_characters, self.order, self.discount = n_characters, order, discount
+        for k in range(order + 1):
+            if k < order:  # each kind of longer piece counts once
+                grams = number_contexts(codes, k + 2, n_characters).unique()
+                grams = grams % n_characters ** (k + 1)
+            else:
+                grams = number_contexts(codes, k + 1, n_characters)
+            pairs, counts = grams.unique(return_counts=True)  # context · V + the next character
+            self.register_buffer(f"pairs{k}", pairs)
+            self.register_buffer(f"counts{k}", counts.double())
+
+    def followers(self, contexts: Tensor, k: int) -> Tensor:
+        """Return how often each character followed each context: (N,) -> (N, V)."""
+        pairs, V = self.get_buffer(f"pairs{k}"), self.n_characters
+        first, end = torch.searchsorted(pairs, torch.stack([contexts * V, contexts * V + V]))
+        n = end - first
+        row = torch.arange(len(n), device=n.device).repeat_interleave(n)
+        place = torch.arange(len(row), device=n.device) + (end - n.cumsum(0))[row]
+        table = torch.zeros(len(n), V, dtype=torch.float64, device=n.device)
+        table[row, pairs[place] % V] = self.get_buffer(f"counts{k}")[place]
+        return table
+
+    def forward(self, x: Tensor, state: Tensor | None = None) -> Reading:
+        """Continue from the characters in `state`, (order, B)."""
+        before = x.new_zeros(self.order, x.shape[1]) if state is None else state
+        known = torch.cat([before, x])  # (order + T, B)
+        p = torch.full((x.numel(), 1), 1 / self.n_characters, dtype=torch.float64, device=x.device)
+        for k in range(self.order + 1):
+            contexts = number_contexts(known, k, self.n_characters)[self.order - k + 1:]
+            table = self.followers(contexts.flatten(), k)  # (T·B, V)
+            total, kinds = table.sum(1, keepdim=True), (table > 0).sum(1, keepdim=True)
+            share = torch.where(total > 0, self.discount * kinds / total.clamp(min=1), 1.0)
+            p = (table - self.discount).clamp(min=0) / total.clamp(min=1) + share * p
+        return Reading(p.log().float().unflatten(0, x.shape), known[len(known) - self.order:])
+
+
+# cell b0180ab0 7c6fd0 · Counting first
+@torch.no_grad()
+def text_bits(model: nn.Module, batches: TextBatches) -> float:
+    """Return the mean bits per character of a text that is read in order, with the state handed on.
+
+    The model is in evaluation mode; afterwards each part of it is in the mode it was in.
+    """
+    state, total, n, device = None, 0.0, 0, model_device(model)
+    with evaluating(model):
+        for batch in batches:
+            x, y = to_device(batch, device)
+            logits, state, *_ = model(x, state)
+            total += F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="sum").item()
+            n += y.numel()
+    return bits_per_character(total / n)
+
+
+# cell 989b53be 4ce3e5 · Writing
+@torch.no_grad()
+def generate_text(model: nn.Module, vocab: CharacterVocab, prompt: str, n: int = 200,
+                  temperature: float = 1.0, unknown: str | None = None,
+                  generator: torch.Generator | None = None) -> str:
+    """Read the prompt, then draw `n` characters, each of which is the next input; return all.
+
+    At `temperature` 0 the likeliest is taken; a `generator` on the CPU makes the text repeatable;
+    `unknown` replaces characters of the prompt that `vocab` lacks. The model's modes are kept.
+    Raises: ValueError for an empty prompt, an unknown character without a replacement, or a
+        negative temperature.
+    """
+    if not prompt or n < 0 or not 0 <= temperature < math.inf:
+        raise ValueError("generate_text needs a prompt of at least one character, n >= 0 and a "
+                         f"finite temperature >= 0, got {prompt!r}, {n} and {temperature}")
+    read, state = torch.tensor(vocab.encode(prompt, unknown))[:, None], None  # (T, 1)
+    written, device = [read], model_device(model)
+    with evaluating(model):
+        for _ in range(n):
+            logits, state, *_ = model(read.to(device), state)
+            read = draw_characters(logits[-1].cpu(), temperature, generator)  # (1, 1)
+            written.append(read)
+    return vocab.decode(torch.cat(written)[:, 0])
 
 
 # cell d79a145a b9f4a0 · Rows that continue from batch to batch
@@ -95,21 +218,7 @@ class TextBatches:
             yield self.x[start:start + self.steps], self.y[start:start + self.steps]
 
 
-# cell 55f29a1c 927d5e · Models with the same interface
-class Reading(NamedTuple):
-    """What a language model returns: scores for the next character, and the state to continue from.
-
-    Shape: logits (T, B, V); raw and dropped (T, B, H), the last layer's output before and after
-        dropout, or None for models without such a layer.
-    """
-
-    logits: Tensor
-    state: Any
-    raw: Tensor | None = None
-    dropped: Tensor | None = None
-
-
-# cell ee276721 3b19b3 · Models with the same interface
+# cell ee276721 3b19b3 · Networks with the same interface
 class WindowLM(nn.Module):
     """Score the next character from the last `window` ones, with one hidden layer.
 
@@ -137,7 +246,7 @@ class WindowLM(nn.Module):
         return Reading(logits, known[len(known) - self.window + 1:])
 
 
-# cell ac5d06bc 1e8a43 · Models with the same interface
+# cell ac5d06bc 1e8a43 · Networks with the same interface
 class LockedDropout(nn.Module):
     """Dropout with one mask for all time steps of a batch, and a new mask for each batch.
 
@@ -158,35 +267,7 @@ class LockedDropout(nn.Module):
         return x * x.new_empty(1, *x.shape[1:]).bernoulli_(1 - self.p) / (1 - self.p)
 
 
-# cell 66faeb35 0840e3 · Models with the same interface
-class WeightDropLSTM(nn.LSTM):
-    """An LSTM that sets a share of its hidden-to-hidden weights to 0 in each call during training.
-
-    Its state_dict is that of torch.nn.LSTM.
-    Raises: ValueError unless 0 <= weight_drop < 1.
-    Source: Merity and others 2018, section 2 (after DropConnect).
-    """
-
-    def __init__(self, *sizes: int, weight_drop: float = 0.0, **options: Any):
-        if not 0 <= weight_drop < 1:
-            raise ValueError(f"weight_drop must satisfy 0 <= weight_drop < 1, got {weight_drop}")
-        super().__init__(*sizes, **options)
-        self.weight_drop = weight_drop
-
-    def forward(self, x: Tensor, state: tuple[Tensor, Tensor] | None = None
-                ) -> tuple[Tensor, tuple[Tensor, Tensor]]:
-        """Run the layer with thinned weights, and restore its own afterwards."""
-        own = self._flat_weights
-        try:
-            self._flat_weights = [
-                F.dropout(w, self.weight_drop, self.training) if "weight_hh" in name else w
-                for name, w in zip(self._flat_weights_names, own, strict=True)]
-            return super().forward(x, state)
-        finally:
-            self._flat_weights = own
-
-
-# cell 5e50200d fc0aca · Models with the same interface
+# cell 5e50200d fc0aca · Networks with the same interface
 class RecurrentLM(nn.Module):
     """Score the next character after each step, with a state that remembers what was read.
 
@@ -328,71 +409,12 @@ class TimeBudget(Callback):
         self.spent = state["spent"].tolist()
 
 
-# cell b0180ab0 7c6fd0 · Training with a state
-@torch.no_grad()
-def text_bits(model: nn.Module, batches: TextBatches) -> float:
-    """Return the mean bits per character of a text that is read in order, with the state handed on.
-
-    The model is in evaluation mode; afterwards each part of it is in the mode it was in.
-    """
-    state, total, n, device = None, 0.0, 0, model_device(model)
-    with evaluating(model):
-        for batch in batches:
-            x, y = to_device(batch, device)
-            logits, state, *_ = model(x, state)
-            total += F.cross_entropy(logits.flatten(0, 1), y.flatten(), reduction="sum").item()
-            n += y.numel()
-    return bits_per_character(total / n)
-
-
-# cell 0b1ea26f 9d7acb · Regularisation: the parts of AWD-LSTM, one by one
-class ActivationPenalty(Callback):
-    """Add alpha · mean(h²) after dropout, and beta · mean((h_t - h_{t-1})²) before it, to the loss.
-
-    Raises: ValueError for negative strengths; TypeError, in a fit, if the model's `Reading` has no
-        activations.
-    Source: Merity and others 2018, section 4.6 (AR and TAR).
-    """
-
-    requires: ClassVar[tuple[type[Callback], ...]] = (StatefulTraining,)
-    order: ClassVar[int] = 6
-
-    def __init__(self, alpha: float = 0.0, beta: float = 0.0):
-        if alpha < 0 or beta < 0:
-            raise ValueError(f"alpha and beta must be 0 or more, got {alpha} and {beta}")
-        self.alpha, self.beta = alpha, beta
-
-    def after_loss(self, learn: Learner) -> None:
-        if learn.training:
-            reading = learn.callback(StatefulTraining).reading
-            if reading.raw is None:
-                raise TypeError(f"{type(learn.model).__name__} returns no activations to penalise; "
-                                "its Reading needs raw and dropped")
-            learn.loss = learn.loss + self.alpha * reading.dropped.square().mean()
-            if len(reading.raw) > 1:
-                learn.loss = learn.loss + self.beta * reading.raw.diff(dim=0).square().mean()
-
-
-# cell 989b53be 4ce3e5 · Writing
-@torch.no_grad()
-def generate_text(model: nn.Module, vocab: CharacterVocab, prompt: str, n: int = 200,
-                  temperature: float = 1.0, unknown: str | None = None,
-                  generator: torch.Generator | None = None) -> str:
-    """Read the prompt, then draw `n` characters, each of which is the next input; return all.
-
-    At `temperature` 0 the likeliest is taken; a `generator` on the CPU makes the text repeatable;
-    `unknown` replaces characters of the prompt that `vocab` lacks. The model's modes are kept.
-    Raises: ValueError for an empty prompt, an unknown character without a replacement, or a
-        negative temperature.
-    """
-    if not prompt or n < 0 or not 0 <= temperature < math.inf:
-        raise ValueError("generate_text needs a prompt of at least one character, n >= 0 and a "
-                         f"finite temperature >= 0, got {prompt!r}, {n} and {temperature}")
-    read, state = torch.tensor(vocab.encode(prompt, unknown))[:, None], None  # (T, 1)
-    written, device = [read], model_device(model)
-    with evaluating(model):
-        for _ in range(n):
-            logits, state, *_ = model(read.to(device), state)
-            read = draw_characters(logits[-1].cpu(), temperature, generator)  # (1, 1)
-            written.append(read)
-    return vocab.decode(torch.cat(written)[:, 0])
+# cell a63e66d0 f814d8 · Training with a state
+def language_learner(codes: Tensor, model: nn.Module, batch_size: int, steps: int, lr: float,
+                     callbacks: Iterable[Callback] = (), weight_decay: float = 0.01) -> Learner:
+    """Make a Learner that reads a text in rows, with a state, AdamW and clipped gradients."""
+    train = TextBatches(codes, batch_size, steps, torch.Generator().manual_seed(1))
+    opt_func = partial(torch.optim.AdamW, betas=(0.9, 0.99), weight_decay=weight_decay)
+    return Learner(model, DataLoaders(train, None), sequence_loss, lr, opt_func,
+                   callbacks=[DeviceCallback(), StatefulTraining(), GradientClip(1.0), *callbacks],
+                   progress=False)

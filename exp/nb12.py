@@ -25,7 +25,7 @@ __all__ = [
     "DecoderPenalty",
 ]
 
-# cell 12aa0002 82c737 · Neural translation: from a sentence to a sentence
+# cell 12aa0002 1730cc · Neural translation: from a sentence to a sentence
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -40,8 +40,9 @@ from exp.nb03f import Callback
 from exp.nb04 import Learner
 from exp.nb05 import LinearSchedule
 from exp.nb07d import WordVectors
-from exp.nb11b import ActivationPenalty, LockedDropout
+from exp.nb11b import LockedDropout
 from exp.nb11d import BOS, EOS, PAD, UNK
+from exp.nb11e import ActivationPenalty
 
 
 # cell 12bb0013 ec0cb2 · Padding, and a trap

@@ -7,7 +7,7 @@ import torch
 from small_learner import learner
 from torch import nn
 
-from exp import nb03, nb05c, nb06, nb06b, nb10, nb11, nb11a, nb11b
+from exp import nb03, nb05c, nb06, nb06b, nb10, nb11, nb11a, nb11b, nb11e
 from exp.nb00 import test_eq, test_near
 from exp.nb03b import DataLoaders
 from exp.nb04 import Learner, map_tensors
@@ -62,7 +62,7 @@ MODULES = {
     "RNN": (lambda: nb11.RNN(3, 4, num_layers=2), draw(5, 2, 3)),
     "GRU": (lambda: nb11a.GRU(3, 4, bidirectional=True), draw(5, 2, 3)),
     "LSTM": (lambda: nb11a.LSTM(3, 4, num_layers=2), draw(5, 2, 3)),
-    "WeightDropLSTM": (lambda: nb11b.WeightDropLSTM(3, 4), draw(5, 2, 3)),
+    "WeightDropLSTM": (lambda: nb11e.WeightDropLSTM(3, 4), draw(5, 2, 3)),
     "WindowLM": (lambda: nb11b.WindowLM(7, window=3, hidden_size=8), TEXT),
     "RecurrentLM": (lambda: nb11b.RecurrentLM(7, 8, tie_weights=True), TEXT),
     "ContextMLP": (lambda: nb10.ContextMLP(7, 3), TEXT),
@@ -147,12 +147,12 @@ def test_looking_inside():
 
 def language_learner(*callbacks):
     torch.manual_seed(0)
-    model = nb11b.RecurrentLM(7, 8, layer=nb11b.WeightDropLSTM, dropout_in=0.1)
+    model = nb11b.RecurrentLM(7, 8, layer=nb11e.WeightDropLSTM, dropout_in=0.1)
     batches = nb11b.TextBatches(integers(7, 300), 4, 10)
     parts = [
         DeviceCallback("cuda"),
         nb11b.StatefulTraining(),
-        nb11b.ActivationPenalty(0.1, 0.1),
+        nb11e.ActivationPenalty(0.1, 0.1),
         *callbacks,
     ]
     return Learner(

@@ -18,20 +18,22 @@ from exp.nb04d import Checkpoint
 from exp.nb10 import CharacterVocab
 from exp.nb11 import sequence_loss
 from exp.nb11b import (
-    ActivationPenalty,
+    CountLM,
     LockedDropout,
     RecurrentLM,
     StatefulTraining,
     TextBatches,
     TimeBudget,
-    WeightDropLSTM,
     WindowLM,
     bits_per_character,
     detach,
     generate_text,
+    language_learner,
+    number_contexts,
     split_tail,
     text_bits,
 )
+from exp.nb11e import WeightDropLSTM
 
 MODELS = {
     "window": lambda: WindowLM(9, window=4, embedding_size=5, hidden_size=6),
@@ -44,11 +46,12 @@ MODELS = {
     ),
 }
 CODES = torch.randint(9, (500,), generator=torch.Generator().manual_seed(0))
+READERS = {**MODELS, "counts": lambda: CountLM(CODES, 9, 3)}  # what reads and writes
 
 
 def make(name):
     torch.manual_seed(1)
-    return MODELS[name]()
+    return READERS[name]()
 
 
 def learner(model, *callbacks, batches=None):
@@ -62,7 +65,7 @@ def learner(model, *callbacks, batches=None):
     )
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", READERS)
 @settings(max_examples=8, deadline=None)
 @given(lengths=st.lists(st.integers(1, 9), min_size=1, max_size=6))
 def test_in_chunks_as_at_once(name, lengths):
@@ -195,27 +198,6 @@ def test_tied_weights_survive():
     assert not torch.equal(before, model.embedding.weight)
 
 
-def test_weight_drop():
-    torch.manual_seed(0)
-    layer, x = WeightDropLSTM(4, 5, 2, weight_drop=0.6), torch.randn(6, 2, 4)
-    plain = nn.LSTM(4, 5, 2)
-    plain.load_state_dict(layer.state_dict())  # the same names
-    test_eq(layer.eval()(x)[0], plain(x)[0])
-    kept = copy.deepcopy(layer.state_dict())
-    layer.train()
-    assert not torch.equal(layer(x)[0], layer(x)[0])
-    layer(x)[0].sum().backward()
-    for name in ("weight_hh_l0", "weight_hh_l1"):
-        share = (getattr(layer, name).grad == 0).double().mean()
-        assert 0.4 < share < 0.8
-    with pytest.raises(RuntimeError):
-        layer(torch.randn(6, 2, 3))
-    test_eq(dict(layer.state_dict()), dict(kept))
-    assert layer._flat_weights[1] is layer.weight_hh_l0  # also after the error
-    with pytest.raises(ValueError, match="weight_drop"):
-        WeightDropLSTM(4, 5, weight_drop=1.0)
-
-
 def test_locked_dropout():
     torch.manual_seed(0)
     out = LockedDropout(0.99)(torch.ones(5, 40, 50))
@@ -259,29 +241,6 @@ print(generate_text(learn.model, vocab, "the ", temperature=0))
     assert "cat sat on the mat. the cat sat on the mat." in capsys.readouterr().out
 
 
-def test_penalties_act_in_training_only():
-    learn = learner(make("lstm"), ActivationPenalty(5.0, 5.0))
-    plain = learner(make("lstm"))
-    batches = TextBatches(CODES, 4, 10)
-    test_eq(learn.evaluate(batches), plain.evaluate(batches))
-    learn.fit(1)
-    plain.fit(1)
-    assert learn.recorder.losses[0] > plain.recorder.losses[0]
-    for alpha, beta in ((-1, 0), (0, -1)):
-        with pytest.raises(ValueError, match="0 or more"):
-            ActivationPenalty(alpha, beta)
-    with pytest.raises(TypeError, match="no activations"):
-        learner(make("window"), ActivationPenalty(1.0)).fit(1)
-    alone = Learner(
-        make("lstm"),
-        DataLoaders(batches, None),
-        sequence_loss,
-        0.1,
-        callbacks=ActivationPenalty(1.0),
-    )
-    assert alone.callback(StatefulTraining)  # what it requires comes along
-
-
 def test_time_budget_counts_training_only():
     ticks = iter(range(10_000))
     budget = TimeBudget(20.0, 0.5, clock=lambda: float(next(ticks)))  # a batch takes one second
@@ -320,7 +279,7 @@ def read(text):
     return torch.tensor(ALPHABET.encode(text))[:, None]
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", READERS)
 def test_writing(name):
     model, fed = make(name), []
     model.register_forward_hook(lambda module, inputs, output: fed.append(inputs[0]))
@@ -332,7 +291,7 @@ def test_writing(name):
     assert again == made != other
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.parametrize("name", READERS)
 def test_greedy_is_the_likeliest_given_all(name):
     model = make(name).eval()
     made = generate_text(model, ALPHABET, "ab", 15, temperature=0)
@@ -406,3 +365,46 @@ def test_a_resumed_fit_has_what_was_left_of_its_budget(tmp_path):
     assert again.n_steps == whole.n_steps == 30
     assert again.recorder.lrs == whole.recorder.lrs
     assert torch.equal(again.model[0].weight, whole.model[0].weight)
+
+
+def forecast(codes, context, character, n_characters, discount):
+    """The formula of Kneser and Ney, with lists."""
+    p = 1 / n_characters
+    for k in range(len(context) + 1):
+        end = tuple(context[len(context) - k :])
+        pieces = [tuple(codes[i : i + k + 2]) for i in range(len(codes) - k - 1)]
+        followed = [piece[-1] for piece in {*pieces} if piece[1:-1] == end]
+        if k == len(context):
+            whole = [tuple(codes[i : i + k + 1]) for i in range(len(codes) - k)]
+            followed = [piece[-1] for piece in whole if piece[:-1] == end]
+        if n := len(followed):
+            kept = max(followed.count(character) - discount, 0)
+            p = (kept + discount * len({*followed}) * p) / n
+    return p
+
+
+@settings(max_examples=15, deadline=None)
+@given(seed=st.integers(0, 1000), order=st.integers(0, 4), discount=st.sampled_from([0.5, 0.9]))
+def test_counts_follow_the_formula(seed, order, discount):
+    codes = torch.randint(4, (60,), generator=torch.Generator().manual_seed(seed))
+    model = CountLM(codes, 4, order, discount)
+    x = torch.randint(4, (order + 3, 1), generator=torch.Generator().manual_seed(seed + 1))
+    p = model(x).logits[-1, 0].exp()
+    test_near(p.sum(), 1.0)
+    context = x[len(x) - order :, 0].tolist()
+    expected = [forecast(codes.tolist(), context, c, 4, discount) for c in range(4)]
+    test_near(p, torch.tensor(expected), tol=1e-5)
+
+
+def test_counts_refuse_what_they_cannot_number():
+    test_eq(number_contexts(torch.tensor([3, 1, 4]), 2, 10).tolist(), [31, 14])
+    for options in ({"order": 40}, {"order": -1}, {"discount": 0.0}, {"discount": 1.5}):
+        with pytest.raises(ValueError, match="CountLM needs"):
+            CountLM(CODES, 9, **options)
+
+
+def test_the_learner_of_the_page_trains_in_rows():
+    torch.manual_seed(0)
+    learn = language_learner(CODES, RecurrentLM(9, 7, 1), 4, 10, 0.01)
+    learn.fit(1)
+    assert learn.callback(StatefulTraining) and len(learn.recorder.losses) == 11

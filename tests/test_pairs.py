@@ -58,14 +58,8 @@ from exp.nb06c import (
 )
 from exp.nb07a import MixUp
 from exp.nb11 import sequence_loss
-from exp.nb11b import (
-    ActivationPenalty,
-    RecurrentLM,
-    StatefulTraining,
-    TextBatches,
-    TimeBudget,
-    WeightDropLSTM,
-)
+from exp.nb11b import RecurrentLM, StatefulTraining, TextBatches, TimeBudget
+from exp.nb11e import ActivationPenalty, WeightDropLSTM
 
 BASES = "Callback", "Monitor", "CollectCallback"  # of others; of looks, not of a fit
 ALWAYS = "MetricsCallback", "Recorder", "ProgressCallback", "Checkpoint"  # part of every training
