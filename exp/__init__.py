@@ -1094,11 +1094,17 @@ nb10 (makemore): Makemore: names, letter by letter
                      layer.
     counted_loaders  Make loaders with epochs of `steps` steps, each over all distinct training
                      contexts.
-    DeepContextMLP   Embed the characters of a context; then layers of linear, batch norm, ReLU and
-                     dropout.
-    sweep_storage    Open the database of sweeps: by default a SQLite file, `build/sweeps.db`.
-    run_sweep        Try settings until the sweep of this name has `n_trials` finished trials;
-                     return the study.
+
+nb10a (sweeps): Sweeps: many trainings, one database
+    sweep_storage  Open the database of sweeps: by default a SQLite file, `build/sweeps.db`.
+    run_sweep      Try settings until the sweep of this name has `n_trials` finished trials; return
+                   the study.
+
+nb10b (longer_contexts): Longer contexts: depth, norm, and a tree
+    DeepContextMLP  Embed the characters of a context; then layers of linear, batch norm, ReLU and
+                    dropout.
+    ContextTree     Embed the characters of a context and join neighbours in pairs until one vector
+                    is left.
 
 nb11 (rnn): Recurrent networks: from three letters to a loop
     load_nietzsche         Return the data set `nietzsche` as one text.
@@ -1291,7 +1297,7 @@ nb12d (best_translator): The best translator: a recipe, and what each ingredient
                        probabilities.
 """
 
-# generated from the notebooks: do not edit · 591f3b
+# generated from the notebooks: do not edit · 382250
 
 import importlib as _importlib
 import importlib.machinery as _machinery
@@ -1429,7 +1435,9 @@ _names = {
     "nb09e": """TabularEstimator""",
     "nb10": """read_names CharacterVocab NameSplit split_lines split_by_name make_contexts
               count_targets count_loss draw_characters generate_names ContextMLP
-              counted_loaders DeepContextMLP sweep_storage run_sweep""",
+              counted_loaders""",
+    "nb10a": """sweep_storage run_sweep""",
+    "nb10b": """DeepContextMLP ContextTree""",
     "nb11": """load_nietzsche sequence_loss Recurrent RNN outputs_and_gradients
               largest_difference gradient_lengths identity_init""",
     "nb11a": """GRU LSTM gate_bias_init""",
@@ -1516,6 +1524,8 @@ _topics = {
     "large_tables": "nb09d",
     "estimator": "nb09e",
     "makemore": "nb10",
+    "sweeps": "nb10a",
+    "longer_contexts": "nb10b",
     "rnn": "nb11",
     "gates": "nb11a",
     "language_model": "nb11b",
@@ -1961,8 +1971,13 @@ if TYPE_CHECKING:  # what editors and type checkers read
         make_contexts as make_contexts, count_targets as count_targets,
         count_loss as count_loss, draw_characters as draw_characters,
         generate_names as generate_names, ContextMLP as ContextMLP,
-        counted_loaders as counted_loaders, DeepContextMLP as DeepContextMLP,
+        counted_loaders as counted_loaders,
+    )
+    from .nb10a import (
         sweep_storage as sweep_storage, run_sweep as run_sweep,
+    )
+    from .nb10b import (
+        DeepContextMLP as DeepContextMLP, ContextTree as ContextTree,
     )
     from .nb11 import (
         load_nietzsche as load_nietzsche, sequence_loss as sequence_loss,
@@ -2039,8 +2054,8 @@ if TYPE_CHECKING:  # what editors and type checkers read
         nb03b, nb03c, nb03d, nb03e, nb03f, nb03g, nb03h, nb03i, nb03j, nb03k, nb03l, nb04,
         nb04a, nb04b, nb04c, nb04d, nb04e, nb04f, nb05, nb05c, nb06, nb06a, nb06b, nb06c,
         nb06d, nb06e, nb06f, nb06g, nb07, nb07a, nb07b, nb07c, nb07d, nb08, nb08a, nb08b,
-        nb08c, nb08d, nb09, nb09a, nb09b, nb09c, nb09d, nb09e, nb10, nb11, nb11a, nb11b, nb11c,
-        nb11d, nb11e, nb12, nb12a, nb12b, nb12c, nb12d,
+        nb08c, nb08d, nb09, nb09a, nb09b, nb09c, nb09d, nb09e, nb10, nb10a, nb10b, nb11, nb11a,
+        nb11b, nb11c, nb11d, nb11e, nb12, nb12a, nb12b, nb12c, nb12d,
     )
     exports = nb00
     samples = nb00b
@@ -2100,6 +2115,8 @@ if TYPE_CHECKING:  # what editors and type checkers read
     large_tables = nb09d
     estimator = nb09e
     makemore = nb10
+    sweeps = nb10a
+    longer_contexts = nb10b
     rnn = nb11
     gates = nb11a
     language_model = nb11b

@@ -139,7 +139,7 @@ _DIGITS = (
 )
 
 
-# cell 6ded2ea8 c6970d · What we know about a data set
+# cell 6ded2ea8 f44f7f · What we know about a data set
 _TEXTS = (
     DataSource(
         "names", "32,033 given names, one a line (0.2 MB)",
@@ -147,7 +147,7 @@ _TEXTS = (
         (Download("https://raw.githubusercontent.com/karpathy/makemore/master/names.txt"),),
         ("names.txt",),
         {"names.txt": "0a30b5557f192f32ab962680889aac5f6fda0f4cecf40a6d0b5694f58ea8cc4d"},
-        sample="32,033 names drawn from a 3rd-order Markov chain", truth="entropy rate"),
+        sample="32,033 names drawn from a chain of known chances", truth="entropy rate"),
     DataSource(
         "nietzsche", "600,893 characters of Nietzsche in English (0.6 MB)",
         "public domain (Project Gutenberg)",

@@ -1,12 +1,12 @@
 """Makemore: names, letter by letter
 
-By the end you will have four language models of growing power, each trained, judged against the best possible loss, and used to invent names; and you will have measured what made each better than the one before.
+By the end you will have a table of counts and a network that invent names, you will have found out, one knob at a time, what held the network back, and you will know whether it beats the table.
 """
 
 # cell 45d081c2 a6284e · Makemore: names, letter by letter
 from __future__ import annotations
 
-# generated from nbs/10_makemore.ipynb: do not edit · 73b5ac
+# generated from nbs/10_makemore.ipynb: do not edit · 9e8a35
 __all__ = [
     "read_names",
     "CharacterVocab",
@@ -20,25 +20,20 @@ __all__ = [
     "generate_names",
     "ContextMLP",
     "counted_loaders",
-    "DeepContextMLP",
-    "sweep_storage",
-    "run_sweep",
 ]
 
-# cell 45d081c2 0aedd1 · Makemore: names, letter by letter
+# cell 45d081c2 1002a2 · Makemore: names, letter by letter
 import random
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from itertools import groupby, pairwise
 from pathlib import Path
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from exp.nb00i import build_folder
 from exp.nb03b import DataLoaders
 from exp.nb03d import evaluating
 from exp.nb03e import divides_by
@@ -97,7 +92,7 @@ class CharacterVocab:
         return "".join(self.characters[number] for number in numbers)
 
 
-# cell dde65631 eb6490 · Three sets, frozen
+# cell dde65631 eb6490 · Three sets
 @dataclass(frozen=True)
 class NameSplit:
     """The names of the training, dev and test sets."""
@@ -113,7 +108,7 @@ class NameSplit:
         return sha256("\n\n".join(parts).encode()).hexdigest()
 
 
-# cell f92da61b b4723b · Three sets, frozen
+# cell f92da61b b4723b · Three sets
 def split_lines(names: Sequence[str], seed: int = 42) -> NameSplit:
     """Shuffle the lines and split them at 80 and 90 %; a repeated name may be in several parts.
 
@@ -140,7 +135,7 @@ def _cut(groups: list[list[str]], seed: int) -> NameSplit:
     return NameSplit(*parts)
 
 
-# cell 40814fc0 16242b · Contexts and what follows
+# cell 40814fc0 16242b · Notation
 def make_contexts(names: Iterable[str], vocab: CharacterVocab, context_length: int
                   ) -> tuple[Tensor, Tensor]:
     """Return the context of each character of each name, the end included, and the character.
@@ -278,74 +273,3 @@ def counted_loaders(train: tuple[Tensor, Tensor], dev: tuple[Tensor, Tensor], n:
     Differs: the gradient is that of all examples together, not an estimate from a batch.
     """
     return DataLoaders([count_targets(*train, n)] * steps, [count_targets(*dev, n)])
-
-
-# cell 2c008a9c 08c2d9 · Deeper, and further back
-class DeepContextMLP(nn.Module):
-    """Embed the characters of a context; then layers of linear, batch norm, ReLU and dropout.
-
-    Shape: contexts (B, K) -> logits (B, n).
-    Source: Ioffe and Szegedy 2015 for the order, batch norm before the nonlinearity.
-    Differs: without `norm`, the linear layers have biases.
-    """
-
-    def __init__(self, n: int, context_length: int, embedding_size: int = 16,
-                 hidden_size: int = 256, n_layers: int = 2, dropout: float = 0.1,
-                 norm: bool = True):
-        super().__init__()
-        self.embedding = nn.Embedding(n, embedding_size)
-        sizes = [context_length * embedding_size, *[hidden_size] * n_layers]
-        layers = []
-        for size, next_size in pairwise(sizes):
-            layers.append(nn.Linear(size, next_size, bias=not norm))  # batch norm has a bias
-            layers += [nn.BatchNorm1d(next_size)] if norm else []
-            layers += [nn.ReLU(), nn.Dropout(dropout)]
-        self.hidden = nn.Sequential(*layers)
-        self.output = nn.Linear(sizes[-1], n)
-        with torch.no_grad():  # nearly equal scores at the start: the loss is ln n
-            self.output.weight.mul_(0.1)
-            self.output.bias.zero_()
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.output(self.hidden(self.embedding(x).flatten(1)))
-
-
-# cell c1ca0787 67ac5f · A sweep
-def sweep_storage(url: str = "") -> Any:
-    """Open the database of sweeps: by default a SQLite file, `build/sweeps.db`."""
-    from filelock import FileLock
-    from optuna.storages import RDBStorage
-
-    url = url or f"sqlite:///{build_folder() / 'sweeps.db'}"
-    if not url.startswith("sqlite:///"):
-        return RDBStorage(url)
-    file = Path(url.removeprefix("sqlite:///"))
-    file.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(f"{file}.lock", timeout=60):  # one process makes the tables
-        return RDBStorage(url, engine_kwargs={"connect_args": {"timeout": 60}})
-
-
-# cell 662c38df 7b1604 · A sweep
-def run_sweep(objective: Callable[[Any], float], n_trials: int, name: str, storage: str = "",
-              seed: int | None = None) -> Any:
-    """Try settings until the sweep of this name has `n_trials` finished trials; return the study.
-
-    `objective` gets an optuna trial, asks it for settings, and returns the number to minimise.
-    Trials in the storage count; several processes may run this at once, and together overshoot by
-    less than one trial each. `seed` is for a single process: two with one seed draw the same.
-    Source: Akiba and others 2019; Bergstra and others 2011 for the sampler.
-    """
-    try:
-        import optuna
-    except ModuleNotFoundError:
-        raise ModuleNotFoundError("run_sweep needs optuna: pip install "
-                                  "'ground-up[sweep]'") from None
-    finished = (optuna.trial.TrialState.COMPLETE, optuna.trial.TrialState.PRUNED,
-                optuna.trial.TrialState.FAIL)
-    sampler = optuna.samplers.TPESampler(seed=seed, n_startup_trials=5)
-    study = optuna.create_study(study_name=name, storage=sweep_storage(storage),
-                                sampler=sampler, load_if_exists=True)
-    if len(study.get_trials(deepcopy=False, states=finished)) < n_trials:
-        enough = optuna.study.MaxTrialsCallback(n_trials, states=finished)
-        study.optimize(objective, callbacks=[enough])
-    return study

@@ -7,7 +7,7 @@ import torch
 from small_learner import learner
 from torch import nn
 
-from exp import nb03, nb05c, nb06, nb06b, nb10, nb11, nb11a, nb11b, nb11e
+from exp import nb03, nb05c, nb06, nb06b, nb10, nb10b, nb11, nb11a, nb11b, nb11e
 from exp.nb00 import test_eq, test_near
 from exp.nb03b import DataLoaders
 from exp.nb04 import Learner, map_tensors
@@ -66,7 +66,7 @@ MODULES = {
     "WindowLM": (lambda: nb11b.WindowLM(7, window=3, hidden_size=8), TEXT),
     "RecurrentLM": (lambda: nb11b.RecurrentLM(7, 8, tie_weights=True), TEXT),
     "ContextMLP": (lambda: nb10.ContextMLP(7, 3), TEXT),
-    "DeepContextMLP": (lambda: nb10.DeepContextMLP(7, 3, dropout=0.0), TEXT),
+    "DeepContextMLP": (lambda: nb10b.DeepContextMLP(7, 3, dropout=0.0), TEXT),
 }
 
 

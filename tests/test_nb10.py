@@ -16,7 +16,6 @@ from exp.nb00a import data_path
 from exp.nb10 import (
     CharacterVocab,
     ContextMLP,
-    DeepContextMLP,
     count_loss,
     count_targets,
     counted_loaders,
@@ -25,10 +24,11 @@ from exp.nb10 import (
     generate_names,
     make_contexts,
     read_names,
-    run_sweep,
     split_by_name,
     split_lines,
 )
+from exp.nb10a import run_sweep
+from exp.nb10b import ContextTree, DeepContextMLP
 
 quick = settings(max_examples=40, deadline=None)
 texts = st.lists(st.text("abcde", min_size=1, max_size=6), min_size=1, max_size=8)
@@ -267,6 +267,28 @@ def test_models_start_without_an_opinion(norm, n_layers):
     assert all((layer.bias is None) == norm for layer in linears)  # batch norm has the bias
 
 
+def test_a_tree_sees_each_letter_and_refuses_other_lengths():
+    torch.manual_seed(0)
+    tree = ContextTree(6, n_levels=3, embedding_size=4, hidden_size=5).eval()
+    x = torch.ones(1, 8, dtype=torch.long)
+    for place in range(8):
+        changed = x.clone()
+        changed[0, place] = 2
+        assert (tree(changed) - tree(x)).abs().max() > 0
+    with pytest.raises(ValueError, match="joins 8 characters"):
+        tree(x[:, :4])
+
+
+def test_a_tree_is_one_layer_on_pairs_then_on_pairs_of_pairs():
+    torch.manual_seed(0)
+    tree = ContextTree(6, n_levels=2, embedding_size=4, hidden_size=5, dropout=0.0).eval()
+    x = torch.tensor([[1, 2, 3, 4]])
+    a, b, c, d = tree.embedding(x)[0]
+    low, high = tree.levels
+    left, right = low(torch.cat([a, b])[None]), low(torch.cat([c, d])[None])
+    test_near(tree(x).detach(), tree.output(high(torch.cat([left, right], 1))).detach(), tol=1e-6)
+
+
 def test_names_of_the_data_are_as_they_should():
     names = read_names(data_path("names"))
     assert len(names) == 32_033 and len(CharacterVocab(names)) == 27
@@ -296,7 +318,7 @@ def test_a_sweep_goes_on_where_it_stopped(tmp_path):
 WORKER = textwrap.dedent("""
     import sys, time
     import optuna
-    from exp.nb10 import run_sweep
+    from exp.nb10a import run_sweep
     optuna.logging.set_verbosity(optuna.logging.WARNING)
 
     def objective(trial):
