@@ -1,12 +1,12 @@
 """The long run: what limits a language model
 
-By the end you will have a recurrent network that is regularised in five places and forecasts a book better than any network of the page before, a unit of it that you can watch while it counts the letters of a word, and pages that it wrote.
+By the end you will have a recurrent network that is regularised in four places and forecasts a book better than any network of the page before, a unit of it that you can watch while it counts the letters of a word, and pages that it wrote.
 """
 
 # cell long0002 a6284e · The long run: what limits a language model
 from __future__ import annotations
 
-# generated from nbs/11e_long_run.ipynb: do not edit · d922f2
+# generated from nbs/11e_long_run.ipynb: do not edit · 140853
 __all__ = [
     "WeightDropLSTM",
     "ActivationPenalty",
