@@ -73,10 +73,13 @@ class Browser:
 
     def open(self, path: Path, width: int) -> tuple[dict, list[str]]:
         """Load a page at a width: what it looks like, and everything that went wrong."""
-        self.call("Emulation.setDeviceMetricsOverride", width=width, height=800,
-                  deviceScaleFactor=1, mobile=width < 600)  # fmt: skip
+        self.resize(width)
         self.go(path.resolve().as_uri())
         return self.run(self.LOOK), list(filter(None, map(complaint, self.events)))
+
+    def resize(self, width: int) -> None:
+        self.call("Emulation.setDeviceMetricsOverride", width=width, height=800,
+                  deviceScaleFactor=1, mobile=width < 600)  # fmt: skip
 
     def go(self, address: str) -> None:
         """Load what stands at an address."""

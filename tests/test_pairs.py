@@ -47,7 +47,7 @@ from exp.nb04d import Checkpoint, SaveBest, learner_state
 from exp.nb04e import SchedulerCallback, ValidateEvery, WeightAverage
 from exp.nb04f import ClosureStep, TensorBoardLogger
 from exp.nb05 import CosineSchedule, LinearSchedule, ScheduleCallback
-from exp.nb06a import ActivationStatsCallback
+from exp.nb06a import ActivationStatsCallback, UpdateStatsCallback
 from exp.nb06c import (
     AverageGradients,
     ChannelsLast,
@@ -90,6 +90,7 @@ CALLBACKS = {  # how to make each, given a folder for its files
     "TensorBoardLogger": lambda folder: TensorBoardLogger(folder / "board", every=2),
     "ClosureStep": lambda folder: ClosureStep(),
     "ActivationStatsCallback": lambda folder: ActivationStatsCallback(nn.Linear),
+    "UpdateStatsCallback": lambda folder: UpdateStatsCallback(),
     "MixedPrecision": lambda folder: MixedPrecision(torch.bfloat16),
     "MixedPrecision 2": lambda folder: MixedPrecision(torch.float16),
     "ChannelsLast": lambda folder: ChannelsLast(),
