@@ -38,7 +38,7 @@ def follow(
     ran: dict[str, str] = {}  # the key with which each notebook ran last
     latest: dict[str, Result] = {}
     with start([result.task for result in results], jobs) as engine, stop_on_signal(engine):
-        for _ in saves(folders, engine):
+        for saved in saves(folders, engine):
             began = time.perf_counter()
             try:
                 export()
@@ -52,6 +52,7 @@ def follow(
             affected = [r for r in results if not r.remembered and ran.get(r.name) != keys[r.name]]
             ran = keys
             tasks = [result.task for result in affected if result.status == "not run"]
+            tasks.sort(key=lambda task: Path(task.path) not in saved)  # what is edited comes first
             report(results, outcomes(tasks, engine, jobs, fail_fast=False))
             memory.keep(results, keys)
             latest |= {r.name: r for r in results if r.status != "not run"}
@@ -63,8 +64,10 @@ def follow(
     return results
 
 
-def saves(folders: list[Path], engine: Engine) -> Iterator[object]:
+def saves(folders: list[Path], engine: Engine) -> Iterator[set[Path]]:
     """Yield at once, and then after each change of a notebook or a module, until the engine stops.
+
+    Each time it is the files that changed.
 
     Raises: ToolError without watchfiles.
     """
@@ -79,12 +82,12 @@ def saves(folders: list[Path], engine: Engine) -> Iterator[object]:
         raise_interrupt=False,
     )  # fmt: skip
     say("watching; Ctrl-C ends it")
-    yield None
+    yield set()
     for change in changes:
         if engine.stopped:
             return
         if change:
-            yield change
+            yield {Path(path).resolve() for _, path in change}
 
 
 def is_source(path: Path) -> bool:
