@@ -684,6 +684,9 @@ nb06 (cuda_cnn_hooks_init): Convolutions: a small window that sees
     avg_pool2d           Average each window, including the zeros of the border.
     pooling_matrix       Return the matrix that averages n pixels into m cells, which may overlap.
     adaptive_avg_pool2d  Average images of any size into a fixed number of cells.
+    kaiming_start        Initialise all convolutions with Kaiming's weights and zero biases; return
+                         the model.
+    digit_cnn            Return three times convolution, pooling, ReLU, then a linear layer.
 
 nb06a (inside_training): Inside a training: activations, gradients, updates
     ForwardHooks                Inside a `with`, call `function(name, module, output)` after each
@@ -1090,6 +1093,8 @@ nb10 (makemore): Makemore: names, letter by letter
     draw_characters  Draw one class from each row of logits; at temperature 0, take the likeliest.
     generate_names   Draw names that begin with `prompt`, until each has ended or has `max_length`
                      characters.
+    even_scores      Make the scores of a last layer nearly equal at the start: the loss begins at
+                     ln n.
     ContextMLP       Embed the characters of a context, concatenate them, and apply one hidden
                      layer.
     counted_loaders  Make loaders with epochs of `steps` steps, each over all distinct training
@@ -1297,7 +1302,7 @@ nb12d (best_translator): The best translator: a recipe, and what each ingredient
                        probabilities.
 """
 
-# generated from the notebooks: do not edit · 382250
+# generated from the notebooks: do not edit · 344bba
 
 import importlib as _importlib
 import importlib.machinery as _machinery
@@ -1384,7 +1389,7 @@ _names = {
                moving_average count_step divide_by_recent_size RMSprop average_square
                average_gradient divide_by_root Adam AdamW scale_to_parameter LAMB""",
     "nb06": """show_batch conv_output_size windows conv2d Conv2d max_pool2d avg_pool2d
-              pooling_matrix adaptive_avg_pool2d""",
+              pooling_matrix adaptive_avg_pool2d kaiming_start digit_cnn""",
     "nb06a": """ForwardHooks modules_of_kind describe_outputs ActivationStats
                ActivationStatsCallback plot_activation_stats plot_activation_histograms
                UpdateStatsCallback plot_update_stats plot_gradient_histograms lsuv""",
@@ -1434,7 +1439,7 @@ _names = {
                TableStatistics fit_by_blocks DatabaseBlocks""",
     "nb09e": """TabularEstimator""",
     "nb10": """read_names CharacterVocab NameSplit split_lines split_by_name make_contexts
-              count_targets count_loss draw_characters generate_names ContextMLP
+              count_targets count_loss draw_characters generate_names even_scores ContextMLP
               counted_loaders""",
     "nb10a": """sweep_storage run_sweep""",
     "nb10b": """DeepContextMLP ContextTree""",
@@ -1823,6 +1828,7 @@ if TYPE_CHECKING:  # what editors and type checkers read
         show_batch as show_batch, conv_output_size as conv_output_size, windows as windows,
         conv2d as conv2d, Conv2d as Conv2d, max_pool2d as max_pool2d, avg_pool2d as avg_pool2d,
         pooling_matrix as pooling_matrix, adaptive_avg_pool2d as adaptive_avg_pool2d,
+        kaiming_start as kaiming_start, digit_cnn as digit_cnn,
     )
     from .nb06a import (
         ForwardHooks as ForwardHooks, modules_of_kind as modules_of_kind,
@@ -1970,7 +1976,7 @@ if TYPE_CHECKING:  # what editors and type checkers read
         split_lines as split_lines, split_by_name as split_by_name,
         make_contexts as make_contexts, count_targets as count_targets,
         count_loss as count_loss, draw_characters as draw_characters,
-        generate_names as generate_names, ContextMLP as ContextMLP,
+        generate_names as generate_names, even_scores as even_scores, ContextMLP as ContextMLP,
         counted_loaders as counted_loaders,
     )
     from .nb10a import (

@@ -6,7 +6,7 @@ By the end you will have built a convolution from strides and one matrix product
 # cell 26e0fc49 a6284e · Convolutions: a small window that sees
 from __future__ import annotations
 
-# generated from nbs/06_cuda_cnn_hooks_init.ipynb: do not edit · 041e2f
+# generated from nbs/06_cuda_cnn_hooks_init.ipynb: do not edit · c453c7
 __all__ = [
     "show_batch",
     "conv_output_size",
@@ -17,6 +17,8 @@ __all__ = [
     "avg_pool2d",
     "pooling_matrix",
     "adaptive_avg_pool2d",
+    "kaiming_start",
+    "digit_cnn",
 ]
 
 # cell 26e0fc49 9d2a46 · Convolutions: a small window that sees
@@ -219,3 +221,25 @@ def adaptive_avg_pool2d(x: Tensor, output_size: int | tuple[int, int]) -> Tensor
     rows, columns = (pooling_matrix(n, m, x.dtype).to(x.device) for n, m in
                      zip(x.shape[-2:], _pair(output_size, "output_size", 1), strict=True))
     return rows @ x @ columns.mT
+
+
+# cell ef4e5ad8 9e3908 · A network for digits
+def kaiming_start(model: nn.Module) -> nn.Module:
+    """Initialise all convolutions with Kaiming's weights and zero biases; return the model."""
+    for part in model.modules():
+        if isinstance(part, nn.Conv2d):
+            nn.init.kaiming_normal_(part.weight)
+            part.bias.data.zero_()
+    return model
+
+
+# cell 39215e8a be9c41 · A network for digits
+def digit_cnn(channels: tuple[int, int, int] = (16, 32, 64)) -> nn.Sequential:
+    """Return three times convolution, pooling, ReLU, then a linear layer.
+
+    Shape: images (B, 1, 28, 28) -> logits (B, 10).
+    """
+    layers = []
+    for n_in, n_out, size in zip((1, *channels), channels, (5, 3, 3), strict=False):
+        layers += [nn.Conv2d(n_in, n_out, size, padding=size // 2), nn.MaxPool2d(2), nn.ReLU()]
+    return kaiming_start(nn.Sequential(*layers, nn.Flatten(), nn.Linear(9 * channels[-1], 10)))

@@ -6,7 +6,7 @@ By the end you will have a table of counts and a network that invent names, you 
 # cell 45d081c2 a6284e · Makemore: names, letter by letter
 from __future__ import annotations
 
-# generated from nbs/10_makemore.ipynb: do not edit · 9e8a35
+# generated from nbs/10_makemore.ipynb: do not edit · 3b16c2
 __all__ = [
     "read_names",
     "CharacterVocab",
@@ -18,6 +18,7 @@ __all__ = [
     "count_loss",
     "draw_characters",
     "generate_names",
+    "even_scores",
     "ContextMLP",
     "counted_loaders",
 ]
@@ -240,7 +241,15 @@ def generate_names(model: Callable[[Tensor], Tensor], vocab: CharacterVocab, con
     return [vocab.decode(text).split(vocab.end)[0] for text in texts[:, context_length:]]
 
 
-# cell 01343650 68d769 · The same, as a module, with a Learner
+# cell a0f48319 54445e · The same, as a module, with a Learner
+@torch.no_grad()
+def even_scores(layer: nn.Linear) -> None:
+    """Make the scores of a last layer nearly equal at the start: the loss begins at ln n."""
+    layer.weight.mul_(0.1)
+    layer.bias.zero_()
+
+
+# cell 01343650 400dd1 · The same, as a module, with a Learner
 class ContextMLP(nn.Module):
     """Embed the characters of a context, concatenate them, and apply one hidden layer.
 
@@ -255,9 +264,7 @@ class ContextMLP(nn.Module):
         self.hidden = nn.Linear(context_length * embedding_size, hidden_size)
         self.dropout = nn.Dropout(dropout)
         self.output = nn.Linear(hidden_size, n)
-        with torch.no_grad():  # nearly equal scores at the start: the loss is ln n
-            self.output.weight.mul_(0.1)
-            self.output.bias.zero_()
+        even_scores(self.output)
 
     def forward(self, x: Tensor) -> Tensor:
         e = self.embedding(x).flatten(1)  # (B, K) -> (B, K, D) -> (B, K D)

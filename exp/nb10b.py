@@ -12,14 +12,16 @@ __all__ = [
     "ContextTree",
 ]
 
-# cell 9b6caa2b 1418d6 · Longer contexts: depth, norm, and a tree
+# cell 9b6caa2b 775361 · Longer contexts: depth, norm, and a tree
 from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
+from exp.nb10 import even_scores
 
-# cell 2c008a9c 08c2d9 · Deeper
+
+# cell 2c008a9c b14b1f · Deeper
 class DeepContextMLP(nn.Module):
     """Embed the characters of a context; then layers of linear, batch norm, ReLU and dropout.
 
@@ -41,15 +43,13 @@ class DeepContextMLP(nn.Module):
             layers += [nn.ReLU(), nn.Dropout(dropout)]
         self.hidden = nn.Sequential(*layers)
         self.output = nn.Linear(sizes[-1], n)
-        with torch.no_grad():  # nearly equal scores at the start: the loss is ln n
-            self.output.weight.mul_(0.1)
-            self.output.bias.zero_()
+        even_scores(self.output)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.output(self.hidden(self.embedding(x).flatten(1)))
 
 
-# cell 1b8de445 ca69da · A tree
+# cell 1b8de445 1dd7c6 · A tree
 class ContextTree(nn.Module):
     """Embed the characters of a context and join neighbours in pairs until one vector is left.
 
@@ -68,9 +68,7 @@ class ContextTree(nn.Module):
                           nn.ReLU(), nn.Dropout(dropout))
             for size, next_size in pairwise(sizes))
         self.output = nn.Linear(sizes[-1], n)
-        with torch.no_grad():  # nearly equal scores at the start: the loss is ln n
-            self.output.weight.mul_(0.1)
-            self.output.bias.zero_()
+        even_scores(self.output)
 
     def forward(self, x: Tensor) -> Tensor:
         B, K = x.shape

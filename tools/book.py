@@ -28,6 +28,7 @@ from nbconvert.filters.highlight import Highlight2HTML
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbformat import NotebookNode
 
+from directives import UNSEEN
 from front_door import names_of
 from math_font import math_font
 from notebooks import Cell, Notebook, find, read
@@ -349,7 +350,7 @@ def prepare(executed: NotebookNode) -> NotebookNode:
             continue
         directives = Cell(0, "", cell.cell_type, cell.source).directives
         solution = cell.cell_type == "code" and "### BEGIN SOLUTION" in cell.source
-        if {"hide", "exercise"} & directives.keys() and not solution:  # a solution is only folded
+        if UNSEEN & directives.keys() and not solution:  # a solution is only folded
             continue
         kind = "solution" if solution else " ".join(directives)
         shown = {"book": kind, "folded": label(cell.source) if "fold" in directives else ""}

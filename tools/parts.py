@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from directives import UNSEEN
 from notebooks import Notebook, ToolError, show
 
 WORDS, LINES = 200, 20  # of prose and of code that a reader takes in within a minute
@@ -76,7 +77,7 @@ def minutes(notebook: Notebook) -> float:
 
 def unfolded(cell) -> int:
     """How many lines of code of a cell stand open on a page of the book."""
-    if cell.kind != "code" or {"fold", "hide", "exercise"} & cell.directives.keys():
+    if cell.kind != "code" or (UNSEEN | {"fold"}) & cell.directives.keys():
         return 0
     if "### BEGIN SOLUTION" in cell.source:
         return 0

@@ -6,6 +6,7 @@ import json
 import re
 from collections.abc import Iterable
 
+from directives import UNSEEN
 from notebooks import Cell, Notebook, headings
 
 MARKUP = re.compile(r"!?\[([^\]]*)\]\([^)]*\)|[*`]|^[>#\s|-]+", re.M)
@@ -28,7 +29,7 @@ def sections_of(
                 _, anchor, _ = next(anchors, (0, "", ""))
                 found.append([f"{file}#{anchor}", title, plain(text), [], []])
             found[-1][4].append(rest)
-        elif cell.kind == "code" and not {"hide", "exercise"} & cell.directives.keys():
+        elif cell.kind == "code" and not UNSEEN & cell.directives.keys():
             found[-1][3] += defined(cell)
     return [
         [link, plain(name), heading, " ".join(names), plain(" ".join(texts))]
