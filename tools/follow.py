@@ -37,14 +37,16 @@ def follow(
     results = prepare()
     ran: dict[str, str] = {}  # the key with which each notebook ran last
     latest: dict[str, Result] = {}
+    whole = True  # whether all could be read and exported at the last save
     with start([result.task for result in results], jobs) as engine, stop_on_signal(engine):
         for saved in saves(folders, engine):
-            began = time.perf_counter()
+            began, was_whole = time.perf_counter(), whole
             try:
-                export()
+                whole = export()
                 results = prepare()
             except ToolError as error:
                 say(error)
+                whole = False
                 continue
             keys = memory.keys(results)
             if not ran:
@@ -57,7 +59,7 @@ def follow(
             memory.keep(results, keys)
             latest |= {r.name: r for r in results if r.status != "not run"}
             results.results = [latest.get(r.name, r) for r in results]
-            if affected:
+            if affected or whole > was_whole:  # also when a complaint is answered by going back
                 say(verdict(results, affected, time.perf_counter() - began))
             if engine.stopped:
                 break
@@ -96,17 +98,19 @@ def is_source(path: Path) -> bool:
     return path.suffix in (".ipynb", ".py", ".json", ".csv", ".txt", ".ini") and not hidden
 
 
-def export() -> None:
-    """Export the notebooks; what keeps a module from being written is said, and no more."""
-    told = io.StringIO()
+def export() -> bool:
+    """Export the notebooks, and return whether that went well; what went wrong is said."""
+    told, well = io.StringIO(), True
     try:
         with contextlib.redirect_stdout(told):
             notebook2script()
     except ToolError as error:
         say(f"not exported: {error}")
+        well = False
     said = told.getvalue().strip()
     if said and not said.startswith("nothing to export"):
         say(said)
+    return well
 
 
 def verdict(results: Results, affected: list[Result], seconds: float) -> str:
