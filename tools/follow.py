@@ -83,6 +83,7 @@ def saves(folders: list[Path], engine: Engine) -> Iterator[set[Path]]:
         debounce=100, step=10, rust_timeout=200, yield_on_timeout=True,
         raise_interrupt=False,
     )  # fmt: skip
+    next(changes, None)  # from here it watches: a save during the first run is not lost
     say("watching; Ctrl-C ends it")
     yield set()
     for change in changes:
