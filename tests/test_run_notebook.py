@@ -1,5 +1,7 @@
 """The runner: what passes, what must not, how each failure is named, and what is left behind."""
 
+import base64
+import io
 import itertools
 import json
 import os
@@ -18,6 +20,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from nbformat import v4
+from PIL import Image
 
 import run_notebook as runner
 from annotations import annotations, escaped
@@ -392,14 +395,24 @@ def test_saving_twice_gives_the_same_bytes(saved):
 def test_pictures_are_stored_sharp_and_the_same_each_time(tmp_path):
     plot = "import matplotlib.pyplot as plt\nfigure, axes = plt.subplots(figsize=(1, 1))\n"
     pixels = "import random\naxes.imshow([[random.Random(i).random()] for i in range(3000)]);"
-    root = make_project(tmp_path, a1=[plot + "axes.plot([1, 2]);", plot + pixels, "1 + 1"])
+    photograph = """
+import numpy as np
+y, x = np.mgrid[:300, :300] / 40
+figure, axes = plt.subplots(figsize=(4, 4))
+axes.imshow(np.sin(x) * np.cos(y) + np.random.default_rng(0).normal(0, 0.1, x.shape));"""
+    cells = [plot + "axes.plot([1, 2]);", plot + pixels, photograph, "1 + 1"]
+    root = make_project(tmp_path, a1=cells)
     (root / "settings.ini").write_text("[DEFAULT]\nfigures = svg, retina\n")
     versions = []
     for engine in ("fork", "fork", "kernel"):
         assert run(root, "--save", "--engine", engine).returncode == 0
         versions.append((root / "nbs" / "1.ipynb").read_bytes())
     assert versions[0] == versions[1] == versions[2]
-    line, points, _ = nbformat.reads(versions[0].decode(), 4).cells
+    line, points, noisy, _ = nbformat.reads(versions[0].decode(), 4).cells
+    assert set(noisy.outputs[0].data) == {"image/jpeg", "text/plain"}
+    size = noisy.outputs[0].metadata["image/jpeg"]
+    height = Image.open(io.BytesIO(base64.b64decode(noisy.outputs[0].data["image/jpeg"]))).height
+    assert size["height"] in (height // 2, height / 2)
     assert set(line.outputs[0].data) == {"image/svg+xml", "text/plain"}
     assert "<dc:date>" not in line.outputs[0].data["image/svg+xml"]
     assert len(set(points.outputs[0].data) - {"text/plain"}) == 1  # the smaller one
