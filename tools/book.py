@@ -134,13 +134,13 @@ class BookExporter(HTMLExporter):
     place until `with_code` is called at the end, which makes all that parses the page much faster.
     """
 
-    def __init__(self, problems: list[str]):
+    def __init__(self):
         super().__init__(
             template_name="book",
             extra_template_basedirs=[str(HERE.parent)],
             filters={"highlight_code": self.keep_code},
         )
-        self.problems = problems
+        self.problems: list[str] = []  # of the page at hand, and its code
         self.code: list[str] = []
 
     def keep_code(self, source: str, metadata: dict) -> str:
@@ -199,7 +199,9 @@ def write_book(
     chapters = chapters_of(book)
     shared = {"chapters": chapters, "generator": OURS, **front}
 
-    bodies = [finish(page, {other.path.name: other.file for other in book}) for page in book]
+    exporter = BookExporter()  # one for all: it compiles its templates once
+    of_notebooks = {page.path.name: page.file for page in book}
+    bodies = [finish(page, of_notebooks, exporter) for page in book]
     figures = {page.file: page.figures for page in book}
     bodies = [(refer(body, figures), sections) for body, sections in bodies]
     names = index_of_names(book, {p.file: body for p, (body, _) in zip(book, bodies, strict=True)})
@@ -302,14 +304,16 @@ def joined(text: str) -> str:
     return " ".join(text.split())
 
 
-def finish(page: Page, files: dict[str, str]) -> tuple[str, list[tuple[int, str, str]]]:
+def finish(
+    page: Page, files: dict[str, str], exporter: BookExporter
+) -> tuple[str, list[tuple[int, str, str]]]:
     """Render a page's body and make it part of the book: links, captions, room to scroll.
 
     Returns the HTML and the table of contents: (level, anchor, label) for each heading.
     """
     notebook = prepare(page.executed)
     resources = {"metadata": {"name": page.path.stem, "path": str(page.path.parent)}}
-    exporter = BookExporter(page.problems)
+    exporter.problems, exporter.code = page.problems, []
     body, _ = exporter.from_notebook_node(notebook, resources)
     soup = BeautifulSoup(body, "html.parser")
     sections = []

@@ -40,7 +40,7 @@ def sections_of(
 def defined(cell: Cell) -> list[str]:
     """The names that a cell defines, and the APIs that it earns."""
     earned = re.findall(r"[\w.@]+", cell.directives.get("earns", ""))
-    return [*(name for name in cell.names if not name.startswith("_")), *earned]
+    return [*(name for name in sorted(cell.names) if not name.startswith("_")), *earned]
 
 
 def plain(markdown: str) -> str:
