@@ -1,12 +1,12 @@
 """Annealing: a learning rate for every moment
 
-By the end you will have seen why a learning rate should fall while a network trains, you will have schedules for any setting of the optimizer, equal to PyTorch's at every step, and three thousand small trainings will have told you what they are worth.
+By the end you will know why a learning rate should fall while a network trains, have schedules for any setting of the optimizer, equal to PyTorch's at every step, and have seen in three thousand small trainings what they are worth.
 """
 
 # cell 2d81e2ab a6284e · Annealing: a learning rate for every moment
 from __future__ import annotations
 
-# generated from nbs/05_anneal.ipynb: do not edit · 4e0bdb
+# generated from nbs/05_anneal.ipynb: do not edit · 6d84b1
 __all__ = [
     "Schedule",
     "ConstantSchedule",

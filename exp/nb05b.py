@@ -1,12 +1,12 @@
 """The learning-rate finder
 
-By the end you will know when a learning rate is too large, exactly for a bowl and within seconds for any model, with a tool that leaves no trace in the weights, the optimizer or the random numbers, and from three tasks you will know how good its suggestions are.
+By the end you will be able to tell when a learning rate is too large, exactly for a bowl and within seconds for any model, with a tool that leaves no trace in the weights, the optimizer or the random numbers, and you will have tried on three tasks how good its suggestions are.
 """
 
 # cell c23cc91d a6284e · The learning-rate finder
 from __future__ import annotations
 
-# generated from nbs/05b_lr_find.ipynb: do not edit · 6c2ffd
+# generated from nbs/05b_lr_find.ipynb: do not edit · c4712e
 __all__ = [
     "smooth",
     "RateSweep",

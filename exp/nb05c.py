@@ -1,12 +1,12 @@
 """Optimizers: a step made of parts
 
-By the end you will have built RMSprop, Adam, AdamW and LAMB from parts that combine freely, each equal to PyTorch's version or to its paper, and you will have seen what every part is for, and a problem that Adam solves and SGD does not.
+By the end you will have built RMSprop, Adam, AdamW and LAMB from parts that combine freely, each equal to PyTorch's version or to its paper, and have seen what every part is for and a problem that Adam solves and SGD does not.
 """
 
 # cell 50fee2b7 a6284e · Optimizers: a step made of parts
 from __future__ import annotations
 
-# generated from nbs/05c_optimizers.ipynb: do not edit · cec6c5
+# generated from nbs/05c_optimizers.ipynb: do not edit · b5ad87
 __all__ = [
     "Part",
     "ComposedOptimizer",

@@ -1,12 +1,12 @@
 """Convolutions: a small window that sees
 
-By the end you will have built a convolution from strides and one matrix product, equal to PyTorch's in values and gradients, trained with it a network that makes fewer mistakes on handwritten digits than any network before it in this book, and looked at what its first layer has learned to see.
+By the end you will have built a convolution from strides and one matrix product, equal to PyTorch's in values and gradients, used it in a network that makes fewer mistakes on handwritten digits than one that treats their pixels as unrelated, and looked at what its first layer has learned to see.
 """
 
 # cell 26e0fc49 a6284e · Convolutions: a small window that sees
 from __future__ import annotations
 
-# generated from nbs/06_cuda_cnn_hooks_init.ipynb: do not edit · c453c7
+# generated from nbs/06_cuda_cnn_hooks_init.ipynb: do not edit · eb1f77
 __all__ = [
     "show_batch",
     "conv_output_size",
