@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 import tomllib
+from functools import cache
 from importlib.metadata import packages_distributions
 from pathlib import Path
 
@@ -267,6 +268,12 @@ def calls(page, function):
                               for p in parts)  # fmt: skip
 
 
+@cache
+def users(function):
+    """(pattern, path) for each call of a function on a page: of recorded results."""
+    return [(name, path) for path, page in PAGES.items() for name in calls(page, function)]
+
+
 @pytest.mark.parametrize("file", RECORDED, ids=lambda file: file.stem)
 def test_a_recorded_result_is_made_and_drawn_by_a_page_and_not_typed(file):
     kept = json.loads(file.read_text("utf-8"))
@@ -274,11 +281,10 @@ def test_a_recorded_result_is_made_and_drawn_by_a_page_and_not_typed(file):
     # lists of pictures, drawn once and kept; and tries that came before the page, as it says
     chosen = file.stem in ("oxford_pets_splits", "translator_tries")
     for function in ("record_experiment", "recorded_experiment")[chosen:]:
-        names = [(path, name) for path, page in PAGES.items() for name in calls(page, function)]
-        users = {path for path, name in names if re.fullmatch(name, file.stem)}
-        assert users, f"no page calls {function} for {file.name}"
+        pages = {path for name, path in users(function) if re.fullmatch(name, file.stem)}
+        assert pages, f"no page calls {function} for {file.name}"
     values = [value for value in flat(kept["figures"]) if isinstance(value, float)]
-    for path in users:
+    for path in pages:
         prose = "\n".join(c.source for c in PAGES[path].cells if c.kind == "markdown")
         typed = set(re.findall(r"(?<![\w.])\d+\.\d{3,}(?![\w.]*\d)", prose)) - TYPED
         digits = {number: len(number.split(".")[1]) for number in typed}
