@@ -23,12 +23,21 @@ from notebooks import Notebook, ToolError, cli, find, read, settings, show
 from parts import NEIGHBOURS, Part, duration, minutes, misplaced, read_parts
 
 
+PROMISE = "By the end you will "
+
+
 def table(notebooks: Iterable[Notebook], root: Path) -> str:
-    """The notebooks as a Markdown table with links that hold in the root."""
-    rows = [("notebook", "what you have at the end")]
+    """The notebooks as a Markdown table with links that hold in the root.
+
+    What all of them promise in the same words stands in the head, once.
+    """
+    notebooks = list(notebooks)
+    shared = PROMISE if all(n.summary.startswith(PROMISE) for n in notebooks) else ""
+    rows = [("notebook", f"{shared.lower()}…" if shared else "what you have at the end")]
     for notebook in notebooks:
         link = os.path.relpath(notebook.path, root).replace(os.sep, "/")
-        rows.append((f"[{notebook.path.stem}]({link}): {notebook.title}", notebook.summary))
+        summary = notebook.summary.removeprefix(shared)
+        rows.append((f"[{notebook.path.stem}]({link}): {notebook.title}", summary))
     return markdown(rows)
 
 
