@@ -22,7 +22,6 @@ from files import markdown, write_all, write_between
 from notebooks import Notebook, ToolError, cli, find, read, settings, show
 from parts import NEIGHBOURS, Part, duration, minutes, misplaced, read_parts
 
-
 PROMISE = "By the end you will "
 
 
