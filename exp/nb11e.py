@@ -89,17 +89,17 @@ class ActivationPenalty(Callback):
                 learn.loss = learn.loss + self.beta * reading.raw.diff(dim=0).square().mean()
 
 
-# cell long0011 51cb16 · Ten minutes of one thread
-def forecast_bits(model: nn.Module, codes: Tensor, steps: int = 64, adapt_lr: float = 0.0
-                  ) -> Tensor:
+# cell long0011 135f32 · What can be had without more training
+def forecast_bits(model: nn.Module, codes: Tensor, steps: int = 64, adapt_lr: float = 0.0,
+                  pull: float = 0.0) -> Tensor:
     """Return the bits of each character of a text but the first, read in order.
 
     With `adapt_lr`, a copy of the model makes a step of gradient descent after each `steps`
-    characters, on those that it has just forecast.
+    characters, on those that it has just forecast, and goes a share `pull` of the way back.
     Shape: codes (n,) -> (n - 1,).
     Source: Krause and others 2018, section 3, with plain steps.
     """
-    model, state, found = copy.deepcopy(model).eval(), None, []
+    begun, model, state, found = model, copy.deepcopy(model).eval(), None, []
     for x, y in zip(codes[:-1].split(steps), codes[1:].split(steps), strict=True):
         with torch.set_grad_enabled(adapt_lr > 0):
             logits, state, *_ = model(x[:, None], state)
@@ -110,8 +110,9 @@ def forecast_bits(model: nn.Module, codes: Tensor, steps: int = 64, adapt_lr: fl
             parameters = [*model.parameters()]
             gradients = torch.autograd.grad(losses.mean(), parameters)
             with torch.no_grad():
-                for p, gradient in zip(parameters, gradients, strict=True):
+                for p, gradient, was in zip(parameters, gradients, begun.parameters(), strict=True):
                     p -= adapt_lr * gradient.clamp(-1, 1)
+                    p.lerp_(was, pull)
     return torch.cat(found) / math.log(2)
 
 

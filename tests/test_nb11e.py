@@ -92,6 +92,8 @@ def test_adapting_leaves_the_model_and_the_past_alone():
     plain, adapted = (forecast_bits(model, text, 16, rate) for rate in (0.0, 0.5))
     test_near(plain[:16], adapted[:16], tol=1e-5)
     assert adapted[-100:].mean() < plain[-100:].mean() - 0.1
+    pulled = forecast_bits(model, text, 16, 0.5, pull=1.0)  # all the way back after each step
+    test_near(pulled, plain, tol=1e-5)
     test_eq(dict(model.state_dict()), dict(kept))
 
 
