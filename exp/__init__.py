@@ -1289,7 +1289,7 @@ nb12c (pretraining): Language models first: translating from few pairs
     PretrainedTranslator  A translator of GRUs around two language models, which become its encoder
                           and decoder.
 
-nb12d (best_translator): The best translator: a recipe, and what each ingredient gives
+nb12d (best_translator): The best translator: a recipe, and what was tried
     TokenBatches       Batches of pairs of similar length, each of about `tokens` target tokens.
     collate_even       Make a batch as `collate_pairs` does, with T a multiple of 2 and S of 4.
     shared_vocab       Learn byte pairs from both sides, and number them in one vocabulary for both
@@ -1302,7 +1302,7 @@ nb12d (best_translator): The best translator: a recipe, and what each ingredient
                        probabilities.
 """
 
-# generated from the notebooks: do not edit · 344bba
+# generated from the notebooks: do not edit · b232c7
 
 import importlib as _importlib
 import importlib.machinery as _machinery

@@ -1,12 +1,12 @@
-"""The best translator: a recipe, and what each ingredient gives
+"""The best translator: a recipe, and what was tried
 
 By the end you will have one function that trains a translator of French questions to more than 47 BLEU in minutes on one processor core, the same function for all short sentences, and a record of what helped and what did not.
 """
 
-# cell 12db0002 a6284e · The best translator: a recipe, and what each ingredient gives
+# cell 12db0002 a6284e · The best translator: a recipe, and what was tried
 from __future__ import annotations
 
-# generated from nbs/12d_best_translator.ipynb: do not edit · 58cf3f
+# generated from nbs/12d_best_translator.ipynb: do not edit · bd188c
 __all__ = [
     "TokenBatches",
     "collate_even",
@@ -16,7 +16,7 @@ __all__ = [
     "Ensemble",
 ]
 
-# cell 12db0002 59f269 · The best translator: a recipe, and what each ingredient gives
+# cell 12db0002 59f269 · The best translator: a recipe, and what was tried
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import partial
