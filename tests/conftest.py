@@ -3,11 +3,18 @@
 import os
 
 os.environ.setdefault("EXP_PROGRESS", "0")  # fits are silent; tests of the display set it
+os.environ.setdefault("OMP_NUM_THREADS", "1")  # for each worker, and for what it starts
 
 import pytest
 import torch
 
 torch.set_num_threads(1)
+
+
+def pytest_xdist_auto_num_workers():
+    """One more than there are cores: many tests wait for what they started."""
+    cores = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))(0)
+    return len(cores) + 1
 
 
 def pytest_collection_modifyitems(items):

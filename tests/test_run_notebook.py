@@ -527,6 +527,16 @@ def test_exported_imports_what_the_cells_bind(exported):
     assert "name 'factor' is not defined" in report and "lib/nb04.py" in report
 
 
+def test_pictures_of_the_exported_run_are_not_stored(tmp_path):
+    plot = "import matplotlib.pyplot as plt\nplt.plot([1, 2]);"
+    ask = """from matplotlib.figure import Figure
+stores = Figure in get_ipython().display_formatter.formatters["image/png"].type_printers
+raise RuntimeError(f"stores: {stores}")"""
+    root = make_project(tmp_path, a1=[plot, ask])
+    assert "stores: True" in run(root).stdout
+    assert "stores: False" in run(root, "--exported").stdout
+
+
 def test_what_stands_in_for_an_exported_cell(tmp_path):
     source = (
         "#export\nfrom __future__ import annotations\nimport os.path, numpy as np\n"
@@ -676,6 +686,8 @@ def test_the_slowest_of_the_last_run_comes_first(tmp_path, monkeypatch):
     assert [p.stem for p in timings.slowest_first(paths)] == ["3", "2", "1"]
     other = Timings(runner.settings(), "full", "cpu")
     assert other.slowest_first(paths) == paths
+    exported = Timings(runner.settings(), "sample", "cpu", "exported")
+    assert [p.stem for p in exported.slowest_first(paths)] == ["3", "2", "1"]
 
 
 def test_mistakes_of_the_user_are_explained(tmp_path):

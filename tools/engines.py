@@ -27,7 +27,7 @@ from pathlib import Path
 from notebooks import ToolError
 from outcomes import Outcome, Task
 
-# pictures in these forms; an SVG of the same drawing is the same text each time
+# pictures in these forms, or in none; an SVG of the same drawing is the same text each time
 SHARP = """c = get_config()
 c.InlineBackend.figure_formats = {}
 c.InlineBackend.print_figure_kwargs = {{"bbox_inches": "tight", "dpi": 200}}
@@ -40,7 +40,7 @@ class Engine:
 
     unseen = ""  # what this engine cannot see here; the report says it
 
-    def __init__(self, env: dict[str, str], figures: frozenset[str] = frozenset()):
+    def __init__(self, env: dict[str, str], figures: frozenset[str] | None = None):
         try:
             self.folder = tempfile.TemporaryDirectory("", "notebooks-", ignore_cleanup_errors=True)
         except OSError as error:
@@ -53,7 +53,7 @@ class Engine:
         with contextlib.suppress(OSError):
             readme.parent.mkdir(parents=True)
             readme.touch()  # or each notebook would copy IPython's
-            if figures:
+            if figures is not None:
                 config = readme.parents[1] / "ipython_config.py"
                 config.write_text(SHARP.format(set(figures)), "utf-8")
         if "MPLCONFIGDIR" not in self.env and not writable_home():

@@ -28,7 +28,7 @@ class ForkEngine(Engine):
     """Run each notebook in a fork of one warm server."""
 
     def __init__(
-        self, env: dict[str, str], modules: list[str], figures: frozenset[str] = frozenset()
+        self, env: dict[str, str], modules: list[str], figures: frozenset[str] | None = None
     ):
         super().__init__(env, figures)
         self.lock = threading.Lock()

@@ -43,7 +43,7 @@ ASK = f"{WATCH}.answer(0)"
 class KernelEngine(Engine):
     """Run each notebook in a kernel; a keeper (kernel_keeper.py) ends what the kernel leaves."""
 
-    def __init__(self, env: dict[str, str], figures: frozenset[str] = frozenset()):
+    def __init__(self, env: dict[str, str], figures: frozenset[str] | None = None):
         super().__init__(env, figures)
         self.env["JUPYTER_RUNTIME_DIR"] = self.path("runtime")
         self.running: set[KernelNotebook] = set()

@@ -71,7 +71,7 @@ def start(
     jobs: int,
     device: str,
     data: str,
-    figures: frozenset[str] = frozenset(),
+    figures: frozenset[str] | None = None,
     more: Mapping[str, str] | None = None,
 ) -> Engine:
     """Start an engine whose notebooks share the cores and import from the project's root.
@@ -211,9 +211,12 @@ def run_notebook(
         raise ToolError(f"figures in the project's settings: no form {', '.join(sorted(wrong))}; "
                         f"write some of {', '.join(sorted(FIGURES))}")  # fmt: skip
 
+    # with --exported none are made: that they can be is shown by the notebooks' own cells
+    made = figures if figures or (exported and not kept) else None
+
     def start_for(tasks: list[Task], jobs: int) -> Engine:
         more = measure(Path(coverage), home) if coverage else {}
-        return start(tasks, home, engine, jobs, device, data, figures, more)
+        return start(tasks, home, engine, jobs, device, data, made, more)
 
     memory = Memory(home, timings.file, data, device, exported, engine)
     if watch:

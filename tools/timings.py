@@ -21,12 +21,15 @@ class Timings:
 
     def __init__(self, home: Settings, *mode: str):
         self.file, self.mode = timings_file(home), " ".join(mode)
-        self.all = {}
+        self.all: dict[str, dict] = {}
         with contextlib.suppress(OSError, ValueError):
             self.all = json.loads(self.file.read_text("utf-8"))
-        if not isinstance(self.all, dict) or not isinstance(self.all.get(self.mode, {}), dict):
+        if not isinstance(self.all, dict) or not all(
+            isinstance(t, dict) for t in self.all.values()
+        ):
             self.all = {}
-        self.last = self.all.setdefault(self.mode, {})
+        own_cells = self.all.get(" ".join(mode[:2]), {})  # takes about as long as --exported
+        self.last = own_cells | self.all.setdefault(self.mode, {})
 
     def slowest_first(self, paths: list[Path]) -> list[Path]:
         def seconds(path: Path) -> float:
@@ -51,7 +54,7 @@ class Timings:
 
     def keep(self, results: Results) -> None:
         done = [result for result in results if result.status == "passed"]
-        self.last |= {show(r.notebook.path): round(r.seconds, 2) for r in done}
+        self.all[self.mode] |= {show(r.notebook.path): round(r.seconds, 2) for r in done}
         with contextlib.suppress(OSError):  # a read-only checkout
             write_all({self.file: json.dumps(self.all, indent=1, sort_keys=True)})
 
