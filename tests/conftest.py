@@ -11,12 +11,6 @@ import torch
 torch.set_num_threads(1)
 
 
-def pytest_xdist_auto_num_workers():
-    """One more than there are cores: many tests wait for what they started."""
-    cores = getattr(os, "sched_getaffinity", lambda _: range(os.cpu_count() or 1))(0)
-    return len(cores) + 1
-
-
 def pytest_collection_modifyitems(items):
     """Skip the tests marked `cuda` where there is no CUDA device."""
     if not torch.cuda.is_available():
