@@ -165,6 +165,8 @@ nb00i (results): Timing and results: figures that you can trust
                          command.
     recorded_experiment  Return what `record_experiment` kept: from nbs/recorded, or else from
                          build/recorded.
+    recorded_figures     Return the figures that are kept of this mode of the data, so that a run
+                         can go on from them.
 
 nb00k (sample_sentences): Sample sentences: questions in two languages, and which word translates which
     make_fra_eng    Write pairs as `fra.txt`: an English and a French sentence in each line, a tab
@@ -1302,7 +1304,7 @@ nb12d (best_translator): The best translator: a recipe, and what was tried
                        probabilities.
 """
 
-# generated from the notebooks: do not edit · b232c7
+# generated from the notebooks: do not edit · 337a38
 
 import importlib as _importlib
 import importlib.machinery as _machinery
@@ -1329,7 +1331,7 @@ _names = {
                make_word_vectors make_glove_6b_100d""",
     "nb00f": """date_wordings draw_dates""",
     "nb00i": """Timing timed build_folder record_result RecordedExperiment record_experiment
-               recorded_experiment""",
+               recorded_experiment recorded_figures""",
     "nb00k": """make_fra_eng true_alignment""",
     "nb01": """IDX_DTYPES read_idx load_mnist load_mnist_test show_images matmul_shape
               frobenius_norm matmul""",
@@ -1653,6 +1655,7 @@ if TYPE_CHECKING:  # what editors and type checkers read
         Timing as Timing, timed as timed, build_folder as build_folder,
         record_result as record_result, RecordedExperiment as RecordedExperiment,
         record_experiment as record_experiment, recorded_experiment as recorded_experiment,
+        recorded_figures as recorded_figures,
     )
     from .nb00k import (
         make_fra_eng as make_fra_eng, true_alignment as true_alignment,

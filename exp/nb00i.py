@@ -3,7 +3,7 @@
 By the end you will be able to time a call and say how far to trust the time, and to keep a figure together with how it came about, so that no page of this book has a measurement typed by hand.
 """
 
-# generated from nbs/00i_results.ipynb: do not edit · ed66ad
+# generated from nbs/00i_results.ipynb: do not edit · 7a0e18
 __all__ = [
     "Timing",
     "timed",
@@ -12,6 +12,7 @@ __all__ = [
     "RecordedExperiment",
     "record_experiment",
     "recorded_experiment",
+    "recorded_figures",
 ]
 
 # cell 9a30c12e 0e3f0a · Timing and results: figures that you can trust
@@ -232,7 +233,7 @@ def _recorded(name: str, folder: Path) -> Path:
     return folder / "recorded" / f"{name}.json"
 
 
-# cell e80a723b 82f155 · Experiments that take minutes
+# cell e80a723b 8f50d4 · Experiments that take minutes
 def record_experiment(name: str, figures: dict[str, Any]) -> None:
     """Keep the figures of a long experiment as JSON, with date, machine, mode and command.
 
@@ -266,3 +267,16 @@ def recorded_experiment(name: str) -> RecordedExperiment:
             return RecordedExperiment(json.loads(path.read_text("utf-8")))
     raise FileNotFoundError(f"no experiment {name!r} in {paths[0].parent}: run its notebook's "
                             "#slow cells (tools/run_notebook.py NOTEBOOK --slow)")
+
+
+def recorded_figures(name: str, **same: Any) -> dict[str, Any]:
+    """Return the figures that are kept of this mode of the data, so that a run can go on from them.
+
+    Where there are none, or they differ in what `same` names, it is `same` alone.
+    """
+    try:
+        entry = recorded_experiment(name)
+    except FileNotFoundError:
+        return same
+    fits = entry["mode"] == _circumstances()[1] and same.items() <= entry["figures"].items()
+    return entry["figures"] if fits else same

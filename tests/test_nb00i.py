@@ -20,6 +20,7 @@ from exp.nb00i import (
     record_experiment,
     record_result,
     recorded_experiment,
+    recorded_figures,
     timed,
 )
 
@@ -279,3 +280,13 @@ def test_an_experiment_that_cannot_be_kept_leaves_the_old_figures(project):
         record_experiment("../rates", {})
     with pytest.raises(FileNotFoundError, match="--slow"):
         recorded_experiment("unknown")
+
+
+def test_a_run_goes_on_from_figures_of_its_own_kind(project, monkeypatch):
+    assert recorded_figures("rates") == {}
+    record_experiment("rates", {"loss": 1.5, "settings": {"lr": 0.1}})
+    assert recorded_figures("rates")["loss"] == 1.5
+    assert recorded_figures("rates", settings={"lr": 0.1})["loss"] == 1.5
+    assert recorded_figures("rates", settings={"lr": 0.2}) == {"settings": {"lr": 0.2}}
+    monkeypatch.setenv("EXP_DATA", "full")
+    assert recorded_figures("rates") == {}
