@@ -3,7 +3,7 @@
 By the end you will have seen ten lines of Python find a rule in five examples, and you will know how each page of this book works: it checks its claims, hands its best cells on to later pages, and runs as its own test.
 """
 
-# generated from nbs/00_exports.ipynb: do not edit · d48dfe
+# generated from nbs/00_exports.ipynb: do not edit · d6ac52
 __all__ = [
     "test",
     "first_difference",
@@ -13,6 +13,7 @@ __all__ = [
     "test_near_zero",
     "test_raises",
 ]
+__dir__ = __all__.copy  # what completion offers
 
 # cell a3b04328 5b8142 · Start here: ten lines that learn, and a page that tests itself
 import math

@@ -3,7 +3,7 @@
 By the end you will have `data_path("mnist")`, which returns a folder of files in their original format, made on the spot or downloaded and checked, and you will know why that folder is never half full.
 """
 
-# generated from nbs/00a_datasets.ipynb: do not edit · e3444d
+# generated from nbs/00a_datasets.ipynb: do not edit · 8801e0
 __all__ = [
     "Download",
     "DataSource",
@@ -27,6 +27,7 @@ __all__ = [
     "is_available",
     "describe",
 ]
+__dir__ = __all__.copy  # what completion offers
 
 # cell 069d3385 18c742 · Data sets: one call, and the files are there
 import difflib

@@ -3,7 +3,7 @@
 By the end you will have programs that write digits, names, a text and film ratings, the same bytes on every machine, and you will know for names and ratings the lowest loss that any model can reach.
 """
 
-# generated from nbs/00b_samples.ipynb: do not edit · c1dc15
+# generated from nbs/00b_samples.ipynb: do not edit · 0fa66d
 __all__ = [
     "stored_gzip",
     "idx_bytes",
@@ -23,6 +23,7 @@ __all__ = [
     "movielens_truth",
     "make_movielens_100k",
 ]
+__dir__ = __all__.copy  # what completion offers
 
 # cell 9f1e7706 267bda · Samples: made-up data with a known truth
 import random

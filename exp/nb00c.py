@@ -3,7 +3,7 @@
 By the end you will have programs that draw pictures in the file formats of four public data sets, from one thing on a plain ground to 24 people before a camera, each with the truth about what was drawn.
 """
 
-# generated from nbs/00c_sample_pictures.ipynb: do not edit · 859a54
+# generated from nbs/00c_sample_pictures.ipynb: do not edit · 993409
 __all__ = [
     "SHAPES",
     "PATTERNS",
@@ -26,6 +26,7 @@ __all__ = [
     "biwi_truth",
     "make_biwi",
 ]
+__dir__ = __all__.copy  # what completion offers
 
 # cell f91be237 cf5984 · Sample pictures: drawn things in the files of real photographs
 from dataclasses import dataclass

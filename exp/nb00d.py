@@ -3,7 +3,7 @@
 By the end you will have two generators that write tables in the format of the real ones: two and a half years of sales in 96 drugstores, and a census of 9,000 people, with the law behind every number kept beside them.
 """
 
-# generated from nbs/00d_sample_tables.ipynb: do not edit · d91bae
+# generated from nbs/00d_sample_tables.ipynb: do not edit · 25a653
 __all__ = [
     "GERMAN_STATES",
     "state_positions",
@@ -14,6 +14,7 @@ __all__ = [
     "adult_truth",
     "make_adult",
 ]
+__dir__ = __all__.copy  # what completion offers
 
 # cell dac8ab28 77cba7 · Sample tables: shops and people whose laws are known
 from dataclasses import dataclass

@@ -3,7 +3,7 @@
 By the end you will have pictures of 28 drawn classes whose names are words, a small dictionary that says what is a kind of what, a text about them all, and word vectors made from that text by counting.
 """
 
-# generated from nbs/00e_sample_words.ipynb: do not edit · 234586
+# generated from nbs/00e_sample_words.ipynb: do not edit · cc13e9
 __all__ = [
     "tiny_imagenet_200_truth",
     "sample_nouns",
@@ -16,6 +16,7 @@ __all__ = [
     "make_word_vectors",
     "make_glove_6b_100d",
 ]
+__dir__ = __all__.copy  # what completion offers
 
 # cell 9bc417e8 c5ff65 · Sample words: drawn classes with names, a dictionary, and a language
 import json

@@ -6,11 +6,12 @@ By the end you will have phrases in two languages that mean the same, with Frenc
 # cell 4789c881 a6284e · Sample languages: nouns with a gender, and dates in words
 from __future__ import annotations
 
-# generated from nbs/00f_sample_languages.ipynb: do not edit · 971a83
+# generated from nbs/00f_sample_languages.ipynb: do not edit · b14fb1
 __all__ = [
     "date_wordings",
     "draw_dates",
 ]
+__dir__ = __all__.copy  # what completion offers
 
 # cell 4789c881 5ff48f · Sample languages: nouns with a gender, and dates in words
 import random

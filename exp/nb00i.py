@@ -3,7 +3,7 @@
 By the end you will be able to time a call and say how far to trust the time, and to keep a figure together with how it came about, so that no page of this book has a measurement typed by hand.
 """
 
-# generated from nbs/00i_results.ipynb: do not edit · 7a0e18
+# generated from nbs/00i_results.ipynb: do not edit · 4bac2a
 __all__ = [
     "Timing",
     "timed",
@@ -14,6 +14,7 @@ __all__ = [
     "recorded_experiment",
     "recorded_figures",
 ]
+__dir__ = __all__.copy  # what completion offers
 
 # cell 9a30c12e 0e3f0a · Timing and results: figures that you can trust
 import gc

@@ -6,11 +6,12 @@ By the end you will have twelve thousand pairs of French and English sentences i
 # cell 392ba87e a6284e · Sample sentences: questions in two languages, and which word translates which
 from __future__ import annotations
 
-# generated from nbs/00k_sample_sentences.ipynb: do not edit · ac9ab6
+# generated from nbs/00k_sample_sentences.ipynb: do not edit · 818a80
 __all__ = [
     "make_fra_eng",
     "true_alignment",
 ]
+__dir__ = __all__.copy  # what completion offers
 
 # cell 392ba87e 4f2af7 · Sample sentences: questions in two languages, and which word translates which
 from collections import Counter

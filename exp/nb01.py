@@ -3,7 +3,7 @@
 By the end you will have recognised handwritten digits by one matrix product, and built that product step by step, from three loops in Python to an operator that is some 50,000 times faster.
 """
 
-# generated from nbs/01_matmul.ipynb: do not edit · 449f53
+# generated from nbs/01_matmul.ipynb: do not edit · b420c8
 __all__ = [
     "IDX_DTYPES",
     "read_idx",
@@ -14,6 +14,7 @@ __all__ = [
     "frobenius_norm",
     "matmul",
 ]
+__dir__ = __all__.copy  # what completion offers
 
 # cell d22ad209 a69f38 · Matrix multiplication: from pixels to one operator
 import gzip

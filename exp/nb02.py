@@ -6,7 +6,7 @@ By the end you will have trained a neuron to tell a 3 from an 8 and a network to
 # cell 2d3a9379 a6284e · Fully connected networks: from one neuron to a network trained by hand
 from __future__ import annotations
 
-# generated from nbs/02_fully_connected.ipynb: do not edit · 4aa95f
+# generated from nbs/02_fully_connected.ipynb: do not edit · 058c54
 __all__ = [
     "linear",
     "mse",
@@ -19,6 +19,7 @@ __all__ = [
     "ReLU",
     "MSELoss",
 ]
+__dir__ = __all__.copy  # what completion offers
 
 # cell 2d3a9379 488fc5 · Fully connected networks: from one neuron to a network trained by hand
 import math

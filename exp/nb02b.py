@@ -6,7 +6,7 @@ By the end you will have written a number that knows its own gradient, drawn how
 # cell 9b759c02 a6284e · Automatic differentiation: numbers that remember where they came from
 from __future__ import annotations
 
-# generated from nbs/02b_autograd.ipynb: do not edit · 678fee
+# generated from nbs/02b_autograd.ipynb: do not edit · 272460
 __all__ = [
     "as_scalar",
     "ScalarOperators",
@@ -33,6 +33,7 @@ __all__ = [
     "Operators",
     "Value",
 ]
+__dir__ = __all__.copy  # what completion offers
 
 # cell 9b759c02 659db9 · Automatic differentiation: numbers that remember where they came from
 import math

@@ -6,13 +6,14 @@ By the end you will have predicted what fifty random layers do to an image and m
 # cell ef564caf a6284e · Initialisation: random weights of the right size
 from __future__ import annotations
 
-# generated from nbs/02c_initialisation.ipynb: do not edit · 032681
+# generated from nbs/02c_initialisation.ipynb: do not edit · 87f176
 __all__ = [
     "fans",
     "glorot_normal",
     "kaiming_normal",
     "kaiming_uniform",
 ]
+__dir__ = __all__.copy  # what completion offers
 
 # cell ef564caf 85f677 · Initialisation: random weights of the right size
 import math

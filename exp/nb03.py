@@ -6,7 +6,7 @@ By the end you will have trained a reader of handwritten digits in ten lines, an
 # cell 01c0e185 a6284e · Minibatch training
 from __future__ import annotations
 
-# generated from nbs/03_minibatch_training.ipynb: do not edit · 58cde7
+# generated from nbs/03_minibatch_training.ipynb: do not edit · a2aeaf
 __all__ = [
     "logsumexp",
     "log_softmax",
@@ -18,6 +18,7 @@ __all__ = [
     "Optimizer",
     "SGD",
 ]
+__dir__ = __all__.copy  # what completion offers
 
 # cell 01c0e185 1d4c67 · Minibatch training
 from collections import defaultdict

@@ -6,7 +6,7 @@ By the end you will have worker processes that read ahead of a training, always 
 # cell 0271e179 a6284e · Workers: batches made by other processes
 from __future__ import annotations
 
-# generated from nbs/03a_workers.ipynb: do not edit · 1efba3
+# generated from nbs/03a_workers.ipynb: do not edit · b48642
 __all__ = [
     "read_batch",
     "common_kind",
@@ -21,6 +21,7 @@ __all__ = [
     "loader_length",
     "counted",
 ]
+__dir__ = __all__.copy  # what completion offers
 
 # cell 0271e179 f4f28a · Workers: batches made by other processes
 import multiprocessing

@@ -6,7 +6,7 @@ By the end you will know why the order of the data can decide whether a model le
 # cell 9fa783ae a6284e · Batches and data loaders
 from __future__ import annotations
 
-# generated from nbs/03b_data_loaders.ipynb: do not edit · df4402
+# generated from nbs/03b_data_loaders.ipynb: do not edit · d71be8
 __all__ = [
     "Dataset",
     "TensorDataset",
@@ -22,6 +22,7 @@ __all__ = [
     "DataLoaders",
     "set_epoch",
 ]
+__dir__ = __all__.copy  # what completion offers
 
 # cell 9fa783ae 3dbd91 · Batches and data loaders
 from abc import ABC, abstractmethod

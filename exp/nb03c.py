@@ -6,7 +6,7 @@ By the end you will have a training loop whose numbers can be trusted, three set
 # cell 6bf3c1aa a6284e · Training that generalises
 from __future__ import annotations
 
-# generated from nbs/03c_generalisation.ipynb: do not edit · c99d5a
+# generated from nbs/03c_generalisation.ipynb: do not edit · 431b70
 __all__ = [
     "count_kept",
     "accuracy",
@@ -20,6 +20,7 @@ __all__ = [
     "History",
     "fit",
 ]
+__dir__ = __all__.copy  # what completion offers
 
 # cell 6bf3c1aa f84903 · Training that generalises
 import time

@@ -6,7 +6,7 @@ By the end you will be able to look at a model in the middle of its training wit
 # cell d1b82cae a6284e · Bookkeeping: random numbers, modes and means
 from __future__ import annotations
 
-# generated from nbs/03d_bookkeeping.ipynb: do not edit · bc2a7f
+# generated from nbs/03d_bookkeeping.ipynb: do not edit · d74591
 __all__ = [
     "random_state",
     "set_random_state",
@@ -29,6 +29,7 @@ __all__ = [
     "format_line",
     "format_html",
 ]
+__dir__ = __all__.copy  # what completion offers
 
 # cell d1b82cae f15d26 · Bookkeeping: random numbers, modes and means
 import copy

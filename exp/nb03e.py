@@ -6,7 +6,7 @@ By the end you will have metrics that come out the same for every batch size: me
 # cell b6f66f3b a6284e · Metrics: figures that do not depend on the batches
 from __future__ import annotations
 
-# generated from nbs/03e_metrics.ipynb: do not edit · c90eb1
+# generated from nbs/03e_metrics.ipynb: do not edit · 19f9bc
 __all__ = [
     "divides_by",
     "divisor_of",
@@ -21,6 +21,7 @@ __all__ = [
     "name_metrics",
     "figures",
 ]
+__dir__ = __all__.copy  # what completion offers
 
 # cell b6f66f3b 261689 · Metrics: figures that do not depend on the batches
 from collections.abc import Callable, Iterable, Mapping, Sequence

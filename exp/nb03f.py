@@ -6,7 +6,7 @@ By the end you will have a fixed order for everything that happens in a training
 # cell 8f8aec18 a6284e · Events: a loop that others can extend
 from __future__ import annotations
 
-# generated from nbs/03f_events.ipynb: do not edit · c8097b
+# generated from nbs/03f_events.ipynb: do not edit · 715394
 __all__ = [
     "EVENTS",
     "Cancel",
@@ -26,6 +26,7 @@ __all__ = [
     "MetricsCallback",
     "CollectCallback",
 ]
+__dir__ = __all__.copy  # what completion offers
 
 # cell 8f8aec18 1a5f02 · Events: a loop that others can extend
 from collections import Counter

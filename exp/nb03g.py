@@ -6,7 +6,7 @@ By the end you will have a training that reports without being asked: one line p
 # cell c7a470e0 a6284e · Progress: a training that shows itself
 from __future__ import annotations
 
-# generated from nbs/03g_progress.ipynb: do not edit · 11f2d2
+# generated from nbs/03g_progress.ipynb: do not edit · 12c627
 __all__ = [
     "Recorder",
     "thin",
@@ -22,6 +22,7 @@ __all__ = [
     "ModelSummary",
     "summarize",
 ]
+__dir__ = __all__.copy  # what completion offers
 
 # cell c7a470e0 54e29a · Progress: a training that shows itself
 import html

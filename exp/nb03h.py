@@ -6,7 +6,7 @@ By the end you will be able to save the state of a training, however deeply its 
 # cell 70867f87 a6284e · Files: complete, and safe to open
 from __future__ import annotations
 
-# generated from nbs/03h_files.ipynb: do not edit · 046e79
+# generated from nbs/03h_files.ipynb: do not edit · 8e94a0
 __all__ = [
     "pack",
     "unpack",
@@ -17,6 +17,7 @@ __all__ = [
     "read_state",
     "read_safetensors",
 ]
+__dir__ = __all__.copy  # what completion offers
 
 # cell 70867f87 6a7cd0 · Files: complete, and safe to open
 import json

@@ -6,7 +6,7 @@ By the end you will have guards around a training: they refuse parts that do not
 # cell 64fd36a0 a6284e · Guards: errors that say what to do
 from __future__ import annotations
 
-# generated from nbs/03i_guards.ipynb: do not edit · 4a5169
+# generated from nbs/03i_guards.ipynb: do not edit · 4aefce
 __all__ = [
     "check_parts",
     "check_loader",
@@ -24,6 +24,7 @@ __all__ = [
     "explain_error",
     "match_batch",
 ]
+__dir__ = __all__.copy  # what completion offers
 
 # cell 64fd36a0 3b8722 · Guards: errors that say what to do
 import warnings

@@ -6,7 +6,7 @@ By the end you will have the scores by which models are compared: confusion matr
 # cell 6187265c a6284e · Scores: what accuracy hides
 from __future__ import annotations
 
-# generated from nbs/03j_scores.ipynb: do not edit · 566301
+# generated from nbs/03j_scores.ipynb: do not edit · 90cf09
 __all__ = [
     "show_confusion",
     "ConfusionMatrix",
@@ -16,6 +16,7 @@ __all__ = [
     "mean_average_precision",
     "R2Score",
 ]
+__dir__ = __all__.copy  # what completion offers
 
 # cell 6187265c 0d2909 · Scores: what accuracy hides
 import warnings

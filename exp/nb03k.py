@@ -6,7 +6,7 @@ By the end you will be able to describe a run (its model, data, loss and setting
 # cell d3b4e998 a6284e · Fingerprints: telling two runs apart
 from __future__ import annotations
 
-# generated from nbs/03k_fingerprints.ipynb: do not edit · e8f9ee
+# generated from nbs/03k_fingerprints.ipynb: do not edit · 3291f9
 __all__ = [
     "digest",
     "fingerprint",
@@ -16,6 +16,7 @@ __all__ = [
     "describe_run",
     "compare_runs",
 ]
+__dir__ = __all__.copy  # what completion offers
 
 # cell d3b4e998 a7ee69 · Fingerprints: telling two runs apart
 import inspect

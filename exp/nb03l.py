@@ -6,7 +6,7 @@ By the end you will be able to hand one optimizer what another has gathered for 
 # cell d59932e0 a6284e · The state of an optimizer, by name
 from __future__ import annotations
 
-# generated from nbs/03l_optimizer_state.ipynb: do not edit · 9c98b6
+# generated from nbs/03l_optimizer_state.ipynb: do not edit · e25032
 __all__ = [
     "group_names",
     "load_optimizer_state",
@@ -15,6 +15,7 @@ __all__ = [
     "SameGroups",
     "takes_one",
 ]
+__dir__ = __all__.copy  # what completion offers
 
 # cell d59932e0 e0955c · The state of an optimizer, by name
 from collections.abc import Mapping

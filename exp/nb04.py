@@ -6,10 +6,11 @@ By the end you will have a `Learner` that trains any model, and a way to change 
 # cell a177f35a a6284e · The Learner: a training loop that reads from top to bottom
 from __future__ import annotations
 
-# generated from nbs/04_callbacks.ipynb: do not edit · dbb15c
+# generated from nbs/04_callbacks.ipynb: do not edit · 119f4a
 __all__ = [
     "Learner",
 ]
+__dir__ = __all__.copy  # what completion offers
 
 # cell a177f35a f3aade · The Learner: a training loop that reads from top to bottom
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence

@@ -6,12 +6,13 @@ By the end you will be able to see at a glance from its curves how a training we
 # cell f84825e1 a6284e · Watching a training: curves, and a log that survives
 from __future__ import annotations
 
-# generated from nbs/04a_watching.ipynb: do not edit · 96e675
+# generated from nbs/04a_watching.ipynb: do not edit · 7442b7
 __all__ = [
     "plot_metrics",
     "plot_rates",
     "CSVLogger",
 ]
+__dir__ = __all__.copy  # what completion offers
 
 # cell f84825e1 289e37 · Watching a training: curves, and a log that survives
 import csv

@@ -6,7 +6,7 @@ By the end you will be able to keep gradients in bounds, let a training stop by 
 # cell ae6c2ed0 a6284e · Everyday callbacks: devices, gradients, stopping
 from __future__ import annotations
 
-# generated from nbs/04b_everyday_callbacks.ipynb: do not edit · fb2cf0
+# generated from nbs/04b_everyday_callbacks.ipynb: do not edit · 940cfb
 __all__ = [
     "clip_gradients",
     "trained_parameters",
@@ -22,6 +22,7 @@ __all__ = [
     "model_device",
     "DeviceCallback",
 ]
+__dir__ = __all__.copy  # what completion offers
 
 # cell ae6c2ed0 3a185b · Everyday callbacks: devices, gradients, stopping
 import os

@@ -6,7 +6,7 @@ By the end you will be able to save the weights of a model, load all or some of 
 # cell 7cf2aa79 a6284e · Saving: weights, and models that travel
 from __future__ import annotations
 
-# generated from nbs/04c_saving.ipynb: do not edit · c0410c
+# generated from nbs/04c_saving.ipynb: do not edit · c93b00
 __all__ = [
     "unwrapped",
     "save_weights",
@@ -17,6 +17,7 @@ __all__ = [
     "export_model",
     "load_exported",
 ]
+__dir__ = __all__.copy  # what completion offers
 
 # cell 7cf2aa79 0520fe · Saving: weights, and models that travel
 from collections.abc import Callable, Iterable, Mapping, Sequence

@@ -6,7 +6,7 @@ By the end you will have trainings that can be killed at any moment and resume a
 # cell a09b0626 a6284e · Checkpoints: a training that survives
 from __future__ import annotations
 
-# generated from nbs/04d_checkpoints.ipynb: do not edit · 4efcc1
+# generated from nbs/04d_checkpoints.ipynb: do not edit · f64923
 __all__ = [
     "learner_state",
     "restore_learner",
@@ -16,6 +16,7 @@ __all__ = [
     "Checkpoint",
     "SaveBest",
 ]
+__dir__ = __all__.copy  # what completion offers
 
 # cell a09b0626 40ffc0 · Checkpoints: a training that survives
 import re

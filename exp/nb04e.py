@@ -6,7 +6,7 @@ By the end you will be able to give parts of a model their own learning rate, fr
 # cell 3579890a a6284e · Recipes: what most trainings need at some point, each in a few lines
 from __future__ import annotations
 
-# generated from nbs/04e_recipes.ipynb: do not edit · 258602
+# generated from nbs/04e_recipes.ipynb: do not edit · 2fd91c
 __all__ = [
     "renew_statistics",
     "WeightAverage",
@@ -19,6 +19,7 @@ __all__ = [
     "SchedulerCallback",
     "ValidateEvery",
 ]
+__dir__ = __all__.copy  # what completion offers
 
 # cell 3579890a 01eb63 · Recipes: what most trainings need at some point, each in a few lines
 import warnings

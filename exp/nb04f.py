@@ -6,12 +6,13 @@ By the end you will be able to follow a training in TensorBoard or any other tra
 # cell 764afe02 a6284e · Working with other tools: loggers, dicts, closures, scikit-learn
 from __future__ import annotations
 
-# generated from nbs/04f_other_tools.ipynb: do not edit · e94651
+# generated from nbs/04f_other_tools.ipynb: do not edit · bb62eb
 __all__ = [
     "TensorBoardLogger",
     "ClosureStep",
     "LearnerEstimator",
 ]
+__dir__ = __all__.copy  # what completion offers
 
 # cell 764afe02 d26b41 · Working with other tools: loggers, dicts, closures, scikit-learn
 from collections.abc import Callable, Mapping

@@ -6,7 +6,7 @@ By the end you will know why a learning rate should fall while a network trains,
 # cell 2d81e2ab a6284e · Annealing: a learning rate for every moment
 from __future__ import annotations
 
-# generated from nbs/05_anneal.ipynb: do not edit · 6d84b1
+# generated from nbs/05_anneal.ipynb: do not edit · 2f0281
 __all__ = [
     "Schedule",
     "ConstantSchedule",
@@ -22,6 +22,7 @@ __all__ = [
     "ScheduleCallback",
     "fit_one_cycle",
 ]
+__dir__ = __all__.copy  # what completion offers
 
 # cell 2d81e2ab c3d7fc · Annealing: a learning rate for every moment
 import math

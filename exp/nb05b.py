@@ -6,7 +6,7 @@ By the end you will be able to tell when a learning rate is too large, exactly f
 # cell c23cc91d a6284e · The learning-rate finder
 from __future__ import annotations
 
-# generated from nbs/05b_lr_find.ipynb: do not edit · c4712e
+# generated from nbs/05b_lr_find.ipynb: do not edit · c835a3
 __all__ = [
     "smooth",
     "RateSweep",
@@ -16,6 +16,7 @@ __all__ = [
     "lr_find",
     "bowl_limit",
 ]
+__dir__ = __all__.copy  # what completion offers
 
 # cell c23cc91d eafd4f · The learning-rate finder
 import math

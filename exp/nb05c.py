@@ -6,7 +6,7 @@ By the end you will have built RMSprop, Adam, AdamW and LAMB from parts that com
 # cell 50fee2b7 a6284e · Optimizers: a step made of parts
 from __future__ import annotations
 
-# generated from nbs/05c_optimizers.ipynb: do not edit · b5ad87
+# generated from nbs/05c_optimizers.ipynb: do not edit · d680b6
 __all__ = [
     "Part",
     "ComposedOptimizer",
@@ -25,6 +25,7 @@ __all__ = [
     "scale_to_parameter",
     "LAMB",
 ]
+__dir__ = __all__.copy  # what completion offers
 
 # cell 50fee2b7 1dbad7 · Optimizers: a step made of parts
 import math

@@ -6,7 +6,7 @@ By the end you will have built a convolution from strides and one matrix product
 # cell 26e0fc49 a6284e · Convolutions: a small window that sees
 from __future__ import annotations
 
-# generated from nbs/06_cuda_cnn_hooks_init.ipynb: do not edit · eb1f77
+# generated from nbs/06_cuda_cnn_hooks_init.ipynb: do not edit · f06e40
 __all__ = [
     "show_batch",
     "conv_output_size",
@@ -20,6 +20,7 @@ __all__ = [
     "kaiming_start",
     "digit_cnn",
 ]
+__dir__ = __all__.copy  # what completion offers
 
 # cell 26e0fc49 9d2a46 · Convolutions: a small window that sees
 import math

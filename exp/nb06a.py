@@ -6,7 +6,7 @@ By the end you will be able to look into any network while it trains: at what ea
 # cell fea8e99a a6284e · Inside a training: activations, gradients, updates
 from __future__ import annotations
 
-# generated from nbs/06a_inside_training.ipynb: do not edit · 091cec
+# generated from nbs/06a_inside_training.ipynb: do not edit · d106ff
 __all__ = [
     "ForwardHooks",
     "modules_of_kind",
@@ -20,6 +20,7 @@ __all__ = [
     "plot_gradient_histograms",
     "lsuv",
 ]
+__dir__ = __all__.copy  # what completion offers
 
 # cell fea8e99a aa6d1f · Inside a training: activations, gradients, updates
 import math

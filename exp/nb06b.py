@@ -6,7 +6,7 @@ By the end you will have built batch normalisation and its relatives, equal to P
 # cell 7a477932 a6284e · Normalisation and residual networks
 from __future__ import annotations
 
-# generated from nbs/06b_resnet.ipynb: do not edit · 7ca193
+# generated from nbs/06b_resnet.ipynb: do not edit · 563d94
 __all__ = [
     "normalize_over",
     "BatchNorm",
@@ -24,6 +24,7 @@ __all__ = [
     "layer_flops",
     "summary",
 ]
+__dir__ = __all__.copy  # what completion offers
 
 # cell 7a477932 6ec4fc · Normalisation and residual networks
 import math

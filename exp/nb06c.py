@@ -6,7 +6,7 @@ By the end you will be able to run a training in half precision, with another me
 # cell 852a8a91 a6284e · Scale: half precision and many processes
 from __future__ import annotations
 
-# generated from nbs/06c_scale.ipynb: do not edit · 07a26f
+# generated from nbs/06c_scale.ipynb: do not edit · c953c3
 __all__ = [
     "MixedPrecision",
     "ChannelsLast",
@@ -17,6 +17,7 @@ __all__ = [
     "AverageGradients",
     "DistributedCallback",
 ]
+__dir__ = __all__.copy  # what completion offers
 
 # cell 852a8a91 50bc9e · Scale: half precision and many processes
 import os

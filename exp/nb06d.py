@@ -6,7 +6,7 @@ By the end you will have one function that reads any picture file as a tensor, u
 # cell f5068292 a6284e · Pictures from files
 from __future__ import annotations
 
-# generated from nbs/06d_pictures.ipynb: do not edit · fb34fe
+# generated from nbs/06d_pictures.ipynb: do not edit · 1cdd27
 __all__ = [
     "UnreadableImage",
     "open_image",
@@ -14,6 +14,7 @@ __all__ = [
     "image_files",
     "unreadable_images",
 ]
+__dir__ = __all__.copy  # what completion offers
 
 # cell f5068292 1a17e8 · Pictures from files
 import io

@@ -6,7 +6,7 @@ By the end you will have blocks for pictures, labels, points, numbers, words and
 # cell c64b0def a6284e · Blocks: from a value to a tensor and back
 from __future__ import annotations
 
-# generated from nbs/06e_blocks.ipynb: do not edit · d38cce
+# generated from nbs/06e_blocks.ipynb: do not edit · d81dfe
 __all__ = [
     "Block",
     "Transform",
@@ -21,6 +21,7 @@ __all__ = [
     "part_from_state",
     "find_vocab",
 ]
+__dir__ = __all__.copy  # what completion offers
 
 # cell c64b0def e885ba · Blocks: from a value to a tensor and back
 import json

@@ -6,7 +6,7 @@ By the end you will have blocks for pictures and for points in them, and transfo
 # cell 03f31c3a a6284e · Pictures and points: blocks that move together
 from __future__ import annotations
 
-# generated from nbs/06f_picture_blocks.ipynb: do not edit · 0a693c
+# generated from nbs/06f_picture_blocks.ipynb: do not edit · 2d11ff
 __all__ = [
     "ImagesToFloat",
     "ImageBlock",
@@ -17,6 +17,7 @@ __all__ = [
     "NormalizeImages",
     "show_samples",
 ]
+__dir__ = __all__.copy  # what completion offers
 
 # cell 03f31c3a b8b04f · Pictures and points: blocks that move together
 from collections.abc import Iterable, Sequence

@@ -6,7 +6,7 @@ By the end you will have functions that list the pictures of a folder, read the 
 # cell 74fd9063 a6284e · Items and splits: what there is, and what is kept for validation
 from __future__ import annotations
 
-# generated from nbs/06g_splits.ipynb: do not edit · f88455
+# generated from nbs/06g_splits.ipynb: do not edit · 518a02
 __all__ = [
     "parent_name",
     "ColumnReader",
@@ -21,6 +21,7 @@ __all__ = [
     "BlockDatasets",
     "drop_unreadable",
 ]
+__dir__ = __all__.copy  # what completion offers
 
 # cell 74fd9063 b090ab · Items and splits: what there is, and what is kept for validation
 import os

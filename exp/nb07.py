@@ -6,7 +6,7 @@ By the end you will have a `DataBlock` that turns a folder, a table or a list in
 # cell 4ab15155 a6284e · The data block: from files to batches
 from __future__ import annotations
 
-# generated from nbs/07_data_block.ipynb: do not edit · c87dcb
+# generated from nbs/07_data_block.ipynb: do not edit · 3d92ab
 __all__ = [
     "BlockPipeline",
     "BlockDataset",
@@ -14,6 +14,7 @@ __all__ = [
     "BlockLoaders",
     "DataBlock",
 ]
+__dir__ = __all__.copy  # what completion offers
 
 # cell 4ab15155 1cba05 · The data block: from files to batches
 import copy

@@ -6,7 +6,7 @@ By the end you will have transforms that crop, turn and flip whole batches of pi
 # cell fda7acda a6284e · Augmentation: more pictures from the ones you have
 from __future__ import annotations
 
-# generated from nbs/07a_augmentation.ipynb: do not edit · 8bf039
+# generated from nbs/07a_augmentation.ipynb: do not edit · 542bbc
 __all__ = [
     "resample",
     "move_points",
@@ -23,6 +23,7 @@ __all__ = [
     "MixUp",
     "predict_augmented",
 ]
+__dir__ = __all__.copy  # what completion offers
 
 # cell fda7acda cd55b6 · Augmentation: more pictures from the ones you have
 import copy

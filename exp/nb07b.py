@@ -6,7 +6,7 @@ By the end you will have the worst mistakes of any trained network as pictures, 
 # cell d21cb69e a6284e · What a network gets wrong, and why
 from __future__ import annotations
 
-# generated from nbs/07b_interpretation.ipynb: do not edit · 62ac42
+# generated from nbs/07b_interpretation.ipynb: do not edit · 72c97a
 __all__ = [
     "item_losses",
     "Mistake",
@@ -16,6 +16,7 @@ __all__ = [
     "show_picture",
     "class_activation_map",
 ]
+__dir__ = __all__.copy  # what completion offers
 
 # cell d21cb69e 968d8b · What a network gets wrong, and why
 import heapq

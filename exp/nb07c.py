@@ -6,7 +6,7 @@ By the end you will have EfficientNet-lite0, built from its parts, with its publ
 # cell ddd37ecf a6284e · A network that has seen a million photographs
 from __future__ import annotations
 
-# generated from nbs/07c_pretrained.ipynb: do not edit · a29612
+# generated from nbs/07c_pretrained.ipynb: do not edit · b6d2c0
 __all__ = [
     "SamePadConv2d",
     "same_padding",
@@ -20,6 +20,7 @@ __all__ = [
     "RESNET_WEIGHTS",
     "pretrained_resnet",
 ]
+__dir__ = __all__.copy  # what completion offers
 
 # cell ddd37ecf fa1e32 · A network that has seen a million photographs
 import re

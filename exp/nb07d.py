@@ -6,7 +6,7 @@ By the end you will have word vectors that a network of one layer learned from a
 # cell bb887bf9 a6284e · Word vectors: meaning from the company that words keep
 from __future__ import annotations
 
-# generated from nbs/07d_word_vectors.ipynb: do not edit · 20a75a
+# generated from nbs/07d_word_vectors.ipynb: do not edit · b8b5d9
 __all__ = [
     "normalize_rows",
     "cosine_similarity",
@@ -18,6 +18,7 @@ __all__ = [
     "train_skip_gram",
     "read_word_vectors",
 ]
+__dir__ = __all__.copy  # what completion offers
 
 # cell bb887bf9 cd0856 · Word vectors: meaning from the company that words keep
 import difflib

@@ -6,7 +6,7 @@ By the end you will have fine-tuned a real ImageNet network on a few hundred pic
 # cell fd0bb9ee a6284e · Transfer: a network trained elsewhere learns your pictures
 from __future__ import annotations
 
-# generated from nbs/08_vision.ipynb: do not edit · 09e161
+# generated from nbs/08_vision.ipynb: do not edit · e5068f
 __all__ = [
     "ConcatPool",
     "VisionModel",
@@ -20,6 +20,7 @@ __all__ = [
     "fine_tune",
     "fixed_statistics",
 ]
+__dir__ = __all__.copy  # what completion offers
 
 # cell fd0bb9ee 0ed228 · Transfer: a network trained elsewhere learns your pictures
 from collections.abc import Iterable, Iterator

@@ -6,7 +6,7 @@ By the end you will have a network that names everything it sees in a picture, w
 # cell 2b3092c6 a6284e · Several labels at once
 from __future__ import annotations
 
-# generated from nbs/08a_targets.ipynb: do not edit · f2edb4
+# generated from nbs/08a_targets.ipynb: do not edit · 319da0
 __all__ = [
     "binary_cross_entropy_with_logits",
     "accuracy_multi",
@@ -14,6 +14,7 @@ __all__ = [
     "threshold_curve",
     "choose_threshold",
 ]
+__dir__ = __all__.copy  # what completion offers
 
 # cell 2b3092c6 954a9a · Several labels at once
 import warnings

@@ -6,7 +6,7 @@ By the end you will have a network that answers with a point in the space of wor
 # cell da52b10c a6284e · DeViSE: pictures in the space of words
 from __future__ import annotations
 
-# generated from nbs/08b_devise.ipynb: do not edit · 7e259b
+# generated from nbs/08b_devise.ipynb: do not edit · a01048
 __all__ = [
     "read_class_names",
     "cached_features",
@@ -19,6 +19,7 @@ __all__ = [
     "FoundItems",
     "PictureSearch",
 ]
+__dir__ = __all__.copy  # what completion offers
 
 # cell da52b10c ff9c57 · DeViSE: pictures in the space of words
 import csv

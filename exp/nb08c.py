@@ -6,7 +6,7 @@ By the end you will have turned dates, which a model cannot use, into columns th
 # cell 5cc6e9eb a6284e · Dates: what a calendar tells a model
 from __future__ import annotations
 
-# generated from nbs/08c_dates.ipynb: do not edit · cec280
+# generated from nbs/08c_dates.ipynb: do not edit · 6a2e0b
 __all__ = [
     "check_columns",
     "column_kind",
@@ -20,6 +20,7 @@ __all__ = [
     "read_rossmann",
     "rossmann_table",
 ]
+__dir__ = __all__.copy  # what completion offers
 
 # cell 5cc6e9eb 43c8dc · Dates: what a calendar tells a model
 from collections.abc import Iterable, Sequence

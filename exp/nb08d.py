@@ -6,7 +6,7 @@ By the end you will have networks that point: at the middle of a head, and at fi
 # cell d4fbb2dd a6284e · Where is it? Points from pictures
 from __future__ import annotations
 
-# generated from nbs/08d_points.ipynb: do not edit · 10034b
+# generated from nbs/08d_points.ipynb: do not edit · 990d49
 __all__ = [
     "read_head_centre",
     "show_points",
@@ -16,6 +16,7 @@ __all__ = [
     "point_error",
     "eye_distance_error",
 ]
+__dir__ = __all__.copy  # what completion offers
 
 # cell d4fbb2dd a7e785 · Where is it? Points from pictures
 import math

@@ -6,7 +6,7 @@ By the end you will have a model that learns from ratings alone: it predicts eve
 # cell c0110002 a6284e · Collaborative filtering: films for you, from what others liked
 from __future__ import annotations
 
-# generated from nbs/09_collab.ipynb: do not edit · 75cc6b
+# generated from nbs/09_collab.ipynb: do not edit · c8b05e
 __all__ = [
     "Ratings",
     "read_movielens",
@@ -20,6 +20,7 @@ __all__ = [
     "PrincipalComponents",
     "principal_components",
 ]
+__dir__ = __all__.copy  # what completion offers
 
 # cell c0110002 c9b7d9 · Collaborative filtering: films for you, from what others liked
 import math

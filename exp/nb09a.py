@@ -6,12 +6,13 @@ By the end you will have one object that learns from a table of ratings, recomme
 # cell c0910002 a6284e · A recommender for daily use
 from __future__ import annotations
 
-# generated from nbs/09a_recommender.ipynb: do not edit · 10de78
+# generated from nbs/09a_recommender.ipynb: do not edit · 1d819f
 __all__ = [
     "Recommendations",
     "Recommender",
     "recall_at",
 ]
+__dir__ = __all__.copy  # what completion offers
 
 # cell c0910002 17e6ed · A recommender for daily use
 import math

@@ -6,7 +6,7 @@ By the end you will have a model that reads a table of categories, numbers and d
 # cell 6471a4e6 a6284e · Tables: from a CSV file to a forecast
 from __future__ import annotations
 
-# generated from nbs/09b_tabular.ipynb: do not edit · 259f2b
+# generated from nbs/09b_tabular.ipynb: do not edit · f70d28
 __all__ = [
     "rmspe",
     "mape",
@@ -19,6 +19,7 @@ __all__ = [
     "TabularModel",
     "TablePredictor",
 ]
+__dir__ = __all__.copy  # what completion offers
 
 # cell 6471a4e6 b280cc · Tables: from a CSV file to a forecast
 import warnings

@@ -6,7 +6,7 @@ By the end you will have a map of Germany that a network drew from the sample's 
 # cell abbfb1ea a6284e · What a network knows about shops, states and weekdays
 from __future__ import annotations
 
-# generated from nbs/09c_entities.ipynb: do not edit · f84f57
+# generated from nbs/09c_entities.ipynb: do not edit · b29810
 __all__ = [
     "align_points",
     "pair_distances",
@@ -16,6 +16,7 @@ __all__ = [
     "swap_noise",
     "TableAutoencoder",
 ]
+__dir__ = __all__.copy  # what completion offers
 
 # cell abbfb1ea f0705c · What a network knows about shops, states and weekdays
 from collections.abc import Mapping, Sequence

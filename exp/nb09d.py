@@ -6,7 +6,7 @@ By the end you will have a loader for training on a table that does not fit in m
 # cell 9fe22add a6284e · Tables larger than memory
 from __future__ import annotations
 
-# generated from nbs/09d_large_tables.ipynb: do not edit · 43ad21
+# generated from nbs/09d_large_tables.ipynb: do not edit · c675f1
 __all__ = [
     "RowBlocks",
     "ParquetBlocks",
@@ -18,6 +18,7 @@ __all__ = [
     "fit_by_blocks",
     "DatabaseBlocks",
 ]
+__dir__ = __all__.copy  # what completion offers
 
 # cell 9fe22add 1b25c0 · Tables larger than memory
 import random

@@ -6,10 +6,11 @@ By the end you will have a network for tables that scikit-learn's tools accept a
 # cell a84131cd a6284e · A tabular model as an estimator of scikit-learn
 from __future__ import annotations
 
-# generated from nbs/09e_estimator.ipynb: do not edit · 379b87
+# generated from nbs/09e_estimator.ipynb: do not edit · 1103d9
 __all__ = [
     "TabularEstimator",
 ]
+__dir__ = __all__.copy  # what completion offers
 
 # cell a84131cd 2cd64a · A tabular model as an estimator of scikit-learn
 from collections.abc import Sequence

@@ -6,7 +6,7 @@ By the end you will have a table of counts and a network that invent names, you 
 # cell 45d081c2 a6284e · Makemore: names, letter by letter
 from __future__ import annotations
 
-# generated from nbs/10_makemore.ipynb: do not edit · 3b16c2
+# generated from nbs/10_makemore.ipynb: do not edit · 62095e
 __all__ = [
     "read_names",
     "CharacterVocab",
@@ -22,6 +22,7 @@ __all__ = [
     "ContextMLP",
     "counted_loaders",
 ]
+__dir__ = __all__.copy  # what completion offers
 
 # cell 45d081c2 1002a2 · Makemore: names, letter by letter
 import random

@@ -6,11 +6,12 @@ By the end you will have a search for good settings that any number of processes
 # cell 0195a48a a6284e · Sweeps: many trainings, one database
 from __future__ import annotations
 
-# generated from nbs/10a_sweeps.ipynb: do not edit · 03e79e
+# generated from nbs/10a_sweeps.ipynb: do not edit · 9c630e
 __all__ = [
     "sweep_storage",
     "run_sweep",
 ]
+__dir__ = __all__.copy  # what completion offers
 
 # cell 0195a48a 6e5e6c · Sweeps: many trainings, one database
 from collections.abc import Callable

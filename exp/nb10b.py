@@ -6,11 +6,12 @@ By the end you will have networks that look back eight letters and more, know wh
 # cell 9b6caa2b a6284e · Longer contexts: depth, norm, and a tree
 from __future__ import annotations
 
-# generated from nbs/10b_longer_contexts.ipynb: do not edit · 9b023f
+# generated from nbs/10b_longer_contexts.ipynb: do not edit · f17239
 __all__ = [
     "DeepContextMLP",
     "ContextTree",
 ]
+__dir__ = __all__.copy  # what completion offers
 
 # cell 9b6caa2b 775361 · Longer contexts: depth, norm, and a tree
 from itertools import pairwise

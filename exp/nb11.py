@@ -6,7 +6,7 @@ By the end you will have a network that reads any number of letters with the sam
 # cell 5e5ee635 a6284e · Recurrent networks: from three letters to a loop
 from __future__ import annotations
 
-# generated from nbs/11_rnn.ipynb: do not edit · 1b55af
+# generated from nbs/11_rnn.ipynb: do not edit · f2459f
 __all__ = [
     "load_nietzsche",
     "sequence_loss",
@@ -17,6 +17,7 @@ __all__ = [
     "gradient_lengths",
     "identity_init",
 ]
+__dir__ = __all__.copy  # what completion offers
 
 # cell 5e5ee635 ddf990 · Recurrent networks: from three letters to a loop
 import copy

@@ -6,12 +6,13 @@ By the end you will have a task that asks for a memory of a hundred steps, the r
 # cell 00f7d853 a6284e · Gates: what a network keeps
 from __future__ import annotations
 
-# generated from nbs/11a_gates.ipynb: do not edit · 230512
+# generated from nbs/11a_gates.ipynb: do not edit · 048649
 __all__ = [
     "GRU",
     "LSTM",
     "gate_bias_init",
 ]
+__dir__ = __all__.copy  # what completion offers
 
 # cell 00f7d853 5ce585 · Gates: what a network keeps
 import torch

@@ -6,7 +6,7 @@ By the end you will have language models that read a text in order without losin
 # cell 0922d374 a6284e · A language model, character by character
 from __future__ import annotations
 
-# generated from nbs/11b_language_model.ipynb: do not edit · 3d0eb1
+# generated from nbs/11b_language_model.ipynb: do not edit · 4f5070
 __all__ = [
     "bits_per_character",
     "split_tail",
@@ -24,6 +24,7 @@ __all__ = [
     "TimeBudget",
     "language_learner",
 ]
+__dir__ = __all__.copy  # what completion offers
 
 # cell 0922d374 f8b9df · A language model, character by character
 import math

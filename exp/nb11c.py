@@ -6,7 +6,7 @@ By the end you will have tokenizers for two languages, and you will have built o
 # cell 906179f5 a6284e · From text to tokens: words, and pieces of words
 from __future__ import annotations
 
-# generated from nbs/11c_subwords.ipynb: do not edit · 725492
+# generated from nbs/11c_subwords.ipynb: do not edit · e2fd1b
 __all__ = [
     "normalize_text",
     "WordTokenizer",
@@ -18,6 +18,7 @@ __all__ = [
     "BytePairTokenizer",
     "tokenizer_from_state",
 ]
+__dir__ = __all__.copy  # what completion offers
 
 # cell 906179f5 a171f2 · From text to tokens: words, and pieces of words
 import os

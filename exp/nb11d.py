@@ -6,7 +6,7 @@ By the end you will have a French–English dictionary that was learned by count
 # cell 84fda89e a6284e · Sentence pairs: from a dictionary learned by counting to batches
 from __future__ import annotations
 
-# generated from nbs/11d_sentence_pairs.ipynb: do not edit · 1f2590
+# generated from nbs/11d_sentence_pairs.ipynb: do not edit · ca62b6
 __all__ = [
     "SentencePair",
     "read_pairs",
@@ -29,6 +29,7 @@ __all__ = [
     "count_real",
     "masked_loss",
 ]
+__dir__ = __all__.copy  # what completion offers
 
 # cell 84fda89e c3109a · Sentence pairs: from a dictionary learned by counting to batches
 import re

@@ -6,7 +6,7 @@ By the end you will have a recurrent network that is regularised in four places 
 # cell long0002 a6284e · The long run: what limits a language model
 from __future__ import annotations
 
-# generated from nbs/11e_long_run.ipynb: do not edit · 140853
+# generated from nbs/11e_long_run.ipynb: do not edit · c249c4
 __all__ = [
     "WeightDropLSTM",
     "ActivationPenalty",
@@ -17,6 +17,7 @@ __all__ = [
     "best_units",
     "readout",
 ]
+__dir__ = __all__.copy  # what completion offers
 
 # cell long0002 9332d7 · The long run: what limits a language model
 import copy

@@ -6,7 +6,7 @@ By the end you will have a translator from French to English: a network that rea
 # cell 12aa0002 a6284e · Neural translation: from a sentence to a sentence
 from __future__ import annotations
 
-# generated from nbs/12_translation.ipynb: do not edit · 435a95
+# generated from nbs/12_translation.ipynb: do not edit · cacdd2
 __all__ = [
     "reverse_sentences",
     "last_words",
@@ -24,6 +24,7 @@ __all__ = [
     "fill_embedding",
     "DecoderPenalty",
 ]
+__dir__ = __all__.copy  # what completion offers
 
 # cell 12aa0002 1730cc · Neural translation: from a sentence to a sentence
 import math

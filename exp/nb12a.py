@@ -6,7 +6,7 @@ By the end you will have a beam search that never scores below greedy decoding, 
 # cell 12ab0002 a6284e · Decoding: the sentence that a model means
 from __future__ import annotations
 
-# generated from nbs/12a_decoding.ipynb: do not edit · 655e46
+# generated from nbs/12a_decoding.ipynb: do not edit · a1ebc2
 __all__ = [
     "Hypothesis",
     "take_rows",
@@ -14,6 +14,7 @@ __all__ = [
     "Translator",
     "load_translator",
 ]
+__dir__ = __all__.copy  # what completion offers
 
 # cell 12ab0002 901d7d · Decoding: the sentence that a model means
 import math

@@ -6,7 +6,7 @@ By the end you will have a Transformer that equals PyTorch's in every value and 
 # cell 93d4c97a a6284e · The Transformer: attention and little else
 from __future__ import annotations
 
-# generated from nbs/12b_transformer.ipynb: do not edit · fa9888
+# generated from nbs/12b_transformer.ipynb: do not edit · d4c25e
 __all__ = [
     "attention_weights",
     "scaled_dot_product_attention",
@@ -18,6 +18,7 @@ __all__ = [
     "Transformer",
     "smoothed_sequence_loss",
 ]
+__dir__ = __all__.copy  # what completion offers
 
 # cell 93d4c97a 942c74 · The Transformer: attention and little else
 import math

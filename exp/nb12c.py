@@ -6,7 +6,7 @@ By the end you will have started both halves of a translator from language model
 # cell e788ee3e a6284e · Language models first: translating from few pairs
 from __future__ import annotations
 
-# generated from nbs/12c_pretraining.ipynb: do not edit · fe2d1d
+# generated from nbs/12c_pretraining.ipynb: do not edit · 4dea4e
 __all__ = [
     "TargetLanguageModel",
     "collate_text",
@@ -14,6 +14,7 @@ __all__ = [
     "collate_both_ways",
     "PretrainedTranslator",
 ]
+__dir__ = __all__.copy  # what completion offers
 
 # cell e788ee3e 5832f7 · Language models first: translating from few pairs
 import math

@@ -6,7 +6,7 @@ By the end you will have one function that trains a translator of French questio
 # cell 12db0002 a6284e · The best translator: a recipe, and what was tried
 from __future__ import annotations
 
-# generated from nbs/12d_best_translator.ipynb: do not edit · bd188c
+# generated from nbs/12d_best_translator.ipynb: do not edit · 0f9f79
 __all__ = [
     "TokenBatches",
     "collate_even",
@@ -15,6 +15,7 @@ __all__ = [
     "train_translator",
     "Ensemble",
 ]
+__dir__ = __all__.copy  # what completion offers
 
 # cell 12db0002 59f269 · The best translator: a recipe, and what was tried
 import math

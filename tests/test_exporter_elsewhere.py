@@ -602,7 +602,7 @@ def test_where_asked_of_other_files(project):
     for target, what in [
         ("exp/__init__.py:3", "whole package"),
         ("exp/gone.py:1", "there is no file exp/gone.py"),
-        ("exp/nb01.py:1000", "has 10 lines, not 1000"),
+        ("exp/nb01.py:1000", "has 11 lines, not 1000"),
         ("exp/nb01.py:x", "FILE:LINE"),
         ("exp/nb01.py:²", "FILE:LINE"),
     ]:

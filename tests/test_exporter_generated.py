@@ -141,7 +141,7 @@ def run(codes: list[str]) -> dict | type[Exception]:
         sys.path[:] = path
         for name in ("reads_environment", "vendored"):
             sys.modules.pop(name, None)
-    hidden = {"__builtins__", "__doc__", "__all__", "annotations", "__annotations__"}
+    hidden = {"__builtins__", "__doc__", "__all__", "__dir__", "annotations", "__annotations__"}
     return {name: plain(value) for name, value in scope.items() if name not in hidden}
 
 

@@ -70,15 +70,23 @@ def test_a_module_reads_like_a_hand_written_one(project, capsys):
     first = short_hash("import math\nfrom os import path")
     second = short_hash("def area(r: float) -> float:\n    return math.pi * r**2")
     title = '"""The title\n\nWhat you have at the end.\n"""'
-    header = header_hash(title + '\n__all__ = [\n    "area",\n]', ["b", "d"])
+    names = '__all__ = [\n    "area",\n]\n__dir__ = __all__.copy  # what completion offers'
+    header = header_hash(f"{title}\n{names}", ["b", "d"])
     assert module == (
         '"""The title\n\nWhat you have at the end.\n"""\n\n'
         f"# generated from nbs/01_topic.ipynb: do not edit · {header}\n"
-        '__all__ = [\n    "area",\n]\n\n'
+        f"{names}\n\n"
         f"# cell b {first} · The title\nimport math\nfrom os import path\n\n\n"
         f"# cell d {second} · Areas\n"
         "def area(r: float) -> float:\n    return math.pi * r**2\n"
     )
+
+
+def test_completion_offers_what_a_module_exports(project):
+    export(project, cell("#export\nimport math\nfrom os import path\n_own, area = 1, math.pi", "b"))
+    code = "import lib.nb01 as m; print(dir(m), m.math.pi == m.area, m._own)"
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert said.stdout == "['area'] True 1\n"
 
 
 @pytest.mark.parametrize(
@@ -160,6 +168,7 @@ def test_imports_and_future_imports_come_out_on_top(project):
         "from __future__ import annotations",
         "__all__ = [",
         "]",
+        "__dir__ = __all__.copy  # what completion offers",
         "import os  # why",
         "x = 1",
         "y = os.sep",
@@ -232,6 +241,26 @@ def test_prune_with_a_name_keeps_modules_of_unread_notebooks(project):
     (project / "nbs/02_b.ipynb").write_text("{")
     notebook2script("nbs/01_a.ipynb", prune=True)
     assert (project / "lib/nb02.py").exists()
+
+
+def test_prune_knows_what_it_wrote_and_refuses_before_it_writes(project):
+    title = "# As in # generated from nbs/01_a.ipynb: do not edit"
+    gone, other = project / "nbs/02_b.ipynb", project / "lib/nb03.py"
+    for edit in ("", "z = 3\n"):
+        save(gone, cell(title, "t", "markdown"), "#export\ny = 2")
+        notebook2script()
+        gone.unlink()
+        module = project / "lib/nb02.py"
+        module.write_text(module.read_text() + edit)
+        save(project / "nbs/03_c.ipynb", "#export\nx = 1")
+        if edit:
+            with pytest.raises(ToolError, match="edited by hand"):
+                notebook2script(prune=True)
+        else:
+            notebook2script(prune=True)
+        assert module.exists() == bool(edit) == (not other.exists())
+        other.unlink(missing_ok=True)
+        (project / "nbs/03_c.ipynb").unlink()
 
 
 # --- what is refused -----------------------------------------------------------------------------
@@ -719,7 +748,8 @@ def test_every_statement_once_in_order_and_mapped_back(tmp_path_factory, sources
     ]
     every = [n for c in notebook.exported for n in c.tree.body]
     assert sorted(map(ast.dump, every)) == sorted(in_blocks)
-    in_module = [n for n in ast.parse(module).body[1:] if "__all__" not in ast.dump(n)]
+    names = "__all__"  # also in the line of __dir__
+    in_module = [n for n in ast.parse(module).body[1:] if names not in ast.dump(n)]
     assert [ast.dump(n) for n in in_module] == in_blocks
     for of_kind in (lambda n: isinstance(n, ast.Import | ast.ImportFrom),
                     lambda n: not isinstance(n, ast.Import | ast.ImportFrom)):  # fmt: skip

@@ -10,7 +10,7 @@ import itertools
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from modules import GENERATED, read_module, sections, where
+from modules import generated, read_module, sections, where
 from notebooks import Settings, ToolError, show
 from reports import Results
 
@@ -62,7 +62,7 @@ def uncovered(results: Results, folder: Path, home: Settings) -> Iterator[str]:
     total = missed = 0
     for file in sorted(home.lib.rglob("*.py")):
         module = read_module(file)
-        match = GENERATED.search(module)
+        match = generated(module)
         owners = {section.origin or match[1] for section in sections(module) if match}
         if not any(path.as_posix().endswith(name) for path in ran for name in owners):
             continue

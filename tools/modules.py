@@ -64,8 +64,13 @@ def is_generated(module: str) -> bool:
     """Whether this exporter wrote a file: it names its notebook, and has the marks."""
     lines = module.split("\n")
     marked = any(MARKER.fullmatch(line) for line in lines)
-    matches = filter(None, map(GENERATED.fullmatch, lines))
-    return any(match[2] or marked or "__all__ = []" in lines for match in matches)
+    match = generated(module)
+    return bool(match) and (bool(match[2]) or marked or "__all__ = []" in lines)
+
+
+def generated(module: str) -> re.Match | None:
+    """The line that names the module's notebook: the whole line, for a title may quote it."""
+    return next(filter(None, map(GENERATED.fullmatch, module.split("\n"))), None)
 
 
 def header(module: str) -> str:
@@ -84,7 +89,7 @@ def hand_edits(module: str) -> list[Section]:
     found = sections(module)
     edited = [section for section in found if section.edited]
     top = [section for section in found if not section.id]
-    match = GENERATED.search(module)
+    match = generated(module)
     if match and match[2]:
         text, cells = frame(module)
         if match[2] not in (header_hash(text, cells), short_hash(text)):
@@ -136,7 +141,7 @@ def where(path: str | Path, line: int, nbs: str | Path = "") -> tuple[Notebook, 
     module = read_module(path)
     if module is None:
         raise ToolError(f"there is no file {show(path)}")
-    match = GENERATED.search(module)
+    match = generated(module)
     if not match:
         if path.name == "__init__.py":
             raise ToolError(f"{show(path)} comes from no cell: it belongs to the whole package")

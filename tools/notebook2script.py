@@ -215,6 +215,9 @@ def notebook2script(
         print(f"note: {note}", file=sys.stderr)
     if check:
         return report_stale(todo)
+    for path in todo.orphans if prune else ():
+        if hand_edits(read_module(path) or ""):
+            raise ToolError(f"{show(path)} has no notebook and was edited by hand; move it away")
     stale = todo.stale
     try:
         write_all(stale)
@@ -230,8 +233,6 @@ def notebook2script(
     for path in todo.orphans:
         if not prune:
             print(f"{show(path)} has no notebook any more; --prune removes it")
-        elif hand_edits(read_module(path) or ""):
-            raise ToolError(f"{show(path)} has no notebook and was edited by hand; move it away")
         else:
             path.unlink()
             print(f"removed {show(path)}")

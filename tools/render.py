@@ -123,7 +123,7 @@ def gather(notebooks: Iterable[Notebook]) -> list[Module]:
 
 
 def render(module: Module, nbs: Path) -> str:
-    """Write a module: docstring, `__all__`, imports, then the cells in order.
+    """Write a module: docstring, `__all__`, `__dir__`, imports, then the cells in order.
 
     A marker comment `# cell ID HASH · heading` stands above each block of a cell, and the header
     carries a hash of its own: so what was edited by hand shows.
@@ -134,7 +134,9 @@ def render(module: Module, nbs: Path) -> str:
         text[block.kind].append(f"{marker(part, block, module, nbs)}\n{block.text}")
     names = "".join(f'    "{name}",\n' for name in module.public_names)
     title = docstring(module.title, module.notebook.summary)
-    listing = f"__all__ = [\n{names}]" if names else "__all__ = []"
+    listing = "__all__ = []"
+    if names:
+        listing = f"__all__ = [\n{names}]\n__dir__ = __all__.copy  # what completion offers"
     source = f"# generated from {relative(module.notebook, nbs)}: do not edit"
     marks = [block.split("\n", 1)[0].split()[2] for kind in text for block in text[kind]]
     header = [
