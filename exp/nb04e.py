@@ -197,7 +197,7 @@ def _statistics(model: nn.Module) -> dict[str, Tensor]:
             if id(part) in layers for key, buffer in part.named_buffers(recurse=False)}
 
 
-# cell af9219cb d5492c · Parts of a model with settings of their own
+# cell af9219cb 83a863 · Parts of a model with settings of their own
 _Groups = Callable[[nn.Module], list[dict[str, Any]]]
 
 
@@ -214,23 +214,23 @@ def by_parts(*names: str, lr: Sequence[float] | None = None) -> _Groups:
 
     def groups(model: nn.Module) -> list[dict[str, Any]]:
         found: dict[str, list[Tensor]] = {name: [] for name in names}
+        for name in names:
+            _check_part(model, name)
         for name, p in model.named_parameters():
-            found[_part_of(name, names, model)].append(p)
+            found[_part_of(name, names)].append(p)
         rates = [{}] * len(names) if lr is None else [{"lr": rate} for rate in lr]
         return [{"params": ps, **rate} for ps, rate in zip(found.values(), rates, strict=True)]
 
     return groups
 
 
-# cell 250a5fd6 8a09ce · Parts of a model with settings of their own
+# cell 250a5fd6 d3b2a1 · Parts of a model with settings of their own
 def _is_in(name: str, part: str) -> bool:
     return not part or name == part or name.startswith(f"{part}.")
 
 
-def _part_of(name: str, parts: Sequence[str], model: nn.Module) -> str:
+def _part_of(name: str, parts: Sequence[str]) -> str:
     """Return the part that a parameter belongs to."""
-    for part in parts:
-        _check_part(model, part)
     if not (around := [part for part in parts if _is_in(name, part)]):
         raise ValueError(f'{name} belongs to none of the parts {list(parts)}; add its part, or "" '
                          "for all that is left")

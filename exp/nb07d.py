@@ -52,7 +52,7 @@ def cosine_similarity(a: Tensor, b: Tensor, eps: float = 1e-8) -> Tensor:
     return (normalize_rows(a, eps) * normalize_rows(b, eps)).sum(-1)
 
 
-# cell f2b03ea2 05e066 · The game: a true neighbour or a false one?
+# cell f2b03ea2 ff9a6b · The game: a true neighbour or a false one?
 def skip_gram_pairs(sentences: Iterable[Sequence[str]], place: dict[str, int],
                     window: int = 4) -> Tensor:
     """List all pairs of a word and a neighbour at most `window` words away, as numbers.
@@ -61,14 +61,15 @@ def skip_gram_pairs(sentences: Iterable[Sequence[str]], place: dict[str, int],
     """
     if window < 1:
         raise ValueError(f"window must be 1 or more words to each side, got {window}")
-    pairs = array("q")
-    for sentence in sentences:
-        row = [place[word] for word in sentence if word in place]
-        for i, word in enumerate(row):
-            for j in range(max(0, i - window), min(len(row), i + window + 1)):
-                if i != j:
-                    pairs.extend((word, row[j]))
-    return torch.tensor(pairs).reshape(-1, 2)
+    rows = [[place[word] for word in sentence if word in place] for sentence in sentences]
+    lengths = torch.tensor([len(row) for row in rows], dtype=torch.int64)
+    text = torch.tensor([word for row in rows for word in row], dtype=torch.int64)  # (T,)
+    end = lengths.cumsum(0).repeat_interleave(lengths)[:, None]  # of each word's sentence: (T, 1)
+    begin = end - lengths.repeat_interleave(lengths)[:, None]
+    steps = torch.tensor([*range(-window, 0), *range(1, window + 1)])
+    near = torch.arange(len(text))[:, None] + steps  # (T, 2 window), where each neighbour stands
+    is_there = (begin <= near) & (near < end)
+    return torch.stack([text[:, None].expand_as(near)[is_there], text[near[is_there]]], 1)
 
 
 # cell b62e0e79 98daa8 · A table that can be asked
@@ -155,7 +156,7 @@ class WordVectors:
         return self.nearest(b_ - a_ + c_, n, without=(a, b, c))
 
 
-# cell a5733667 15ffb9 · A table that can be asked
+# cell a5733667 07f09d · A table that can be asked
 class SkipGram(nn.Module):
     """Two vectors for each word, `words` and `contexts`; a pair's score is their product.
 
@@ -169,7 +170,8 @@ class SkipGram(nn.Module):
         self.contexts = nn.Parameter(torch.randn(n_words, dimensions) * 0.1)
 
     def forward(self, words: Tensor, others: Tensor) -> Tensor:
-        return torch.einsum("bd,bkd->bk", self.words[words], self.contexts[others])
+        theirs = self.contexts.index_select(0, others.flatten()).reshape(*others.shape, -1)
+        return (self.words.index_select(0, words)[:, None] * theirs).sum(-1)  # quick backwards, too
 
 
 def negative_sampling_loss(scores: Tensor) -> Tensor:
