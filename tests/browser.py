@@ -49,7 +49,10 @@ class Browser:
             with urlopen(f"http://127.0.0.1:{port}/json") as answer:
                 page = next(target for target in json.load(answer) if target["type"] == "page")
             self.socket = create_connection(
-                page["webSocketDebuggerUrl"], timeout=200, suppress_origin=True
+                page["webSocketDebuggerUrl"],
+                timeout=200,
+                suppress_origin=True,
+                skip_utf8_validation=True,  # json.loads does it
             )
         except BaseException:
             self.close()

@@ -26,6 +26,7 @@ from math_core import LatexError, LatexToMathML
 from nbconvert import HTMLExporter
 from nbconvert.filters.highlight import Highlight2HTML
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
+from nbconvert.filters.widgetsdatatypefilter import WidgetsDataTypeFilter
 from nbformat import NotebookNode
 
 from directives import UNSEEN
@@ -144,8 +145,17 @@ class BookExporter(HTMLExporter):
         self.code: list[str] = []
 
     def keep_code(self, source: str, metadata: dict) -> str:
-        self.code.append(Highlight2HTML()(source, metadata=metadata))
+        # What IPython adds to Python needs one of these; without it, the plain lexer is quicker.
+        language = None if re.search("[%!?]", source) else "python3"
+        self.code.append(Highlight2HTML()(source, language, metadata))
         return f"<!--code {len(self.code) - 1}-->"
+
+    def from_notebook_node(self, nb: NotebookNode, resources: dict, **options):
+        """The page without what HTMLExporter adds in a parse of its own: `finish` parses it too."""
+        resources = self._init_resources(resources)
+        chosen = WidgetsDataTypeFilter(self._nb_metadata, parent=self, resources=resources)
+        self.register_filter("filter_data_type", chosen)
+        return super(HTMLExporter, self).from_notebook_node(nb, resources, **options)
 
     def with_code(self, html: str) -> str:
         return re.sub(r"<!--code (\d+)-->", lambda match: self.code[int(match[1])], html)
