@@ -40,33 +40,46 @@ def environment(device="cpu", **more):
     }
 
 
-def run(folder, *options, processes=1, device="cpu"):
+def run(folder, processes, device):
     launcher = TORCHRUN if processes == 2 else []
-    command = [sys.executable, *launcher, HERE / "distributed_train.py", folder, *options]
-    folder.mkdir()
+    command = [sys.executable, *launcher, HERE / "distributed_train.py", folder]
     done = subprocess.run(
         command, env=environment(device), capture_output=True, text=True, timeout=120
     )
     assert done.returncode == 0, done.stderr[-3000:]
-    return [load_file(folder / f"rank{rank}.safetensors") for rank in range(processes)]
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """What distributed_train.py makes of a kind of model on so many processes of a device."""
+    folders = {}
+
+    def find(kind, processes, device):
+        if (processes, device) not in folders:  # one start trains all kinds
+            folders[processes, device] = tmp_path_factory.mktemp("trained")
+            run(folders[processes, device], processes, device)
+        folder = folders[processes, device] / kind
+        tensors = [load_file(folder / f"rank{rank}.safetensors") for rank in range(processes)]
+        return tensors, (folder / "log.csv").read_text().splitlines()
+
+    return find
 
 
 @pytest.mark.parametrize("device", DEVICES)
-@pytest.mark.parametrize("options", [(), ("--accumulate", "3")])
-def test_two_processes_end_as_one_with_the_same_global_batches(tmp_path, options, device):
-    [alone] = run(tmp_path / "one", *options, device=device)
-    together = run(tmp_path / "two", *options, processes=2, device=device)
+@pytest.mark.parametrize("kind", ["plain", "accumulated"])
+def test_two_processes_end_as_one_with_the_same_global_batches(trained, kind, device):
+    [alone], log = trained(kind, 1, device)
+    together, log_of_two = trained(kind, 2, device)
     assert [int(t.pop("world_size")) for t in (alone, *together)] == [1, 2, 2]
     test_eq(together[0], together[1])
     test_near(together[0], alone, tol=1e-5)
     assert "evaluate_accuracy" in alone
-    logs = [(tmp_path / name / "log.csv").read_text().splitlines() for name in ("one", "two")]
-    assert [len(log) for log in logs] == [4, 4]  # a head and three epochs, written once
+    assert [len(log), len(log_of_two)] == [4, 4]  # a head and three epochs, written once
 
 
 @pytest.mark.parametrize("device", DEVICES)
-def test_copies_with_batch_norm_stay_equal(tmp_path, device):
-    together = run(tmp_path / "two", "--batch_norm", processes=2, device=device)
+def test_copies_with_batch_norm_stay_equal(trained, device):
+    together, _ = trained("batch_norm", 2, device)
     test_eq(together[0], together[1])
 
 
