@@ -488,44 +488,66 @@ def test_a_schedule_cannot_be_extended(tmp_path):
 
 
 SCRIPT = """
-import sys, random, numpy, torch
+import os, sys, numpy, torch, torch._dynamo
 from torch import nn
 from exp import Learner, DataLoaders, TensorDataset, Checkpoint
-{seed}
-x = {draw}
-learn = Learner(nn.Linear(3, 1), DataLoaders.from_datasets(TensorDataset(x, x[:, :1]), None,
-                batch_size=4), nn.MSELoss(), 0.1, callbacks=[Checkpoint(sys.argv[1])],
-                progress=False)
-learn.fit(2)
-print(learn.model.weight.tolist())
+
+for folder, seed in zip(sys.argv[1::2], sys.argv[2::2]):
+    if child := os.fork():
+        os.waitpid(child, 0)
+        continue
+    for stream in (1, 2):
+        os.dup2(os.open(f"{folder}/{stream}.txt", os.O_CREAT | os.O_TRUNC | os.O_WRONLY), stream)
+    try:
+        exec(seed)
+        x = torch.from_numpy(numpy.random.rand(20, 3)).float()
+        dls = DataLoaders.from_datasets(TensorDataset(x, x[:, :1]), None, batch_size=4)
+        learn = Learner(nn.Linear(3, 1), dls, nn.MSELoss(), 0.1, callbacks=[Checkpoint(folder)],
+                        progress=False)
+        learn.fit(2)
+        print(learn.model.weight.tolist(), flush=True)
+    except ValueError as error:
+        print(error, file=sys.stderr)
+    os._exit(0)  # a fork need not take down all that was imported
 """
+SEEDS = {
+    "": "seed weights train",
+    "torch.manual_seed(0)": "train",
+    "numpy.random.seed(0)": "seed weights",
+    "numpy.random.seed(0); torch.manual_seed(0)": "",
+}
 
 
-def start(script, folder):
+@pytest.fixture(scope="module")
+def starts(tmp_path_factory):
+    """What a script with each line of SEEDS says in a first and a second start, and its errors.
+
+    A start imports once for all: each script goes on in a fork of its own, where nothing is drawn.
+    """
+    folders = {seed: str(tmp_path_factory.mktemp("seed")) for seed in SEEDS}
+    words = [word for seed, folder in folders.items() for word in (folder, seed)]
     environment = {**os.environ, "PYTHONPATH": str(Path(exp.__file__).parent.parent)}
-    return subprocess.run(
-        [sys.executable, "-c", script, folder], env=environment, text=True, capture_output=True
-    )
+    said = {seed: [] for seed in SEEDS}
+    for _ in range(2):
+        subprocess.run([sys.executable, "-c", SCRIPT, *words], env=environment, check=True)
+        for seed, folder in folders.items():
+            said[seed].append([Path(folder, f"{i}.txt").read_text() for i in (1, 2)])
+    return said
 
 
-@pytest.mark.parametrize(("seed", "names"), [
-    ("", "seed weights train"),
-    ("torch.manual_seed(0)", "train"),
-    ("numpy.random.seed(0)", "seed weights"),
-    ("numpy.random.seed(0); torch.manual_seed(0)", ""),
-])  # fmt: skip
-def test_scripts_without_a_seed(tmp_path, seed, names):
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork")
+@pytest.mark.parametrize(("seed", "names"), SEEDS.items())
+def test_scripts_without_a_seed(starts, seed, names):
     """Neither PyTorch nor NumPy starts alike in each process: warned of first, then refused."""
-    draw = "torch.from_numpy(numpy.random.rand(20, 3)).float()"
-    first, second = (start(f"{SCRIPT.format(draw=draw, seed=seed)}", tmp_path) for _ in range(2))
-    assert first.returncode == 0, first.stderr
-    assert ("no seed was set" in first.stderr) == ("seed" in names)
+    (first, warned), (second, refused) = starts[seed]
+    assert first, warned
+    assert ("no seed was set" in warned) == ("seed" in names)
     if not names:
-        assert second.stdout.splitlines()[-1] == first.stdout.splitlines()[-1]
+        assert second.splitlines()[-1] == first.splitlines()[-1]
         return
-    assert second.returncode == 1 and "call seed_everything(…)" in second.stderr
+    assert not second and "call seed_everything(…)" in refused
     for name in ("seed", "weights", "train"):
-        assert (f"  {name}" in second.stderr) == (name in names), second.stderr
+        assert (f"  {name}" in refused) == (name in names), refused
 
 
 # ---------------------------------------------------------------- what is hard to resume
