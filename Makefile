@@ -26,7 +26,8 @@ help:
 	@echo "make book            execute the notebooks and write them as a book: build/book/index.html"
 	@echo "make test            lint, export check, rules, pytest, every notebook as a test (twice)"
 	@echo "make coverage        the lines of exported cells that no notebook runs, by cell"
-	@echo "make test-slow       the tests marked slow: both engines on 280 situations, pairs of callbacks, fuzz"
+	@echo "make test-slow       the tests marked slow: both engines on 280 situations, pairs of callbacks, fuzz;"
+	@echo "                     and the notebooks' experiments with the exported modules"
 	@echo "make lab             open the notebooks in JupyterLab"
 	@echo "make export          write exp/ from the notebooks"
 	@echo "make test-cuda       pytest and the notebooks on a CUDA device"
@@ -71,6 +72,7 @@ unit: $(READY)
 
 test-slow: $(READY)
 	@$(PY) -m pytest -m slow
+	@$(PY) tools/run_notebook.py --exported --experiments
 
 notebooks: $(READY)
 	@$(PY) tools/run_notebook.py $(if $(CI),--all)

@@ -89,7 +89,7 @@ def number_contexts(codes: Tensor, k: int, n_characters: int) -> Tensor:
     return (codes.unfold(0, k, 1) * powers).sum(-1)
 
 
-# cell text0006 d03b34 · Counting first
+# cell text0006 f6b1d3 · Counting first
 class CountLM(nn.Module):
     """Score the next character by what followed the last characters in a text.
 
@@ -138,7 +138,8 @@ class CountLM(nn.Module):
             table = self.followers(contexts.flatten(), k)  # (T·B, V)
             total, kinds = table.sum(1, keepdim=True), (table > 0).sum(1, keepdim=True)
             share = torch.where(total > 0, self.discount * kinds / total.clamp(min=1), 1.0)
-            p = (table - self.discount).clamp(min=0) / total.clamp(min=1) + share * p
+            found = table.sub_(self.discount).clamp_(min=0).div_(total.clamp(min=1))
+            p = found.addcmul_(share, p)
         return Reading(p.log().float().unflatten(0, x.shape), known[len(known) - self.order:])
 
 

@@ -566,6 +566,21 @@ def test_why_a_cell_is_skipped(tmp_path):
     assert skipped("cuda", True) == [True, False, False, True, False, False, False]
 
 
+def test_exported_leaves_out_experiments_and_what_needs_them(tmp_path):
+    cells = ["#export\ndef f(x): return x", "n = 1", "#experiment\nn = found = f(2)",
+             "def show():\n    print(found)", "show()", "found += 1", "n = f(3)", "n == 3",
+             "found = 4; [found for m in (1, 2)]", "assert found == 4"]  # fmt: skip
+    notebook = read(write(tmp_path, "01_x", *cells))
+
+    def left_out(**options):
+        steps = plan(notebook, "lib", **options).steps
+        return {step.number: step.skip.partition(":")[0] for step in steps if step.skip}
+
+    assert left_out() == left_out(exported=True) == {}
+    needs = {3: "#experiment", 4: "found", 5: "show", 6: "found"}
+    assert left_out(exported=True, brief=True) == needs
+
+
 def test_an_answer_to_an_exercise_is_its_readers_own(tmp_path, monkeypatch):
     """It does not run, does not count, and keeps what the reader's own run showed."""
     root = make_project(tmp_path, a1=["x = 1", "#exercise\nassert x == 2", "x"])

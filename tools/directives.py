@@ -9,7 +9,7 @@ import re
 
 DIRECTIVE = re.compile(r"#\s*(\|?)\s*(\w+)(.*)")
 EXPORTS = {"export", "exports", "exporti"}  # the last two are nbdev's: shown, and private
-SKIPS = {"slow", "cuda", "skip", "exercise"}
+SKIPS = {"slow", "experiment", "cuda", "skip", "exercise"}
 UNSEEN = {"hide", "exercise"}  # not in the book
 FLAGS = EXPORTS | SKIPS | UNSEEN | {"fold"}  # directives that stand alone
 MODULE_NAME = re.compile(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)*", re.ASCII)

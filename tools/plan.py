@@ -104,6 +104,28 @@ def why_skip(cell: Cell, device: str, slow: bool, flags: frozenset[str] = frozen
     return ", ".join(f"#| {flag}: one of tst_flags" for flag in sorted(flagged))
 
 
+def why_leave_out(cell: Cell, missing: set[str]) -> str:
+    """The reason to leave a cell out where no `#experiment` runs, or nothing.
+
+    `missing` are the names that only such cells bind; what this cell binds is added or removed.
+    """
+    bound, needed = set(), set()
+    for event in cell.events:
+        if not event.binds and event.name in missing - bound:
+            needed.add(event.name)
+        if event.binds and not event.later:
+            bound.add(event.name)
+    if "experiment" in cell.directives:
+        why = "#experiment: give --experiments to run it"
+    elif needed:
+        why = f"{', '.join(sorted(needed))}: from an #experiment"
+    else:
+        missing -= bound
+        return ""
+    missing |= bound
+    return why
+
+
 def tags(cell: Cell) -> set[str]:
     """A cell's tags as Jupyter keeps them; nbval's comments mean the same as its tags."""
     found = cell.metadata.get("tags")
@@ -156,15 +178,17 @@ def plan(
     device: str = "cpu",
     slow: bool = False,
     exported: bool = False,
+    brief: bool = False,
     flags: frozenset[str] = frozenset(),
     params: Mapping[str, object] | None = None,
     **limits: float,
 ) -> Task:
     """The code cells of a notebook as steps to run or to skip.
 
+    `brief` leaves out the cells marked `#experiment`, and those that read what these bind.
     `params` are new values for names that the cell tagged `parameters` binds, as papermill has it.
     """
-    steps, never = [], why_skip_all(notebook)
+    steps, never, missing = [], why_skip_all(notebook), set()
     given = parameters(notebook, params or {})
     for cell in notebook.cells:
         # an empty cell has no number, as in Jupyter; what answers an exercise is its reader's own
@@ -174,6 +198,8 @@ def plan(
             tagged = tags(cell)
             source += given.pop(cell.number, "")
             skip = never or why_skip(cell, device, slow, flags) or ", ".join(tagged & SKIPS)
+            if brief and not skip and not instead:
+                skip = why_leave_out(cell, missing)
             steps.append(Step(cell.number, source, skip, not tagged.isdisjoint(RAISES)))
     return Task(str(notebook.path.resolve()), tuple(steps), **limits)
 
