@@ -11,6 +11,12 @@ import torch
 torch.set_num_threads(1)
 
 
+@pytest.fixture(autouse=True)
+def quick_disk(monkeypatch):
+    """Let no test wait for the disk: no power fails in them, and files outlive a process anyway."""
+    monkeypatch.setattr(os, "fsync", lambda handle: None)
+
+
 def pytest_collection_modifyitems(items):
     """Skip the tests marked `cuda` where there is no CUDA device."""
     if not torch.cuda.is_available():

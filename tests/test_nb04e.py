@@ -56,14 +56,14 @@ class Kill(Callback):
 
 
 def resumed(make, folder, kill_after, every=1, n_epochs=3):
-    """Train, killed after some batches and gone on with a new learner; and the same without."""
+    """Train, killed after some batches and gone on with a new learner; and the same undisturbed."""
     for callbacks in ([Kill(kill_after)], []) if kill_after else ([],):
         learn = make([Checkpoint(folder / "killed", every=every), *callbacks])
         try:
             learn.fit(n_epochs)
         except Stop:
             continue
-    whole = make([Checkpoint(folder / "whole", every=every)])
+    whole = make([])
     whole.fit(n_epochs)
     return learn, whole
 

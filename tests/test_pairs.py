@@ -378,11 +378,6 @@ def test_two_processes(tmp_path):
     assert list(first.values()).count("resumed") >= 0.8 * len(first)
 
 
-@pytest.fixture(autouse=True)
-def quick_disk(monkeypatch):
-    monkeypatch.setattr(os, "fsync", lambda handle: None)  # no power fails in these tests
-
-
 def test_every_callback_of_the_library_takes_part():
     named = {name.split(" ")[0] for name in CALLBACKS} | {*BASES, *ALWAYS, *TRANSLATORS}
     found = library_callbacks()
