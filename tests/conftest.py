@@ -17,8 +17,15 @@ def quick_disk(monkeypatch):
     monkeypatch.setattr(os, "fsync", lambda handle: None)
 
 
+LONG = "test_book.py", "test_run_notebook.py", "test_pairs.py", "test_run_anywhere.py"
+
+
 def pytest_collection_modifyitems(items):
-    """Skip the tests marked `cuda` where there is no CUDA device."""
+    """Begin with the longest files, and skip tests marked `cuda` where there is no CUDA device.
+
+    A worker takes a whole file at a time: a long one at the end would leave the others idle.
+    """
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
     if not torch.cuda.is_available():
         for item in items:
             if item.get_closest_marker("cuda"):

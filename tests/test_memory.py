@@ -36,7 +36,7 @@ PAGES = {
     "08_reader": ["text = open('01_one.ipynb').read()", "print(len(text))"],
     "09_string": ["import subprocess, sys",
                   "code = 'from lib.nb02 import two; print(two())'\n"
-                  "done = subprocess.run([sys.executable, '-c', code], capture_output=True,"
+                  "done = subprocess.run([sys.executable, '-S', '-c', code], capture_output=True,"
                   " cwd='..')\nprint(done.stdout)"],
 }  # fmt: skip
 BRUTE = """
@@ -88,7 +88,8 @@ def changed(before, after):
 
 def brute_force():
     """What every notebook says, each run from nothing."""
-    done = subprocess.run([sys.executable, "-B", "-c", BRUTE], capture_output=True, text=True)
+    command = [sys.executable, "-B", "-S", "-c", BRUTE]  # no page imports a package
+    done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 

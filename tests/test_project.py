@@ -168,8 +168,11 @@ def parsed(folder: str) -> list[ast.Module]:
     return [ast.parse(path.read_text("utf-8")) for path in (ROOT / folder).rglob("*.py")]
 
 
-def cells() -> list[ast.Module | None]:
-    return [cell.tree for path in find(ROOT / "nbs") for cell in read(path).cells if cell.number]
+@cache
+def imported_by(part: str) -> set[str]:
+    """The distributions from which a folder of the project imports, or the notebooks' cells."""
+    cells = (cell.tree for page in PAGES.values() for cell in page.cells if cell.number)
+    return imported(cells if part == "nbs" else parsed(part))
 
 
 def names(requirements) -> set[str]:
@@ -187,14 +190,14 @@ def test_what_is_imported_gets_installed():
                            and not is_for_type_checkers(node)], [])
                for tree in parsed("exp")]  # fmt: skip
     assert imported(at_once) <= names(NEEDED), "declare it in pyproject.toml, dependencies"
-    others = imported([*parsed("exp"), *cells(), *parsed("tools"), *parsed("tests")])
+    others = set().union(*map(imported_by, ("exp", "nbs", "tools", "tests")))
     others -= {"benchmarks"}  # a folder of this project
     assert others <= names(NEEDED + EXTRA), "declare it in pyproject.toml, as an extra"
 
 
 def test_what_gets_installed_with_the_package_is_used():
     indirectly = {"tqdm"}  # the progress bar of pooch
-    assert names(NEEDED) - indirectly <= imported([*parsed("exp"), *cells()])
+    assert names(NEEDED) - indirectly <= imported_by("exp") | imported_by("nbs")
 
 
 def committed(path: Path) -> str:
