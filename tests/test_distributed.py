@@ -1,8 +1,6 @@
 """The same script alone and on two processes: equal weights, equal metrics, one log."""
 
 import json
-import os
-import socket
 import subprocess
 import sys
 from pathlib import Path
@@ -10,6 +8,7 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file
+from two_processes import environment, run_two
 
 from exp.nb00 import test_eq, test_near
 
@@ -25,19 +24,6 @@ DEVICES = [
 pytestmark = pytest.mark.skipif(
     not torch.distributed.is_available(), reason="torch without distributed"
 )
-
-
-def environment(device="cpu", **more):
-    keep = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
-    path = os.pathsep.join([str(HERE.parent), *filter(None, [os.environ.get("PYTHONPATH")])])
-    return {
-        **keep,
-        "OMP_NUM_THREADS": "1",
-        "EXP_DEVICE": device,
-        "PYTHONPATH": path,
-        "EXP_PROGRESS": "0",
-        **more,
-    }
 
 
 def run(folder, processes, device):
@@ -87,27 +73,7 @@ def test_copies_with_batch_norm_stay_equal(trained, device):
 def found(tmp_path_factory):
     """What each of two processes found in the cases of distributed_cases.py."""
     folder = tmp_path_factory.mktemp("cases")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = str(probe.getsockname()[1])
-    place = {"WORLD_SIZE": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port}
-    processes = [
-        subprocess.Popen(
-            [sys.executable, HERE / "distributed_cases.py", folder],
-            env=environment(RANK=str(r), LOCAL_RANK=str(r), **place),
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for r in range(2)
-    ]
-    for process in processes:
-        try:
-            _, errors = process.communicate(timeout=120)
-        except subprocess.TimeoutExpired:
-            for other in processes:
-                other.kill()
-            raise
-        assert process.returncode == 0, errors[-3000:]
+    run_two(HERE / "distributed_cases.py", folder)
     results = [json.loads((folder / f"rank{r}.json").read_text()) for r in range(2)]
     return {name: [result[name] for result in results] for name in results[0]}
 

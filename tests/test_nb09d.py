@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from two_processes import run_two
 
 from exp.nb03b import DataLoader, DataLoaders, TensorDataset
 from exp.nb04 import Learner
@@ -338,7 +339,7 @@ def test_a_file_larger_than_a_memory_limit(tmp_path):
 
 
 def train_on_shares(out, path):
-    """What torchrun runs: fit the preprocessing and train, each process on its own row groups."""
+    """Fit the preprocessing and train in one of two processes, each on its own row groups."""
     from exp.nb06c import process_group
 
     torch.set_num_threads(1)
@@ -362,24 +363,10 @@ def test_two_processes_with_unequal_shares_train_one_model(tmp_path):
     frame = table(7001)
     for name, rows in (("a", frame[:5000]), ("b", frame[5000:])):
         rows.to_parquet(tmp_path / f"{name}.parquet", row_group_size=5000)
-    keep = {k: v for k, v in os.environ.items() if k not in ("RANK", "WORLD_SIZE", "LOCAL_RANK")}
-    path = os.pathsep.join([str(ROOT), str(Path(__file__).parent)])
-    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node"]
-    script = tmp_path / "train.py"
-    script.write_text(
-        "import sys\nfrom test_nb09d import train_on_shares\ntrain_on_shares(*sys.argv[1:])\n"
-    )
     (tmp_path / "data").mkdir()
     for name in "ab":
         (tmp_path / f"{name}.parquet").rename(tmp_path / "data" / f"{name}.parquet")
-    done = subprocess.run(
-        [*command, "2", script, tmp_path, tmp_path / "data"],
-        env={**keep, "PYTHONPATH": path, "OMP_NUM_THREADS": "1", "EXP_DEVICE": "cpu"},
-        capture_output=True,
-        text=True,
-        timeout=200,
-    )
-    assert done.returncode == 0, done.stderr[-3000:]
+    run_two(__file__, tmp_path, tmp_path / "data")
     first, second = (torch.load(tmp_path / f"rank{rank}.pt") for rank in range(2))
     assert [first["rows"], second["rows"]] == [5000, 2001]
     assert first["batches"] == second["batches"] and first["loss"] == second["loss"]
@@ -396,3 +383,7 @@ def test_two_processes_with_unequal_shares_train_one_model(tmp_path):
 def test_fewer_blocks_than_processes_is_an_error_that_says_what_to_do():
     with pytest.raises(ValueError, match="row_group_size"):
         BlockSampler(torch.tensor([100]), world_size=2)
+
+
+if __name__ == "__main__":
+    train_on_shares(*sys.argv[1:])
