@@ -160,7 +160,7 @@ class PointBlock(Block):
         axis.set(xlim=(-1, 1), ylim=(1, -1))
 
 
-# cell 24888dd4 e6d656 · One size, and one scale
+# cell 24888dd4 d035c3 · One size, and one scale
 class Resize(Transform):
     """Bring pictures to one size; points move along.
 
@@ -205,7 +205,7 @@ class Resize(Transform):
             return 0, 0, width, height
         if self.method == "crop":
             scale = min(height / H, width / W)  # old pixels for a new one
-            left, top = (width - W * scale) / 2, (height - H * scale) / 2
+            left, top = (max(0, n - new * scale) / 2 for n, new in ((width, W), (height, H)))
             return left, top, width - left, height - top
         h, w = self._inner(height, width)
         left, top = (W - w) // 2, (H - h) // 2
