@@ -152,7 +152,7 @@ def check_split(split: Any, n: int) -> tuple[list[int], list[int]]:
     return train, valid
 
 
-# cell 0df042c3 cc7020 · Steps that can be watched
+# cell 0df042c3 c38871 · Steps that can be watched
 def describe_value(x: Any) -> str:
     """Describe a value in a few words: the type, and the shape or the value itself."""
     if isinstance(x, Tensor):
@@ -167,25 +167,31 @@ def describe_value(x: Any) -> str:
     return f"{type(x).__name__} {text}"
 
 
-def run_step(name: str, function: Callable[[Any], Any], given: Any,
-             watch: Callable[[str, Any, Any], None] | None = None, remedy: str = "") -> Any:
+def run_step(name: str | Callable[[], str], function: Callable[[Any], Any], given: Any,
+             watch: Callable[[str, Any, Any], None] | None = None,
+             remedy: str | Callable[[], str] = "") -> Any:
     """Call a function and tell `watch`; an error says which step it was, on what, and a remedy.
 
+    `name` and `remedy`: texts, or functions that write them, called only if they are to be read.
     Raises: what the function raises; TypeError if it returns None.
     """
     try:
         made = function(given)
         if made is None:
-            raise TypeError(f"{name} returned None: is its `return` missing? An item that has no "
-                            "value must be left out of the source")
+            raise TypeError(f"{_text(name)} returned None: is its `return` missing? An item that "
+                            "has no value must be left out of the source")
     except Exception as error:
-        error.add_note(f"in step {name}, which was given {describe_value(given)}")
+        error.add_note(f"in step {_text(name)}, which was given {describe_value(given)}")
         if remedy:
-            error.add_note(f"remedy: {remedy}")
+            error.add_note(f"remedy: {_text(remedy)}")
         raise
     if watch is not None:
-        watch(name, given, made)
+        watch(_text(name), given, made)
     return made
+
+
+def _text(words: str | Callable[[], str]) -> str:
+    return words() if callable(words) else words
 
 
 # cell 1c3e0d05 1445fc · Two data sets, and what is left out

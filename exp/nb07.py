@@ -66,7 +66,7 @@ from exp.nb06g import (  # noqa: F401
 )
 
 
-# cell d73ad617 ec3aca · The pipeline: from values to tensors and back
+# cell d73ad617 565237 · The pipeline: from values to tensors and back
 class BlockPipeline:
     """The blocks and transforms of a `DataBlock`: from values to a batch, and back.
 
@@ -95,7 +95,7 @@ class BlockPipeline:
     def encode(self, values: Sequence[Any], train: bool = False, watch: Any = None) -> tuple:
         """Turn the values of one sample into tensors, and apply the item transforms."""
         parts = tuple(run_step(f"{type(block).__name__}.encode", block.encode, value, watch,
-                               f"hand it what it reads: {_first_line(block)}")
+                               lambda b=block: f"hand it what it reads: {_first_line(b)}")
                       for block, value in zip(self.blocks, values, strict=False))
         return self._transformed(self.item_transforms, parts, train, watch)
 
@@ -103,8 +103,8 @@ class BlockPipeline:
                      watch: Any = None) -> tuple:
         kinds = self.kinds[:len(parts)]
         for transform in transforms:
-            parts = run_step(repr(transform), lambda x, t=transform: t(x, kinds, train), parts,
-                             watch)
+            parts = run_step(lambda t=transform: repr(t),
+                             lambda x, t=transform: t(x, kinds, train), parts, watch)
         return parts
 
     def collate(self, samples: Sequence[tuple]) -> tuple:
@@ -159,7 +159,7 @@ def _first_line(block: Block) -> str:
     return (type(block).__doc__ or type(block).__name__).strip().splitlines()[0]
 
 
-# cell aa878372 f3538a · The data set: items, functions, a pipeline
+# cell aa878372 2bc1f5 · The data set: items, functions, a pipeline
 class _Whole:
     """Take the item itself; of a tuple with as many parts as a sample, the part in this place."""
 
@@ -194,9 +194,9 @@ class BlockDataset(Dataset):
         name = "get_x" if place < n_inputs else "get_y"
         name += f"[{place % n_inputs}]" if n_inputs > 1 and place < n_inputs else ""
         watch = None if isinstance(getter, _Whole) else watch
-        value = run_step(name, getter, item, watch, f"it is called with an item of the source, "
-                         f"here {describe_value(item)}, and returns what a "
-                         f"{type(block).__name__} reads")
+        value = run_step(name, getter, item, watch, lambda: (
+            f"it is called with an item of the source, here {describe_value(item)}, and returns "
+            f"what a {type(block).__name__} reads"))
         if self.base_path is not None and block.kind == "image" and isinstance(value, str | Path):
             return self.base_path / value
         return value
