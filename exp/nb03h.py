@@ -43,7 +43,7 @@ def pack(state: Any) -> tuple[dict[str, Tensor], str]:
     return tensors, json.dumps(tree)
 
 
-# cell dee5bf1f 499a60 · A file that is safe to open
+# cell dee5bf1f 658956 · A file that is safe to open
 def _pack(x: Any, place: str, tensors: dict[str, Tensor], names: dict[Any, str]) -> Any:
     if x is None or isinstance(x, bool | int | float | str):
         return x
@@ -59,7 +59,9 @@ def _pack(x: Any, place: str, tensors: dict[str, Tensor], names: dict[Any, str])
         return {"$dict": [[_pack(key, f"{place} key", tensors, names),
                            _pack(v, f"{place}.{key}", tensors, names)] for key, v in x.items()]}
     if isinstance(x, list | tuple):
-        parts = [_pack(part, f"{place}.{i}", tensors, names) for i, part in enumerate(x)]
+        plain = {int, float, str}.issuperset(map(type, x))  # as the 625 of random.getstate()
+        parts = list(x) if plain else \
+            [_pack(part, f"{place}.{i}", tensors, names) for i, part in enumerate(x)]
         return {"$tuple": parts} if isinstance(x, tuple) else parts
     raise TypeError(f"cannot save {place[1:] or 'it'}: a {type(x).__name__}, {x!r:.80}. A file "
                     "holds tensors, numbers, strings, and lists, tuples and dicts of them; save "
