@@ -25,10 +25,11 @@ __all__ = [
 ]
 __dir__ = __all__.copy  # what completion offers
 
-# cell 9f1e7706 267bda · Samples: made-up data with a known truth
+# cell 9f1e7706 790ab7 · Samples: made-up data with a known truth
 import random
 import struct
 import zlib
+from bisect import bisect_right
 from collections import Counter, defaultdict
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass
@@ -184,15 +185,14 @@ def names_chain() -> dict[str, tuple[str, tuple[int, ...]]]:
     return chain
 
 
-# cell f6307cf4 0230d1 · Names
+# cell f6307cf4 06ff63 · Names
 def draw_name(rng: random.Random) -> str:
     """Draw one name, letter by letter, until its end is drawn."""
     name, memory = "", NAME_START
     while True:
         letters, tickets = names_chain()[memory]
-        ticket = rng.randrange(sum(tickets))
-        letter = next(x for x, end in zip(letters, accumulate(tickets), strict=True)
-                      if ticket < end)
+        ends = list(accumulate(tickets))  # the first letter has the tickets below ends[0], …
+        letter = letters[bisect_right(ends, rng.randrange(ends[-1]))]
         if letter == ".":
             return name
         name, memory = name + letter, remember_letter(memory, letter)
