@@ -166,13 +166,13 @@ def read_movielens(folder: str | Path) -> tuple[Ratings, dict[int, str]]:
     return Ratings.from_columns(*columns), titles
 
 
-# cell c0110024 5a2b9f · Ratings
+# cell c0110024 b7d81c · Ratings
 def sum_by_place(place: Tensor, values: Tensor, n: int) -> Tensor:
     """Add up the values that belong to each place 0..n-1: (N,) -> (n,)."""
     return torch.zeros(n, dtype=values.dtype).index_add(0, place, values)
 
 
-def least_squares_biases(data: Ratings, ridge: float = 4.0, rounds: int = 60
+def least_squares_biases(data: Ratings, ridge: float = 4.0, rounds: int = 1000
                          ) -> tuple[Tensor, Tensor, Tensor]:
     """Return the mean and the biases of users and items, by least squares with a ridge.
 
@@ -182,8 +182,11 @@ def least_squares_biases(data: Ratings, ridge: float = 4.0, rounds: int = 60
     n_users, n_items = len(data.user_ids), len(data.item_ids)
     mean, b, c = r.mean(), r.new_zeros(n_users), r.new_zeros(n_items)
     for _ in range(rounds):
+        before = b
         b = sum_by_place(u, r - mean - c[i], n_users) / (ridge + u.bincount(minlength=n_users))
         c = sum_by_place(i, r - mean - b[u], n_items) / (ridge + i.bincount(minlength=n_items))
+        if (b - before).abs().max() < 1e-9:
+            break
     return mean, b, c
 
 
