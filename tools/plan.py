@@ -109,13 +109,16 @@ def why_leave_out(cell: Cell, missing: set[str]) -> str:
 
     `missing` are the names that only such cells bind; what this cell binds is added or removed.
     """
+    experiment = "experiment" in cell.directives
+    if not experiment and missing.isdisjoint(re.findall(r"\w+", cell.source)):
+        return ""
     bound, needed = set(), set()
     for event in cell.events:
         if not event.binds and event.name in missing - bound:
             needed.add(event.name)
         if event.binds and not event.later:
             bound.add(event.name)
-    if "experiment" in cell.directives:
+    if experiment:
         why = "#experiment: give --experiments to run it"
     elif needed:
         why = f"{', '.join(sorted(needed))}: from an #experiment"
