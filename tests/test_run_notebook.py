@@ -569,7 +569,8 @@ def test_why_a_cell_is_skipped(tmp_path):
 def test_exported_leaves_out_experiments_and_what_needs_them(tmp_path):
     cells = ["#export\ndef f(x): return x", "n = 1", "#experiment\nn = found = f(2)",
              "def show():\n    print(found)", "show()", "found += 1", "n = f(3)", "n == 3",
-             "found = 4; [found for m in (1, 2)]", "assert found == 4"]  # fmt: skip
+             "found = 4; [found for m in (1, 2)]", "assert found == 4",
+             "#experiment\ng = f(4)", "#export\ndef g(): return 5", "g()"]  # fmt: skip
     notebook = read(write(tmp_path, "01_x", *cells))
 
     def left_out(**options):
@@ -577,7 +578,7 @@ def test_exported_leaves_out_experiments_and_what_needs_them(tmp_path):
         return {step.number: step.skip.partition(":")[0] for step in steps if step.skip}
 
     assert left_out() == left_out(exported=True) == {}
-    needs = {3: "#experiment", 4: "found", 5: "show", 6: "found"}
+    needs = {3: "#experiment", 4: "found", 5: "show", 6: "found", 11: "#experiment"}
     assert left_out(exported=True, brief=True) == needs
 
 

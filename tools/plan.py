@@ -118,15 +118,12 @@ def why_leave_out(cell: Cell, missing: set[str]) -> str:
             needed.add(event.name)
         if event.binds and not event.later:
             bound.add(event.name)
-    if experiment:
-        why = "#experiment: give --experiments to run it"
-    elif needed:
-        why = f"{', '.join(sorted(needed))}: from an #experiment"
-    else:
+    if not experiment and not needed:
         missing -= bound
         return ""
     missing |= bound
-    return why
+    return ("#experiment: give --experiments to run it" if experiment
+            else f"{', '.join(sorted(needed))}: from an #experiment")  # fmt: skip
 
 
 def tags(cell: Cell) -> set[str]:
@@ -201,7 +198,9 @@ def plan(
             tagged = tags(cell)
             source += given.pop(cell.number, "")
             skip = never or why_skip(cell, device, slow, flags) or ", ".join(tagged & SKIPS)
-            if brief and not skip and not instead:
+            if brief and instead:  # its names come from the module, whatever it reads
+                missing -= cell.names
+            elif brief and not skip:
                 skip = why_leave_out(cell, missing)
             steps.append(Step(cell.number, source, skip, not tagged.isdisjoint(RAISES)))
     return Task(str(notebook.path.resolve()), tuple(steps), **limits)

@@ -194,8 +194,7 @@ def run_notebook(
     folder = Path(nbs) if nbs else home.nbs
     brief = exported and not (experiments or coverage)
     options = {"package": home.lib.name, "device": device, "slow": slow, "exported": exported}
-    options["brief"] = brief
-    options["params"] = read_params(params)
+    options |= {"brief": brief, "params": read_params(params)}
     part = read_shard(shard)
     if drift is not None:
         drift = number("--drift is the share by which numbers may differ, as in 0.05", drift, float)
