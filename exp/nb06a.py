@@ -1,12 +1,12 @@
 """Inside a training: activations, gradients, updates
 
-By the end you will be able to look into any network while it trains: at what each layer puts out, at the gradients that come back, and at how far each step moves the weights. You will tell an ill training from a healthy one long before its loss does, and choose initial weights that cure it.
+By the end you will be able to look into any network while it trains: at what each layer puts out, at the gradients that come back, and at how far each step moves the weights. You will see why a training fails where its loss shows only that it does, and choose initial weights with which a deep network learns.
 """
 
 # cell fea8e99a a6284e · Inside a training: activations, gradients, updates
 from __future__ import annotations
 
-# generated from nbs/06a_inside_training.ipynb: do not edit · d106ff
+# generated from nbs/06a_inside_training.ipynb: do not edit · af74e6
 __all__ = [
     "ForwardHooks",
     "modules_of_kind",
