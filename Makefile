@@ -19,6 +19,9 @@ ifneq ($(OS),Windows_NT)
   endif
 endif
 
+# Bytecode is kept, also where the environment says not to: the tests start some hundred processes.
+export PYTHONDONTWRITEBYTECODE :=
+
 .PHONY: help book test test-slow lint check rules unit notebooks exported export lab test-cuda test-pretended coverage bench results dist clean
 .NOTPARALLEL:
 

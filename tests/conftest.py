@@ -8,6 +8,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")  # for each worker, and for what i
 import pytest
 import torch
 
+import quick_nbformat  # noqa: F401 - before nbconvert and others import nbformat
+
 torch.set_num_threads(1)
 
 

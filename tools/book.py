@@ -19,7 +19,8 @@ from html import escape
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-import nbformat
+from quick_nbformat import nbformat  # isort: split
+
 from bs4 import BeautifulSoup
 from jinja2 import Environment, FileSystemLoader, pass_context
 from math_core import LatexError, LatexToMathML
@@ -27,7 +28,6 @@ from nbconvert import HTMLExporter
 from nbconvert.filters.highlight import Highlight2HTML
 from nbconvert.filters.markdown_mistune import IPythonRenderer, MarkdownWithMath
 from nbconvert.filters.widgetsdatatypefilter import WidgetsDataTypeFilter
-from nbformat import NotebookNode
 
 from directives import UNSEEN
 from front_door import names_of
@@ -56,7 +56,7 @@ class Page:
     """One notebook on its way into the book; `status` is what the runner says of it."""
 
     path: Path
-    executed: NotebookNode
+    executed: nbformat.NotebookNode
     status: dict
     problems: list[str] = field(default_factory=list)  # what could not be shown
     figures: dict[str, str] = field(default_factory=dict)  # the numbers of its cells' figures
@@ -150,7 +150,7 @@ class BookExporter(HTMLExporter):
         self.code.append(Highlight2HTML()(source, language, metadata))
         return f"<!--code {len(self.code) - 1}-->"
 
-    def from_notebook_node(self, nb: NotebookNode, resources: dict, **options):
+    def from_notebook_node(self, nb: nbformat.NotebookNode, resources: dict, **options):
         """The page without what HTMLExporter adds in a parse of its own: `finish` parses it too."""
         resources = self._init_resources(resources)
         chosen = WidgetsDataTypeFilter(self._nb_metadata, parent=self, resources=resources)
@@ -186,7 +186,7 @@ def inline(markdown: str, problems: list[str]) -> str:
 
 
 def write_book(
-    pages: Iterable[tuple[str | Path, NotebookNode, dict]],
+    pages: Iterable[tuple[str | Path, nbformat.NotebookNode, dict]],
     folder: str | Path,
     repository: str = "",
 ) -> list[str]:
@@ -356,7 +356,7 @@ def finish(
     return exporter.with_code(str(soup)), sections
 
 
-def prepare(executed: NotebookNode) -> NotebookNode:
+def prepare(executed: nbformat.NotebookNode) -> nbformat.NotebookNode:
     """A copy with the cells that a reader sees; what kind each is stands in `metadata.book`."""
     notebook = nbformat.from_dict({**executed, "cells": []})
     for cell in executed.cells:

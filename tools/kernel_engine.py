@@ -227,10 +227,10 @@ def read(file: Path) -> str:
 
 def make_client(sources: list[str], memory: str):
     """An nbclient that gives the kernel's messages to a Record, and one hidden cell at the end."""
+    from quick_nbformat import nbformat  # isort: split
     from jupyter_client.kernelspec import KernelSpec
     from jupyter_client.manager import AsyncKernelManager
     from nbclient import NotebookClient
-    from nbformat.v4 import new_code_cell, new_notebook
 
     class Manager(AsyncKernelManager):
         """Starts the kernel of *this* Python, whatever kernels are installed, under its keeper."""
@@ -262,6 +262,8 @@ def make_client(sources: list[str], memory: str):
 
     quiet = logging.getLogger("run_notebook.nbclient")
     quiet.disabled = True
-    notebook = new_notebook(cells=[new_code_cell(source) for source in [*sources, ""]])
+    notebook = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell(source) for source in [*sources, ""]]
+    )
     return Client(notebook, kernel_manager_class=Manager, kernel_name="python3",
                   allow_errors=True, log=quiet)  # fmt: skip

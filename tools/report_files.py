@@ -52,7 +52,7 @@ def write_junit(results: Results, file: str | Path) -> None:
 
 def executed(result: Result, counts: bool = False):
     """The notebook with the outputs of this run; cells that were skipped keep what they had."""
-    import nbformat
+    from quick_nbformat import nbformat
 
     node = nbformat.from_dict(copy.deepcopy(result.notebook.raw))
     node.setdefault("metadata", nbformat.from_dict({}))
@@ -130,7 +130,7 @@ def save_outputs(results: Results) -> None:
 
 
 def save(result: Result) -> None:
-    import nbformat
+    from quick_nbformat import nbformat
 
     path = result.notebook.path
     if read(path).raw != result.notebook.raw:

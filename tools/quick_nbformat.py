@@ -1,0 +1,20 @@
+"""nbformat, imported in a seventh of its time.
+
+jsonschema, which it imports, builds the grammars of all kinds of web addresses if the package for
+them is installed, as it is with Jupyter. No part of a notebook is checked against them.
+"""
+
+import sys
+
+GRAMMARS = "rfc3987_syntax"
+
+if GRAMMARS not in sys.modules:
+    sys.modules[GRAMMARS] = None  # what cannot be imported, jsonschema does without
+    try:
+        import nbformat
+    finally:
+        del sys.modules[GRAMMARS]
+else:
+    import nbformat
+
+__all__ = ["nbformat"]
