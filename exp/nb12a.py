@@ -49,16 +49,20 @@ def take_rows(nest: Any, rows: Tensor) -> Any:
     return map_tensors(lambda tensor: tensor[rows], nest)
 
 
-# cell 12ab0020 416472 · All sentences at once
+# cell 12ab0020 9b8590 · All sentences at once
 def _extend(logits: Tensor, scores: Tensor, greedy: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Rank all continuations: the best 2·width as (log-probability, row they continue, token).
 
     `greedy` says for which sentences row 0 is still the greedy beginning: its likeliest word comes
-    first. Padding, "unknown" and the beginning are never written.
+    first. Padding, "unknown" and the beginning are never written. Where all scores of a row are
+    -inf, nothing continues it.
     Shape: logits (A·width, V), scores (A, width), greedy (A,) -> three times (A, 2·width).
     """
     A, width = scores.shape
+    if not (logits < math.inf).all():
+        raise ValueError("a model's scores must be finite or -inf, got NaN or inf from its step()")
     log_p = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
+    log_p = log_p.nan_to_num(-math.inf, neginf=-math.inf)
     log_p[:, [PAD, UNK, BOS]] = -math.inf
     V = log_p.shape[1]
     total = (scores[:, :, None] + log_p.view(A, width, V)).view(A, -1)     # (A, width·V)

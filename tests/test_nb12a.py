@@ -109,6 +109,20 @@ def test_the_search_leaves_the_model_in_its_mode_and_moves_every_tensor():
     assert moved["a"].tolist() == [2, 2] and moved["b"][0].tolist() == [[4, 5], [4, 5]]
 
 
+def test_a_beginning_that_nothing_follows_ends_there_and_broken_scores_are_refused():
+    model = TableModel(2, 0)
+    model.table[:] = -math.inf
+    model.table[BOS, [4, 5]] = torch.tensor([0.6, 0.4]).double().log()
+    model.table[4, EOS] = 0.0  # after word 5 nothing can come
+    [found] = beam_search(model, NOTHING, 4, 0.0)
+    assert [hypothesis.tokens for hypothesis in found] == [[4, EOS]]
+    assert math.isclose(found[0].log_prob, math.log(0.6))
+    for broken in (math.nan, math.inf):
+        model.table[4, EOS] = broken
+        with pytest.raises(ValueError, match="finite or -inf"):
+            beam_search(model, NOTHING, 4, 0.0)
+
+
 def test_bad_widths_and_limits():
     model = TableModel(3, 0)
     for width, limit in ((0, 5), (2, 0), (2, torch.tensor([0]))):
