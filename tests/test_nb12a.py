@@ -112,7 +112,7 @@ def test_the_search_leaves_the_model_in_its_mode_and_moves_every_tensor():
 def test_a_beginning_that_nothing_follows_ends_there_and_broken_scores_are_refused():
     model = TableModel(2, 0)
     model.table[:] = -math.inf
-    model.table[BOS, [4, 5]] = torch.tensor([0.6, 0.4]).double().log()
+    model.table[BOS, [4, 5]] = torch.tensor([0.6, 0.4], dtype=torch.float64).log()
     model.table[4, EOS] = 0.0  # after word 5 nothing can come
     [found] = beam_search(model, NOTHING, 4, 0.0)
     assert [hypothesis.tokens for hypothesis in found] == [[4, EOS]]
