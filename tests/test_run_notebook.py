@@ -522,7 +522,7 @@ def test_a_frame_in_a_module_names_its_cell(exported):
 def test_exported_imports_what_the_cells_bind(exported):
     plain, through = exported
     assert "3 passed, 1 failed" in plain.stdout
-    assert "2 passed, 2 failed" in through.stdout
+    assert "2 passed, 1 failed" in through.stdout and "left out: 1 of 4" in through.stdout
     report = section(through, "04_leans")
     assert "name 'factor' is not defined" in report and "lib/nb04.py" in report
 
@@ -580,6 +580,19 @@ def test_exported_leaves_out_experiments_and_what_needs_them(tmp_path):
     assert left_out() == left_out(exported=True) == {}
     needs = {3: "#experiment", 4: "found", 5: "show", 6: "found", 11: "#experiment"}
     assert left_out(exported=True, brief=True) == needs
+
+
+def test_exported_leaves_out_what_exports_nothing(tmp_path, monkeypatch):
+    root = make_project(tmp_path, a01_x=["#export\nx = 1"], a02_y=["1 + 1"])
+    (root / "lib" / "nb01.py").write_text("x = 1\n")
+    monkeypatch.chdir(root)
+    names = lambda results: [result.notebook.path.stem for result in results]  # noqa: E731
+    brief = run_notebook(exported=True)
+    assert brief.ok and names(brief) == ["01_x"]
+    assert "left out: 1 of 2, which export nothing" in str(brief)
+    assert names(run_notebook(exported=True, experiments=True)) == ["01_x", "02_y"]
+    alone = run_notebook("02_y", exported=True)  # asked for by name
+    assert alone.ok and names(alone) == ["02_y"]
 
 
 def test_an_answer_to_an_exercise_is_its_readers_own(tmp_path, monkeypatch):

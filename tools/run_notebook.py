@@ -156,8 +156,9 @@ def run_notebook(
         cell_timeout: the same for a cell.
         slow: run the cells marked #slow, too.
         exported: import from the exported module what exported cells would define; cells marked
-            #experiment, and those that read what these bind, are left to the run without this.
-        experiments: with --exported, run those cells, too.
+            #experiment, those that read what these bind, and notebooks that export nothing are
+            left to the run without this.
+        experiments: with --exported, run all of these, too.
         save: write the outputs back into the notebooks that passed.
         html: write the book into this folder, for example build/book.
         junit: write JUnit XML into this file, for example build/junit.xml.
@@ -205,6 +206,11 @@ def run_notebook(
         paths = timings.shard(paths, *part) if part else paths
         paths = timings.slowest_first(paths)
         results = Results([planned(path, **options, **limits) for path in paths])
+        exporting = [r for r in results if r.outcomes or any(c.exported for c in r.notebook.cells)]
+        if brief and exporting and (others := len(paths) - len(exporting)):
+            results.results = exporting
+            what = f"left out: {others} of {len(paths)}, which export nothing, and so run the same"
+            results.notes.append(f"{what} without --exported")
         for path in left_out:
             why = "begins with _" if path.name.startswith("_") else "has no number"
             advice = f"its name {why}; pass it by name to run it"
