@@ -19,9 +19,18 @@ from notebooks import find, read
 from render import gather
 
 ROOT = Path(__file__).parents[1]
-MODULES = gather(map(read, find(ROOT / "nbs")))
-NAMES = {name: module.name for module in MODULES for name in module.public_names}
 IMPORTS = "from exp import Learner, DataLoaders, accuracy, fit_one_cycle, lr_find, Checkpoint"
+
+
+@pytest.fixture(scope="module")
+def modules():
+    return gather(map(read, find(ROOT / "nbs")))
+
+
+@pytest.fixture(scope="module")
+def homes(modules):
+    """Name -> the module that has it."""
+    return {name: module.name for module in modules for name in module.public_names}
 
 
 def python(code, folder=ROOT):
@@ -48,18 +57,18 @@ def test_importing_the_package_imports_nothing_heavy():
     assert not any(name.startswith("exp.") for name in loaded)
 
 
-def test_every_name_of_every_module_is_there():
-    assert len(NAMES) > 250
-    for name, module in NAMES.items():
+def test_every_name_of_every_module_is_there(homes):
+    assert len(homes) > 250
+    for name, module in homes.items():
         found = getattr(exp, name)
         assert found is getattr(importlib.import_module(f"exp.{module}"), name)
         assert name in dir(exp)
 
 
-def test_one_import_line():
+def test_one_import_line(homes):
     code = IMPORTS + "; import pickle; print(Learner.__module__, callable(lr_find))\n"
     code += "assert pickle.loads(pickle.dumps(Checkpoint)) is Checkpoint"
-    assert python(code) == f"{NAMES['Learner']} True\n".replace("nb", "exp.nb")
+    assert python(code) == f"{homes['Learner']} True\n".replace("nb", "exp.nb")
 
 
 def test_names_win_over_topics():
@@ -72,7 +81,7 @@ def test_names_win_over_topics():
     assert callable(exp.lr_find)
 
 
-def test_a_topic_is_the_module_in_every_form():
+def test_a_topic_is_the_module_in_every_form(modules, homes):
     code = (
         "import exp.callbacks, sys\nfrom exp.callbacks import Learner\nfrom exp import callbacks\n"
         "import exp.MODULE as module, pickle, importlib\n"
@@ -80,9 +89,9 @@ def test_a_topic_is_the_module_in_every_form():
         "assert module.__name__ == module.__spec__.name == 'exp.MODULE'\n"
         "assert pickle.loads(pickle.dumps(Learner)) is Learner is exp.Learner is module.Learner\n"
         "assert importlib.reload(exp.callbacks) is module\n"
-    ).replace("MODULE", NAMES["Learner"])
+    ).replace("MODULE", homes["Learner"])
     python(code)
-    for topic, module in front_door.topics_of(MODULES).items():
+    for topic, module in front_door.topics_of(modules).items():
         found = importlib.import_module(f"exp.{topic}")
         assert found is getattr(exp, topic) is sys.modules[f"exp.{module}"]
 
@@ -103,29 +112,29 @@ def test_a_misspelt_name_is_answered_with_those_like_it(code):
 # --- help and editors ----------------------------------------------------------------------------
 
 
-def test_help_is_an_index():
+def test_help_is_an_index(modules):
     shown = python("import exp; help(exp)")
     top = shown[: shown.index("PACKAGE CONTENTS")]
-    places = [top.index(f"\n    {module.name}") for module in MODULES]
+    places = [top.index(f"\n    {module.name}") for module in modules]
     assert places == sorted(places)
-    for module in MODULES:
+    for module in modules:
         for name in front_door.names_of(module):
             assert f"\n        {name.name}" in top and name.sentence.split(" ")[0] in top
     assert "Methods defined here" not in shown  # an index, not the manual
 
 
-def test_every_public_function_and_class_has_a_sentence():
-    for module in MODULES:
+def test_every_public_function_and_class_has_a_sentence(modules):
+    for module in modules:
         for name in front_door.names_of(module):
             assert name.sentence, f"{module.name}.{name.name} has no docstring"
 
 
-def test_an_editor_completes_names_and_jumps_to_their_definition():
+def test_an_editor_completes_names_and_jumps_to_their_definition(homes):
     code = f"{IMPORTS}\nimport exp\nexp.Lea\nLearner"
     assert "Learner" in [c.name for c in editor(code).complete(3, 7)]
     assert "Learner" in [c.name for c in editor("from exp import Lea").complete(1, 19)]
     (found,) = editor(code).goto(4, 3, follow_imports=True)
-    assert found.module_path == ROOT / "exp" / f"{NAMES['Learner']}.py"
+    assert found.module_path == ROOT / "exp" / f"{homes['Learner']}.py"
     assert found.module_path.read_text("utf-8").split("\n")[found.line - 1].startswith("class Lea")
     code = "from exp import callbacks\ncallbacks.Lea"
     assert [c.name for c in editor(code).complete(2, 13)] == ["Learner"]
@@ -133,12 +142,12 @@ def test_an_editor_completes_names_and_jumps_to_their_definition():
         assert private not in dir(exp)
 
 
-def test_type_checkers_see_every_name():
+def test_type_checkers_see_every_name(homes):
     tree = ast.parse((ROOT / "exp/__init__.py").read_text("utf-8"))
     hidden, block = (node for node in tree.body if isinstance(node, ast.If))
     assert hidden.body[0].name == "__getattr__"  # else no checker would find a misspelt name
     imports = [node for node in block.body if isinstance(node, ast.ImportFrom) and node.module]
-    assert {a.name: node.module for node in imports for a in node.names} == NAMES
+    assert {a.name: node.module for node in imports for a in node.names} == homes
     assert all(a.name == a.asname for node in imports for a in node.names)  # passed on, in PEP 484
     assert (ROOT / "exp/py.typed").exists()
 

@@ -92,8 +92,8 @@ def test_scenes_hold_none_to_four_things_apart_from_each_other():
 
 
 def test_heads_are_where_the_pose_and_the_camera_say(tmp_path, monkeypatch):
+    truth, shots = nb00c._film_heads()
     monkeypatch.setattr(nb00c, "_film_heads", lambda: (truth, shots[::47]))
-    truth, shots = FILM
     nb00c.make_biwi(tmp_path)
     for file in tmp_path.glob("*/*_rgb.jpg"):
         camera = np.genfromtxt(file.parent / "rgb.cal", skip_footer=6)
@@ -107,11 +107,8 @@ def test_heads_are_where_the_pose_and_the_camera_say(tmp_path, monkeypatch):
         assert picture(file).shape == (120, 160, 3)
 
 
-FILM = nb00c._film_heads()
-
-
 def test_frames_of_one_person_are_alike_and_persons_differ():
-    _, shots = FILM
+    _, shots = nb00c._film_heads()
     pixels = np.stack([np.asarray(shot[2]).astype(float) for shot in shots[:60]]).reshape(3, 20, -1)
     within = np.mean([abs(p[:-1] - p[1:]).mean() for p in pixels])
     between = np.mean([abs(pixels[0] - pixels[1]).mean(), abs(pixels[1] - pixels[2]).mean()])
@@ -119,6 +116,6 @@ def test_frames_of_one_person_are_alike_and_persons_differ():
 
 
 def test_truths_pickle():
-    for truth in (nb00c.imagenette_truth(), nb00c.oxford_pets_truth(), FILM[0]):
+    for truth in (nb00c.imagenette_truth(), nb00c.oxford_pets_truth(), nb00c.biwi_truth()):
         again = pickle.loads(pickle.dumps(truth))
         assert type(again) is type(truth)

@@ -1,13 +1,13 @@
 """Metrics: what they divide by, the protocol, states, names; and TorchMetrics as it stands."""
 
 import copy
-from functools import partial
+import importlib
+from functools import cache, partial
 
 import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-import torchmetrics
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
@@ -248,13 +248,19 @@ class Plain:
         return self.total.item() + self.batches + sum(self.seen["rows"]) + self.by_hand.sum()
 
 
+@cache
+def others():
+    """torchmetrics, whose import takes as long as that of torch."""
+    return importlib.import_module("torchmetrics")
+
+
 def collection():
     args = {"num_classes": 4}
-    return torchmetrics.MetricCollection(
+    return others().MetricCollection(
         [
-            torchmetrics.classification.MulticlassAccuracy(**args),
-            torchmetrics.classification.MulticlassF1Score(**args),
-            torchmetrics.classification.MulticlassAUROC(**args),  # keeps all predictions
+            others().classification.MulticlassAccuracy(**args),
+            others().classification.MulticlassF1Score(**args),
+            others().classification.MulticlassAUROC(**args),  # keeps all predictions
         ]
     )
 
@@ -266,13 +272,13 @@ MAKERS = {
     "F1Score": lambda: F1Score(4),
     "R2Score": R2Score,
     "plain": Plain,
-    "torchmetrics": lambda: torchmetrics.classification.MulticlassF1Score(num_classes=4),
-    "torchmetrics, thresholds": lambda: torchmetrics.classification.MulticlassAUROC(
+    "torchmetrics": lambda: others().classification.MulticlassF1Score(num_classes=4),
+    "torchmetrics, thresholds": lambda: others().classification.MulticlassAUROC(
         num_classes=4, thresholds=20
     ),
-    "torchmetrics, mean": lambda: torchmetrics.MeanSquaredError(),
-    "torchmetrics, minimum": lambda: torchmetrics.wrappers.MinMaxMetric(
-        torchmetrics.classification.MulticlassAccuracy(num_classes=4)
+    "torchmetrics, mean": lambda: others().MeanSquaredError(),
+    "torchmetrics, minimum": lambda: others().wrappers.MinMaxMetric(
+        others().classification.MulticlassAccuracy(num_classes=4)
     ),
     "collection": collection,
 }
@@ -413,7 +419,7 @@ def test_a_metric_that_lacks_a_method_says_which():
 def test_torchmetrics_follow_the_protocol():
     given = list(batches("collection"))
     pred, target = (torch.cat(parts) for parts in zip(*given, strict=True))
-    assert is_metric(collection()) and is_metric(torchmetrics.MeanSquaredError())
+    assert is_metric(collection()) and is_metric(others().MeanSquaredError())
     pred = pred.softmax(1)  # which TorchMetrics would do to logits, and then rank them
     metric = collection()
     for batch in zip(pred.split(5), target.split(5), strict=True):
@@ -456,13 +462,18 @@ def test_names():
         ({3: accuracy}, "name of a metric must be a string, got 3"),
         ({"loss": accuracy}, "different names, and not 'loss'"),
         ([accuracy, accuracy], "different names"),
-        ([collection(), torchmetrics.classification.MulticlassF1Score(num_classes=3)], "different"),
-        ({"MulticlassF1Score": accuracy, "more": collection()}, "different names"),
     ],
 )
 def test_wrong_metrics_are_refused_for_what_is_wrong(metrics, says):
     with pytest.raises((TypeError, ValueError), match=says):
         name_metrics(metrics)
+
+
+def test_the_names_within_a_collection_must_be_different_too():
+    single = others().classification.MulticlassF1Score(num_classes=3)
+    for metrics in ([collection(), single], {"MulticlassF1Score": accuracy, "more": collection()}):
+        with pytest.raises((TypeError, ValueError), match="different names"):
+            name_metrics(metrics)
 
 
 def test_an_object_that_is_nearly_a_metric_is_told_what_it_lacks():

@@ -26,6 +26,7 @@ own. Torch's autograd does not get through by that: it starts at `requires_grad`
 from __future__ import annotations
 
 import ast
+import gc
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -337,4 +338,5 @@ def check_rules(nbs: str = "", markdown: bool = False, readme: str | bool = "") 
 
 
 if __name__ == "__main__":
+    gc.disable()  # trees of code all live to the end
     notebooks.cli(check_rules)
