@@ -323,6 +323,22 @@ def test_unseeded_random_numbers_differ(tmp_path):
     assert all(len(set(numbers)) == 3 for numbers in zip(*drawn, strict=True)), drawn
 
 
+def test_nbformat_without_the_grammars_of_addresses_checks_notebooks_all_the_same():
+    code = f"""import sys
+sys.path.insert(0, {str(TOOL.parent)!r})
+from quick_nbformat import nbformat
+assert not {{"lark", "rfc3987_syntax"}} & set(sys.modules)
+notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell("1")])
+nbformat.validate(notebook)
+notebook.cells[0].source = 1
+try:
+    nbformat.validate(notebook)
+except nbformat.ValidationError:
+    print("refused")"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout == "refused\n", done.stderr
+
+
 COMPARE = """
 import sys
 sys.path.insert(0, {tools!r})
