@@ -6,11 +6,13 @@ The tables, of titles and first sentences, one for each part of the path and of 
 between `<!-- notebooks -->` and `<!-- /notebooks -->`. A picture that the README names
 `…/images/NOTEBOOK-CELL.svg` (or `.png`) is written anew from what that cell of that notebook has
 drawn, in the form in which it is stored. The last cell of each notebook leads to the ones before
-and after it, on the path or in the workshop.
+and after it, on the path or in the workshop; the second cell of a page of the path says what it
+imports from the workshop, and where that is made.
 """
 
 from __future__ import annotations
 
+import ast
 import base64
 import os
 import re
@@ -20,7 +22,7 @@ from pathlib import Path
 from clean_notebook import as_text
 from files import markdown, write_all, write_between
 from notebooks import Notebook, ToolError, cli, find, read, settings, show
-from parts import NEIGHBOURS, Part, duration, minutes, misplaced, read_parts
+from parts import NEIGHBOURS, WORKSHOP, Part, duration, minutes, misplaced, read_parts
 
 PROMISE = "By the end you will "
 
@@ -59,7 +61,8 @@ def overview(notebooks: dict[str, Notebook], root: Path, folder: Path) -> str:
     for i, part in enumerate(path, 1):
         reading = duration(sum(minutes(notebooks[name]) for name in part.pages))
         needs = f"You need: {part.needs} " if part.needs else ""
-        facts = f"{needs}Reading time: about {reading}."
+        have = f"You will have: {part.have}. " if part.have else ""
+        facts = f"{needs}{have}Reading time: about {reading}."
         texts.append(f"### {i}. {part.title}\n\n{part.sentence} {facts}\n\n{part_table(part)}")
     workshop = [part for part in parts if part.workshop]
     if workshop:
@@ -86,19 +89,39 @@ def figure(notebook: Notebook, cell_id: str) -> tuple[bytes, str]:
                     "name another in the README")  # fmt: skip
 
 
+def prose(id: str, text: str) -> dict:
+    return {"cell_type": "markdown", "id": id, "metadata": {}, "source": text.splitlines(True)}
+
+
+def borrowed(notebook: Notebook, homes: dict[str | None, str]) -> dict[str, set[str]]:
+    """What a notebook imports from the modules of these pages: page -> names."""
+    found: dict[str, set[str]] = {}
+    for cell in notebook.cells:
+        for node in ast.walk(cell.tree) if cell.tree else ():
+            if isinstance(node, ast.ImportFrom) and node.module:
+                if page := homes.get(node.module.rpartition(".")[2]):
+                    found.setdefault(page, set()).update(alias.name for alias in node.names)
+    return found
+
+
 def links(notebooks: dict[str, Notebook], parts: list[Part]) -> dict[Path, str]:
-    """The notebooks whose last cell does not lead to the pages around them, with one that does."""
+    """The notebooks that do not lead to the pages around them and to the workshop, mended."""
     changed = {}
+    homes = {notebooks[name].module: name for part in parts if part.workshop for name in part.pages}
     for workshop in (False, True):
         row = [name for part in parts if part.workshop == workshop for name in part.pages]
         for before, name, after in zip([None, *row], row, [*row[1:], None], strict=False):
             around = {"Previous": before, "Next": after}
             words = [f"{word}: [{notebooks[other].title}]({other}.ipynb)"
                      for word, other in around.items() if other]  # fmt: skip
-            cell = {"cell_type": "markdown", "id": NEIGHBOURS, "metadata": {},
-                    "source": [" · ".join(words)]}  # fmt: skip
             raw = notebooks[name].raw
-            cells = [c for c in raw["cells"] if c.get("id") != NEIGHBOURS] + [cell] * bool(words)
+            own = [c for c in raw["cells"] if c.get("id") not in (NEIGHBOURS, WORKSHOP)]
+            first, last = [], [prose(NEIGHBOURS, " · ".join(words))] * bool(words)
+            if used := {} if workshop else borrowed(notebooks[name], homes):
+                pages = (f"[{page}]({page}.ipynb) ({', '.join(f'`{n}`' for n in sorted(names))})"
+                         for page, names in sorted(used.items()))  # fmt: skip
+                first = [prose(WORKSHOP, "**From the workshop**: " + ", ".join(pages) + ".")]
+            cells = own[:1] + first + own[1:] + last
             if cells != raw["cells"]:
                 changed[notebooks[name].path.resolve()] = as_text({**raw, "cells": cells})
     return changed

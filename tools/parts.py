@@ -19,6 +19,7 @@ from notebooks import Notebook, ToolError, show
 
 WORDS, LINES = 200, 20  # of prose and of code that a reader takes in within a minute
 NEIGHBOURS = "neighbours"  # the id of the cell that leads to the pages before and after
+WORKSHOP = "workshop"  # and of the one that says what is used from the workshop
 KEYS = {"title", "sentence", "needs", "have", "pages"}
 
 
