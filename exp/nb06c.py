@@ -1,12 +1,12 @@
 """Scale: half precision and many processes
 
-By the end you will be able to run a training in half precision, with another memory layout, compiled, or on several processes at once, each by changing one line, and you will have measured what each change costs or saves on your machine, three times, and how far the result may differ.
+By the end you will be able to run a training in half precision, with another memory layout, compiled, or on several processes at once, each by changing one line, and you will have measured, in three rounds on your machine, what half precision and the layout cost or save, and how far the results of half precision may differ.
 """
 
 # cell 852a8a91 a6284e · Scale: half precision and many processes
 from __future__ import annotations
 
-# generated from nbs/06c_scale.ipynb: do not edit · c953c3
+# generated from nbs/06c_scale.ipynb: do not edit · ab4be5
 __all__ = [
     "MixedPrecision",
     "ChannelsLast",
