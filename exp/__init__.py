@@ -580,7 +580,7 @@ nb04d (checkpoints): Checkpoints: a training that survives
     SaveBest          Write the weights into a file whenever the monitored result is the best of the
                       fit so far.
 
-nb04e (recipes): Recipes: what most trainings need at some point, each in a few lines
+nb04e (recipes): Recipes: what most training runs need at some point, each in a few lines
     renew_statistics   Compute running statistics of normalisation layers anew, as means over the
                        training batches.
     WeightAverage      Average the weights over a training, validate with the average, and end with
@@ -1102,7 +1102,7 @@ nb10 (makemore): Makemore: names, letter by letter
     counted_loaders  Make loaders with epochs of `steps` steps, each over all distinct training
                      contexts.
 
-nb10a (sweeps): Sweeps: many trainings, one database
+nb10a (sweeps): Sweeps: many training runs, one database
     sweep_storage  Open the database of sweeps: by default a SQLite file, `build/sweeps.db`.
     run_sweep      Try settings until the sweep of this name has `n_trials` finished trials; return
                    the study.
@@ -1304,7 +1304,7 @@ nb12d (best_translator): The best translator: a recipe, and what was tried
                        probabilities.
 """
 
-# generated from the notebooks: do not edit · 337a38
+# generated from the notebooks: do not edit · 8fefb5
 
 import importlib as _importlib
 import importlib.machinery as _machinery

@@ -1,12 +1,12 @@
 """Training that generalises
 
-By the end you will have a training loop whose numbers can be trusted, three sets of data with a reason for each, a rule for when a difference between two trainings counts, and a method: overfit first, then cure the overfitting, in a fixed order.
+By the end you will have a training loop whose numbers can be trusted, three sets of data with a reason for each, a rule for when a difference between two training runs counts, and a method: overfit first, then cure the overfitting, in a fixed order.
 """
 
 # cell 6bf3c1aa a6284e · Training that generalises
 from __future__ import annotations
 
-# generated from nbs/03c_generalisation.ipynb: do not edit · 431b70
+# generated from nbs/03c_generalisation.ipynb: do not edit · 8f51f8
 __all__ = [
     "count_kept",
     "accuracy",

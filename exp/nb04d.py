@@ -1,12 +1,12 @@
 """Checkpoints: a training that survives
 
-By the end you will have trainings that can be killed at any moment and resume as if nothing had happened, to the last bit, that keep their best weights, and that refuse the folder of another run.
+By the end you will have training runs that can be killed at any moment and resume as if nothing had happened, to the last bit, that keep their best weights, and that refuse the folder of another run.
 """
 
 # cell a09b0626 a6284e · Checkpoints: a training that survives
 from __future__ import annotations
 
-# generated from nbs/04d_checkpoints.ipynb: do not edit · f64923
+# generated from nbs/04d_checkpoints.ipynb: do not edit · 435045
 __all__ = [
     "learner_state",
     "restore_learner",

@@ -1,12 +1,12 @@
-"""Recipes: what most trainings need at some point, each in a few lines
+"""Recipes: what most training runs need at some point, each in a few lines
 
 By the end you will be able to give parts of a model their own learning rate, freeze and unfreeze them, follow any of PyTorch's schedulers, average weights, and validate as often as you like.
 """
 
-# cell 3579890a a6284e · Recipes: what most trainings need at some point, each in a few lines
+# cell 3579890a a6284e · Recipes: what most training runs need at some point, each in a few lines
 from __future__ import annotations
 
-# generated from nbs/04e_recipes.ipynb: do not edit · 2fd91c
+# generated from nbs/04e_recipes.ipynb: do not edit · 5b523a
 __all__ = [
     "renew_statistics",
     "WeightAverage",
@@ -21,7 +21,7 @@ __all__ = [
 ]
 __dir__ = __all__.copy  # what completion offers
 
-# cell 3579890a 01eb63 · Recipes: what most trainings need at some point, each in a few lines
+# cell 3579890a 01eb63 · Recipes: what most training runs need at some point, each in a few lines
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, nullcontext

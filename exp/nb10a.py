@@ -1,19 +1,19 @@
-"""Sweeps: many trainings, one database
+"""Sweeps: many training runs, one database
 
 By the end you will have a search for good settings that any number of processes share and that continues where it stopped, and a test that tells a right sampler from a wrong one.
 """
 
-# cell 0195a48a a6284e · Sweeps: many trainings, one database
+# cell 0195a48a a6284e · Sweeps: many training runs, one database
 from __future__ import annotations
 
-# generated from nbs/10a_sweeps.ipynb: do not edit · 9c630e
+# generated from nbs/10a_sweeps.ipynb: do not edit · cfb0ac
 __all__ = [
     "sweep_storage",
     "run_sweep",
 ]
 __dir__ = __all__.copy  # what completion offers
 
-# cell 0195a48a 6e5e6c · Sweeps: many trainings, one database
+# cell 0195a48a 6e5e6c · Sweeps: many training runs, one database
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any

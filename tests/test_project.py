@@ -214,6 +214,31 @@ def test_notebooks_are_committed_without_counts_times_and_versions():
     assert bare == [], "Jupyter would ask for the kernel"
 
 
+SPEAKING = {"print", "record_result", "show_images", "plt.show", "plt.subplots", "plt.figure"}
+LATER = ast.FunctionDef | ast.ClassDef | ast.Lambda | ast.If | ast.Try  # or perhaps never
+
+
+def called(node):
+    """The functions that a cell calls as it runs: not in branches or functions that it makes."""
+    for child in ast.iter_child_nodes(node):
+        if not isinstance(child, LATER):
+            if isinstance(child, ast.Call):
+                yield ast.unparse(child.func)
+            yield from called(child)
+
+
+def test_what_a_cell_prints_or_draws_is_stored_below_it():
+    missing = [
+        f"{path.stem} {cell.id}"
+        for path, page in PAGES.items()
+        for cell in page.cells
+        if cell.kind == "code" and cell.tree and not page.raw["cells"][cell.index]["outputs"]
+        if not {"slow", "cuda", "exercise", "hide"} & cell.directives.keys()
+        if SPEAKING & {*called(cell.tree)} and "plt.close" not in cell.source
+    ]
+    assert missing == [], "save them: tools/run_notebook.py nbs/PAGE.ipynb --save"
+
+
 def test_a_notebook_that_was_only_run_is_no_change_for_git(tmp_path):
     before = committed(ROOT / "nbs" / "00_exports.ipynb")
     notebook = json.loads(before)

@@ -105,7 +105,10 @@ def shrink_photographs(output, large: int = 150_000) -> None:
 
     bytes_ = io.BytesIO(base64.b64decode(data["image/png"]))
     jpeg = io.BytesIO()
-    Image.open(bytes_).convert("RGB").save(jpeg, "JPEG", quality=88, optimize=True)
+    picture = Image.open(bytes_)
+    if getattr(picture, "is_animated", False):
+        return  # JPEG would keep the first frame only
+    picture.convert("RGB").save(jpeg, "JPEG", quality=88, optimize=True)
     if 3 * jpeg.tell() < bytes_.getbuffer().nbytes:
         data["image/jpeg"] = base64.b64encode(jpeg.getvalue()).decode()
         sizes["image/jpeg"] = sizes.pop("image/png")
