@@ -29,7 +29,7 @@ from fork_engine import ForkEngine
 from notebooks import ToolError, read
 from outcomes import SHOWN_LIMIT, TEXT_LIMIT, Record, Step, Task, how_it_ended, read_stack
 from plan import imported, plan, why_skip
-from report_files import save_outputs
+from report_files import save_outputs, shrink_photographs
 from run_notebook import outcomes, run_notebook
 from timings import Timings
 
@@ -389,6 +389,15 @@ def test_saving_twice_gives_the_same_bytes(saved):
     assert node.metadata == {"language_info": {"name": "python"},
                              "kernelspec": {"name": "python3", "display_name": "P"}}  # fmt: skip
     assert code[-1].outputs[0].text == "from a GPU"  # a cell that was skipped keeps its own
+
+
+def test_a_large_film_stays_a_film():
+    first, *others = (Image.effect_noise((400, 400), spread) for spread in (40, 60, 80))
+    first.save(file := io.BytesIO(), "PNG", save_all=True, append_images=others)
+    data = {"image/png": base64.b64encode(file.getvalue()).decode()}
+    film = v4.new_output("display_data", data, metadata={"image/png": {"width": 200}})
+    shrink_photographs(film)
+    assert film.data == data
 
 
 @POSIX
