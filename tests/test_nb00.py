@@ -200,6 +200,7 @@ def test_near_is_symmetric_where_values_are_special(a, b):
 @given(st.floats(-1e6, 1e6), st.floats(0, 1), st.sampled_from([-1, 1]))
 def test_near_keeps_to_its_formula(b, tol, sign):
     allowed, rounding = tol * (1 + abs(b)), 2 * math.ulp(b)
+    assert near(b, b, tol)
     if allowed > 1000 * rounding:
         assert near(b + sign * allowed * 0.999, b, tol)
     if allowed > 1e-6:

@@ -12,7 +12,6 @@ imports from the workshop, and where that is made.
 
 from __future__ import annotations
 
-import ast
 import base64
 import os
 import re
@@ -21,6 +20,7 @@ from pathlib import Path
 
 from clean_notebook import as_text
 from files import markdown, write_all, write_between
+from library import imports_of
 from notebooks import Notebook, ToolError, cli, find, read, settings, show
 from parts import NEIGHBOURS, WORKSHOP, Part, duration, minutes, misplaced, read_parts
 
@@ -89,24 +89,27 @@ def figure(notebook: Notebook, cell_id: str) -> tuple[bytes, str]:
                     "name another in the README")  # fmt: skip
 
 
-def prose(id: str, text: str) -> dict:
-    return {"cell_type": "markdown", "id": id, "metadata": {}, "source": text.splitlines(True)}
+def prose(id: str, text: str) -> list[dict]:
+    """The cell with this id and text; none if there is nothing to say."""
+    cell = {"cell_type": "markdown", "id": id, "metadata": {}, "source": text.splitlines(True)}
+    return [cell] if text else []
 
 
-def borrowed(notebook: Notebook, homes: dict[str | None, str]) -> dict[str, set[str]]:
-    """What a notebook imports from the modules of these pages: page -> names."""
-    found: dict[str, set[str]] = {}
+def borrowed(notebook: Notebook, homes: dict[str | None, str], package: str) -> str:
+    """What a notebook imports from the modules of these pages, in a sentence with links."""
+    names: dict[str, set[str]] = {}
     for cell in notebook.cells:
-        for node in ast.walk(cell.tree) if cell.tree else ():
-            if isinstance(node, ast.ImportFrom) and node.module:
-                if page := homes.get(node.module.rpartition(".")[2]):
-                    found.setdefault(page, set()).update(alias.name for alias in node.names)
-    return found
+        for _, module, name in imports_of(cell, package):
+            if name and module in homes:
+                names.setdefault(homes[module], set()).add(name)
+    pages = [f"[{page}]({page}.ipynb) (`{'`, `'.join(sorted(names[page]))}`)"
+             for page in sorted(names)]  # fmt: skip
+    return f"**From the workshop**: {', '.join(pages)}." if pages else ""
 
 
 def links(notebooks: dict[str, Notebook], parts: list[Part]) -> dict[Path, str]:
     """The notebooks that do not lead to the pages around them and to the workshop, mended."""
-    changed = {}
+    changed, package = {}, settings().lib.name
     homes = {notebooks[name].module: name for part in parts if part.workshop for name in part.pages}
     for workshop in (False, True):
         row = [name for part in parts if part.workshop == workshop for name in part.pages]
@@ -114,14 +117,11 @@ def links(notebooks: dict[str, Notebook], parts: list[Part]) -> dict[Path, str]:
             around = {"Previous": before, "Next": after}
             words = [f"{word}: [{notebooks[other].title}]({other}.ipynb)"
                      for word, other in around.items() if other]  # fmt: skip
+            uses = "" if workshop else borrowed(notebooks[name], homes, package)
             raw = notebooks[name].raw
             own = [c for c in raw["cells"] if c.get("id") not in (NEIGHBOURS, WORKSHOP)]
-            first, last = [], [prose(NEIGHBOURS, " · ".join(words))] * bool(words)
-            if used := {} if workshop else borrowed(notebooks[name], homes):
-                pages = (f"[{page}]({page}.ipynb) ({', '.join(f'`{n}`' for n in sorted(names))})"
-                         for page, names in sorted(used.items()))  # fmt: skip
-                first = [prose(WORKSHOP, "**From the workshop**: " + ", ".join(pages) + ".")]
-            cells = own[:1] + first + own[1:] + last
+            cells = [*own[:1], *prose(WORKSHOP, uses), *own[1:],
+                     *prose(NEIGHBOURS, " · ".join(words))]  # fmt: skip
             if cells != raw["cells"]:
                 changed[notebooks[name].path.resolve()] = as_text({**raw, "cells": cells})
     return changed

@@ -8,13 +8,12 @@ import sys
 
 GRAMMARS = "rfc3987_syntax"
 
-if GRAMMARS not in sys.modules:
-    sys.modules[GRAMMARS] = None  # what cannot be imported, jsonschema does without
-    try:
-        import nbformat
-    finally:
-        del sys.modules[GRAMMARS]
-else:
+loaded = GRAMMARS in sys.modules
+sys.modules.setdefault(GRAMMARS, None)  # what cannot be imported, jsonschema does without
+try:
     import nbformat
+finally:
+    if not loaded:
+        del sys.modules[GRAMMARS]
 
 __all__ = ["nbformat"]

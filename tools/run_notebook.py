@@ -114,6 +114,15 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
+def leave_out_unexported(results: Results) -> None:
+    """Drop the notebooks that export nothing, and say so, if there are others."""
+    kept = [r for r in results if r.outcomes or any(c.exported for c in r.notebook.cells)]
+    if kept and (others := len(results.results) - len(kept)):
+        what = f"left out: {others} of {len(results.results)}, which export nothing"
+        results.notes.append(f"{what}, and so run the same without --exported")
+        results.results = kept
+
+
 # --- the command ---------------------------------------------------------------------------------
 
 
@@ -206,11 +215,8 @@ def run_notebook(
         paths = timings.shard(paths, *part) if part else paths
         paths = timings.slowest_first(paths)
         results = Results([planned(path, **options, **limits) for path in paths])
-        exporting = [r for r in results if r.outcomes or any(c.exported for c in r.notebook.cells)]
-        if brief and exporting and (others := len(paths) - len(exporting)):
-            results.results = exporting
-            what = f"left out: {others} of {len(paths)}, which export nothing, and so run the same"
-            results.notes.append(f"{what} without --exported")
+        if brief:
+            leave_out_unexported(results)
         for path in left_out:
             why = "begins with _" if path.name.startswith("_") else "has no number"
             advice = f"its name {why}; pass it by name to run it"
