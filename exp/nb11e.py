@@ -90,7 +90,7 @@ class ActivationPenalty(Callback):
                 learn.loss = learn.loss + self.beta * reading.raw.diff(dim=0).square().mean()
 
 
-# cell long0011 135f32 · What can be had without more training
+# cell long0011 135f32 · Better forecasts without more training
 def forecast_bits(model: nn.Module, codes: Tensor, steps: int = 64, adapt_lr: float = 0.0,
                   pull: float = 0.0) -> Tensor:
     """Return the bits of each character of a text but the first, read in order.
