@@ -30,6 +30,7 @@ MODULES = {  # used without being built: (from which notebook on, why)
     "torch.utils.tensorboard": ("04", "a file format, and the curves drawn from it"),
     "torch.amp": ("06", "half precision, the hardware's own"),
     "torch.compile": ("04", "a compiler"),
+    "torch.compiler": ("06c", "its settings"),
     "torch.distributed": ("03d", "messages between processes"),
     "PIL": ("06d", "reads and draws pictures"),
     "pictures": ("06d", "a benchmark of this project"),
