@@ -1,12 +1,12 @@
 """Annealing: a learning rate for every moment
 
-By the end you will know why a learning rate should fall while a network trains, have schedules for any setting of the optimizer, equal to PyTorch's at every step, and have seen in three thousand small training runs what they are worth.
+By the end you will know why a learning rate should fall while a network trains, have schedules for any setting of the optimizer, equal to PyTorch's at every step, and have seen in thousands of small training runs what they are worth.
 """
 
 # cell 2d81e2ab a6284e · Annealing: a learning rate for every moment
 from __future__ import annotations
 
-# generated from nbs/05_anneal.ipynb: do not edit · f650df
+# generated from nbs/05_anneal.ipynb: do not edit · db3906
 __all__ = [
     "Schedule",
     "ConstantSchedule",
